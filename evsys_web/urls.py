@@ -1,0 +1,29 @@
+"""Every URL of the product on one screen."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+from django.contrib.auth.decorators import login_not_required
+from django.urls import URLPattern, URLResolver, include, path
+
+from evsys_web.api.api import api
+
+
+def open_to_tokens(patterns: list[URLPattern | URLResolver]) -> list[URLPattern | URLResolver]:
+    """LoginRequiredMiddleware would answer API calls with a redirect; the API refuses anonymous callers itself."""
+    for pattern in patterns:
+        if isinstance(pattern, URLPattern):
+            pattern.callback = login_not_required(pattern.callback)
+    return patterns
+
+
+api_patterns, api_app_name, api_namespace = api.urls
+
+urlpatterns = [
+    path("", include("evsys_web.home.urls")),
+    path("accounts/", include("evsys_web.accounts.urls")),
+    path("datasets/", include("evsys_web.datasets.urls")),
+    path("runs/", include("evsys_web.runs.urls")),
+    path("api/", include((open_to_tokens(api_patterns), api_app_name), namespace=api_namespace)),
+    path("admin/", admin.site.urls),
+]

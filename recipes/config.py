@@ -1,0 +1,183 @@
+"""Every setting, declared once: default, bounds, unit, one sentence. Forms, REST bodies, YAML and errors are drawn from here.
+
+A run is `RunConfig`: a name, a model, data, an algorithm {kind, params}, a backend {kind, params}. Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from recipes.errors import ConfigError
+from recipes.registry import algorithms, backends
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def knob(default: Any, description: str, *, unit: str = "", essential: bool = False, **bounds: Any) -> Any:
+    """A pydantic Field with what a form needs besides the bounds: its unit, and whether it is shown without opening Advanced."""
+    return Field(default, description=description, json_schema_extra={"unit": unit, "essential": essential}, **bounds)
+
+
+class Settings(BaseModel):
+    """Base of every Config: no unknown keys, no NaN, no infinity."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class LRSchedule(StrEnum):
+    CONSTANT = "constant"
+    LINEAR_WARMUP = "linear_warmup"
+    LINEAR_DECAY = "linear_decay"
+    COSINE = "cosine"
+    COSINE_WITH_WARMUP = "cosine_with_warmup"
+
+
+class CallbackChoice(Settings):
+    kind: str = Field(description="Name of a registered callback.")
+    params: dict[str, Any] = Field(default_factory=dict, description="Its settings.")
+
+
+class BaseAlgorithmConfig(Settings):
+    """Knobs that every step-driven recipe shares. An algorithm may restate a field to change its default."""
+
+    learning_rate: float = knob(1e-4, "Peak Adam step size.", gt=0, le=1, essential=True)
+    num_epochs: int = knob(1, "Passes over the training rows.", unit="epochs", ge=1, le=1000, essential=True)
+    batch_size: int = knob(4, "Training rows per optimizer step.", unit="rows", ge=1, le=65536, essential=True)
+    max_steps: int | None = knob(
+        None, "Hard cap on optimizer steps; wins over the number of epochs.", unit="steps", ge=1, le=10_000_000, essential=True
+    )
+    lora_rank: int = knob(8, "Rank of the LoRA adapters; 0 trains all weights.", ge=0, le=512, essential=True)
+    renderer_name: str | None = knob(None, "Chat renderer; empty means the model's own chat template.", max_length=100)
+    enable_thinking: bool | None = knob(None, "Passed to chat templates that know it; empty leaves the template's default.")
+    save_every: int = knob(
+        0, "Save a resumable checkpoint every so many steps; 0 saves at the fractions below.", unit="steps", ge=0, le=10_000_000
+    )
+    save_at_fractions: list[float] = knob(
+        [1.0], "Shares of the run after which a checkpoint is saved, each in (0, 1].", max_length=100
+    )
+    callbacks: list[CallbackChoice] = knob([], "Further callbacks, e.g. early_stopping.", max_length=20)
+    adam_beta1: float = knob(0.9, "Decay of Adam's first moment.", ge=0, lt=1)
+    adam_beta2: float = knob(0.95, "Decay of Adam's second moment.", ge=0, lt=1)
+    adam_eps: float = knob(1e-8, "Added to Adam's denominator.", gt=0, le=1)
+    weight_decay: float = knob(0.0, "Decoupled weight decay.", ge=0, le=10)
+    grad_clip_norm: float = knob(0.0, "Gradients are scaled down to this norm; 0 leaves them alone.", ge=0, le=1e6)
+    lr_schedule: LRSchedule = knob(LRSchedule.CONSTANT, "How the learning rate moves over the run.", essential=True)
+    lr_warmup_steps: int = knob(0, "Steps over which the learning rate rises to its peak.", unit="steps", ge=0, le=10_000_000)
+    lr_min_ratio: float = knob(0.0, "Share of the peak that a decaying schedule ends at.", ge=0, le=1)
+    seed: int = knob(0, "Seeds adapter weights, the shuffle of every epoch, and sampling.", ge=0, le=2**31 - 1)
+
+    @field_validator("save_at_fractions")
+    @classmethod
+    def _fractions_in_range(cls, values: list[float]) -> list[float]:
+        for value in values:
+            if not 0 < value <= 1:
+                raise ValueError(f"each fraction lies above 0 and at most 1, not {value:g}")
+        return sorted(set(values))
+
+    def save_steps(self, num_steps: int) -> set[int]:
+        """The steps (1-based) after which a checkpoint is due; always holds `num_steps`."""
+        if self.save_every:
+            return {*range(self.save_every, num_steps + 1, self.save_every), num_steps}
+        return {max(1, min(num_steps, round(share * num_steps))) for share in self.save_at_fractions} | {num_steps}
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """`max_steps` when given, else epochs × steps per epoch."""
+        return self.max_steps if self.max_steps is not None else max(1, steps_per_epoch * self.num_epochs)
+
+
+class ModelConfig(Settings):
+    name: str = Field(
+        "starter", min_length=1, max_length=500, description="The model: starter, a folder, or a hub id such as Qwen/Qwen3-0.6B."
+    )
+    init_from_checkpoint: str | None = Field(None, max_length=1000, description="Weights to begin from, with a fresh optimizer.")
+
+
+class DataConfig(Settings):
+    """Exactly one source of rows. `dataset` is resolved by the dashboard, `path` by the recipe's data store."""
+
+    path: str | None = Field(None, max_length=1000, description="A JSONL file of rows.")
+    dataset: str | None = Field(None, max_length=300, description="A dataset version, as name@version.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataConfig:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("give exactly one of path and dataset")
+        return self
+
+
+class AlgorithmChoice(Settings):
+    kind: str = Field("sft", description="Name of a registered algorithm.")
+    params: dict[str, Any] = Field(default_factory=dict, description="Its settings.")
+
+
+class BackendChoice(Settings):
+    kind: str = Field("local", description="Name of a registered backend.")
+    params: dict[str, Any] = Field(default_factory=dict, description="Its settings.")
+
+
+class RunConfig(Settings):
+    """One training run, as YAML or JSON."""
+
+    version: Literal[1] = 1
+    name: str = Field("run", min_length=1, max_length=200, description="What people call this run.")
+    model: ModelConfig = Field(default_factory=lambda: ModelConfig())
+    data: DataConfig
+    algorithm: AlgorithmChoice = Field(default_factory=lambda: AlgorithmChoice())
+    backend: BackendChoice = Field(default_factory=lambda: BackendChoice())
+
+    def algorithm_config(self) -> BaseModel:
+        """The algorithm's own Config, validated. Raises ConfigError with the path of the field."""
+        config: BaseModel = _validated(algorithms.get(self.algorithm.kind).Config, self.algorithm.params, ("algorithm", "params"))
+        return config
+
+    def backend_config(self) -> BaseModel:
+        """The backend's own Config, validated. Raises ConfigError with the path of the field."""
+        config: BaseModel = _validated(backends.get(self.backend.kind).Config, self.backend.params, ("backend", "params"))
+        return config
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> RunConfig:
+        """Parse and check, algorithm and backend settings included. Raises ConfigError with the place of the mistake."""
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            raise ConfigError(f"This is not YAML{where}: {getattr(error, 'problem', None) or error}.") from None
+        if not isinstance(values, dict):
+            raise ConfigError("A run's YAML is a mapping with name, model, data, algorithm and backend.")
+        return cls.from_values(values)
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> RunConfig:
+        """The same from a dict. Raises ConfigError."""
+        config = _validated(cls, values, ())
+        config.algorithm_config()
+        config.backend_config()
+        return config
+
+
+def _validated(config_class: type[ConfigT], values: dict[str, Any], path: tuple[str | int, ...]) -> ConfigT:
+    try:
+        return config_class.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(sentences(error, path)), path=(*path, *error.errors()[0]["loc"])) from None
+
+
+def sentences(error: ValidationError, path: Iterable[str | int] = ()) -> list[str]:
+    """One readable sentence per mistake: where, what was found, what is expected."""
+    lines = []
+    for mistake in error.errors():
+        where = ".".join(str(part) for part in (*path, *mistake["loc"])) or "config"
+        found = mistake.get("input")
+        shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) else ""
+        lines.append(f"{where}: {mistake['msg'].removeprefix('Value error, ')}{shown}")
+    return lines

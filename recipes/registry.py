@@ -1,0 +1,102 @@
+"""Kinds by name: algorithms, backends, verifiers, callbacks.
+
+Built-ins are dotted paths, imported on first use, so that listing kinds imports no vendor package. An installed package adds
+its own through the entry-point groups `recipes.algorithms`, `recipes.backends`, `recipes.verifiers`, `recipes.callbacks`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, TypeVar
+
+from recipes.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class Registry:
+    """One kind of thing by name. `load_failures` maps the name of an installed entry point to why it could not be imported."""
+
+    def __init__(self, noun: str, *, builtins: dict[str, str]) -> None:
+        self.noun = noun
+        self.group = f"recipes.{noun}s"
+        self.load_failures: dict[str, str] = {}
+        self._paths = dict(builtins)
+        self._items: dict[str, Any] = {}
+        self._entry_points_read = False
+
+    def register(self, kind: str) -> Callable[[T], T]:
+        """Decorator. Registering the same object again is fine; another one under a taken name is a ConfigError naming both."""
+
+        def add(item: T) -> T:
+            taken_by = self._items.get(kind)
+            if taken_by is not None and taken_by is not item and _dotted(taken_by) != _dotted(item):
+                raise ConfigError(f"{self.noun} {kind!r} is already {_dotted(taken_by)}; {_dotted(item)} needs another name.")
+            if kind in self._paths and self._paths[kind] != _dotted(item):
+                raise ConfigError(f"{self.noun} {kind!r} is already {self._paths[kind]}; {_dotted(item)} needs another name.")
+            self._items[kind] = item
+            return item
+
+        return add
+
+    def get(self, kind: str) -> Any:
+        """The registered object. Raises ConfigError that lists the kinds there are."""
+        if kind in self._paths and kind not in self._items:
+            module, _, attribute = self._paths[kind].partition(":")
+            self._items[kind] = getattr(import_module(module), attribute)
+        if kind not in self._items:
+            self._read_entry_points()
+        if kind not in self._items:
+            why = f" ({self.load_failures[kind]})" if kind in self.load_failures else ""
+            raise ConfigError(f"There is no {self.noun} {kind!r}{why}. Choose one of: {', '.join(self.kinds())}.", path=("kind",))
+        return self._items[kind]
+
+    def kinds(self) -> list[str]:
+        self._read_entry_points()
+        return sorted({*self._paths, *self._items})
+
+    def _read_entry_points(self) -> None:
+        if self._entry_points_read:
+            return
+        self._entry_points_read = True
+        for entry_point in entry_points(group=self.group):
+            try:
+                self.register(entry_point.name)(entry_point.load())
+            except Exception as error:  # noqa: BLE001 - somebody else's package must not take this program down
+                self.load_failures[entry_point.name] = f"{type(error).__name__}: {error}"
+                warnings.warn(f"{self.noun} {entry_point.name!r} ({entry_point.value}) cannot be used: {error}", stacklevel=2)
+
+
+def _dotted(item: Any) -> str:
+    return f"{getattr(item, '__module__', '?')}:{getattr(item, '__qualname__', item)}"
+
+
+algorithms = Registry(
+    "algorithm",
+    builtins={
+        "sft": "recipes.algorithms.sft:SFT",
+        "mock_sft": "recipes.algorithms.mock:MockSFT",
+    },
+)
+backends = Registry(
+    "backend",
+    builtins={
+        "local": "recipes.backends.local:LocalBackend",
+        "mock": "recipes.backends.mock:MockBackend",
+    },
+)
+verifiers = Registry("verifier", builtins={})
+callbacks = Registry(
+    "callback",
+    builtins={
+        "early_stopping": "recipes.callbacks:EarlyStopping",
+    },
+)
+
+register_algorithm = algorithms.register
+register_backend = backends.register
+register_verifier = verifiers.register
+register_callback = callbacks.register
