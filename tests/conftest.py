@@ -1,0 +1,93 @@
+"""People and doors that every test knows: alice owns the project, bob is a member, mallory is a stranger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from django.test import Client
+
+from evsys_web.accounts.models import ApiToken, Membership, Project, Role, Scope, User
+from evsys_web.celery import app
+
+
+@pytest.fixture
+def alice(db: None) -> User:
+    return User.objects.create_user("alice", "alice@example.org", "alice's password")
+
+
+@pytest.fixture
+def project(alice: User) -> Project:
+    return Project.objects.create_for(alice, name="Sums")
+
+
+@pytest.fixture
+def bob(project: Project) -> User:
+    bob = User.objects.create_user("bob", "bob@example.org", "bob's password")
+    Membership.objects.create(project=project, user=bob, role=Role.MEMBER)
+    return bob
+
+
+@pytest.fixture
+def mallory(db: None) -> User:
+    """Signed in, with a project of her own, and no business in alice's."""
+    mallory = User.objects.create_user("mallory", "mallory@example.org", "mallory's password")
+    Project.objects.create_for(mallory, name="Mallory's")
+    return mallory
+
+
+@pytest.fixture
+def admin(db: None) -> User:
+    return User.objects.create_superuser("admin", "admin@example.org", "admin's password")
+
+
+@pytest.fixture
+def alice_client(alice: User, project: Project) -> Client:
+    """A browser in which alice, owner of `project`, is signed in."""
+    return signed_in(alice)
+
+
+@pytest.fixture
+def bob_client(bob: User) -> Client:
+    return signed_in(bob)
+
+
+@pytest.fixture
+def mallory_client(mallory: User) -> Client:
+    return signed_in(mallory)
+
+
+@pytest.fixture
+def alice_headers(alice: User, project: Project) -> dict[str, str]:
+    """For `client.get(url, headers=alice_headers)`: a bearer token of alice's that may write."""
+    return token_headers(alice)
+
+
+@pytest.fixture
+def mallory_headers(mallory: User) -> dict[str, str]:
+    return token_headers(mallory)
+
+
+@pytest.fixture
+def read_only_headers(alice: User, project: Project) -> dict[str, str]:
+    """A bearer token of alice's that may only read."""
+    return token_headers(alice, scope=Scope.READ)
+
+
+@pytest.fixture
+def eager_tasks() -> Iterator[None]:
+    """Celery tasks run at once, in this process, and raise what they raise."""
+    app.conf.update(task_always_eager=True, task_eager_propagates=True)
+    yield
+    app.conf.update(task_always_eager=False, task_eager_propagates=False)
+
+
+def signed_in(user: User) -> Client:
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def token_headers(user: User, *, scope: str = Scope.WRITE) -> dict[str, str]:
+    _, secret = ApiToken.objects.issue(user, name="test", scope=scope)
+    return {"Authorization": f"Bearer {secret}"}

@@ -1,0 +1,27 @@
+"""The product's settings on a throw-away home, so that tests never touch the developer's own database, files or broker."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+
+_home = tempfile.mkdtemp(prefix="evsys-tests-")
+_owner = os.getpid()
+
+
+@atexit.register
+def _remove_home() -> None:
+    if os.getpid() == _owner:  # a forked child must not remove what its parent still uses
+        shutil.rmtree(_home, ignore_errors=True)
+
+
+os.environ["EVSYS_HOME"] = _home
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from evsys_web.settings import *  # noqa: E402, F403 - the environment above must be set first
+
+CELERY_BROKER_URL = "memory://"
+CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, object] = {}
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # half a second per sign-in otherwise
