@@ -1,0 +1,202 @@
+"""Datasets and their frozen versions. Rows live in a JSONL file under a name of our own; the table holds what a list needs."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any, ClassVar, NoReturn, Self
+
+from django.core.exceptions import ValidationError
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import Count, Max, OuterRef, Q, Subquery
+from django.urls import reverse
+from django.utils.timezone import now
+
+from evsys_web.accounts.models import OwnedQuerySet, Project, User
+from evsys_web.datasets.rowfile import RowFile
+from recipes.errors import ConfigError
+from recipes.types import Row
+
+valid_name = RegexValidator(
+    r"\A[^\W_][\w .\-]*\Z",
+    "Begin with a letter or digit; then letters, digits, spaces, dots, dashes and underscores. '@' is kept for versions.",
+)
+
+
+class DatasetQuerySet(OwnedQuerySet):
+    def with_summary(self) -> Self:
+        """Adds num_versions, updated_at, and of the newest version: newest_pk, newest_format, newest_rows."""
+        newest = DatasetVersion.objects.filter(dataset=OuterRef("pk"), status=VersionStatus.READY).order_by("-number")
+        return self.annotate(
+            num_versions=Count("versions", filter=Q(versions__status=VersionStatus.READY), distinct=True),
+            updated_at=Max("versions__created_at"),
+            newest_pk=Subquery(newest.values("pk")[:1]),
+            newest_number=Subquery(newest.values("number")[:1]),
+            newest_format=Subquery(newest.values("format")[:1]),
+            newest_rows=Subquery(newest.values("num_rows")[:1]),
+        )
+
+    def resolve(self, reference: str, user: User, *, project: Project | None = None) -> DatasetVersion:
+        """The version that `name@number` names, or the newest for `name` alone. Raises ConfigError with path ("data", "dataset")."""
+        name, _, number = reference.partition("@")
+        versions = DatasetVersion.objects.ready().visible_to(user).filter(dataset__name=name).select_related("dataset")
+        if project is not None:
+            versions = versions.filter(dataset__project=project)
+        found = list(versions.order_by("-number")) if not number else []
+        if number:
+            if not number.isdecimal():
+                _refuse_reference(f"{reference!r} is no dataset version: write name@number, for example {name or 'name'}@1.")
+            found = list(versions.filter(number=int(number)))
+        if not found:
+            _refuse_reference(f"There is no dataset version {reference!r} that you can see.")
+        if len({version.dataset_id for version in found}) > 1:
+            _refuse_reference(f"Several of your projects have a dataset {name!r}; choose it in one of them.")
+        return found[0]
+
+
+def _refuse_reference(sentence: str) -> NoReturn:
+    raise ConfigError(sentence, path=("data", "dataset"))
+
+
+class Dataset(models.Model):
+    """A named series of versions in a project."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="datasets")
+    name = models.CharField(max_length=100, validators=[valid_name])
+    description = models.TextField(blank=True, max_length=2000)
+    created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    objects = DatasetQuerySet.as_manager()
+
+    class Meta:
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["project", "name"], name="one_dataset_per_name_and_project")
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("datasets:dataset", args=[self.pk])
+
+    def newest(self) -> DatasetVersion | None:
+        return self.versions.ready().order_by("-number").first()
+
+
+class VersionStatus(models.TextChoices):
+    DRAFT = "draft", "Draft"
+    READY = "ready", "Ready"
+
+
+class Format(models.TextChoices):
+    """The row formats of `recipes.rows` that can be stored."""
+
+    MESSAGES = "messages", "Messages"
+    PREFERENCE = "preference", "Preference"
+    TASK = "task", "Task"
+
+
+class DatasetVersionQuerySet(models.QuerySet["DatasetVersion"]):
+    def visible_to(self, user: User) -> Self:
+        return self if user.is_superuser else self.filter(dataset__project__memberships__user=user)
+
+    def ready(self) -> Self:
+        return self.filter(status=VersionStatus.READY)
+
+
+def stored_name(instance: DatasetVersion, filename: str) -> str:
+    """Users' file names never reach the disk."""
+    return f"datasets/{uuid.uuid4().hex}{'.offsets' if filename.endswith('.offsets') else '.jsonl'}"
+
+
+class DatasetVersion(models.Model):
+    """Rows that never change once the version is ready: runs point at them. `content_hash` is the sha256 of the stored JSONL."""
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="versions")
+    number = models.PositiveIntegerField()
+    status = models.CharField(max_length=10, choices=VersionStatus, default=VersionStatus.DRAFT)
+    format = models.CharField(max_length=12, choices=Format)
+    num_rows = models.PositiveBigIntegerField(default=0)
+    num_bytes = models.PositiveBigIntegerField(default=0)
+    num_left_out = models.PositiveBigIntegerField(default=0, help_text="Rows of the source that were refused and left out on request.")
+    content_hash = models.CharField(max_length=64)
+    conversion = models.CharField(max_length=40, blank=True, help_text="How foreign rows were turned into ours; empty for none.")
+    source = models.CharField(max_length=255, blank=True, help_text="Where the rows came from, for people to read.")
+    file = models.FileField(upload_to=stored_name, max_length=200)
+    offsets = models.FileField(upload_to=stored_name, max_length=200)
+    created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    objects = DatasetVersionQuerySet.as_manager()
+
+    class Meta:
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["dataset", "number"], name="one_version_per_number"),
+        ]
+        indexes: ClassVar[list[models.Index]] = [models.Index(fields=["dataset", "content_hash"], name="version_by_content")]
+
+    def __str__(self) -> str:
+        return self.reference
+
+    @classmethod
+    def from_db(cls, db: str | None, field_names: Any, values: Any) -> Self:
+        version = super().from_db(db, field_names, values)
+        version._frozen = version.__dict__.get("status") == VersionStatus.READY
+        return version
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Raises ValidationError for a version that is ready: it is what runs were trained on."""
+        if getattr(self, "_frozen", False):
+            raise ValidationError(f"{self.reference} is ready and never changes; upload a new version instead.")
+        super().save(*args, **kwargs)
+        self._frozen = self.status == VersionStatus.READY
+
+    def get_absolute_url(self) -> str:
+        return reverse("datasets:detail", args=[self.pk])
+
+    @property
+    def reference(self) -> str:
+        """`name@number`, as a run's config spells it."""
+        return f"{self.dataset.name}@{self.number}"
+
+    @property
+    def rows(self) -> RowFile:
+        return RowFile(self.file, self.offsets, self.num_rows)
+
+    def read_rows(self) -> Iterator[Row]:
+        """Every row in order, streamed."""
+        return self.rows.between(0, self.num_rows)
+
+    def rows_between(self, start: int, stop: int) -> list[Row]:
+        """Rows start … stop - 1, counted from 0; what lies outside the file is left away."""
+        return list(self.rows.between(start, stop))
+
+
+def staged_name(instance: StagedUpload, filename: str) -> str:
+    return f"staged/{instance.pk.hex}{'.errors.csv' if filename.endswith('.csv') else '.bin'}"
+
+
+class StagedUpload(models.Model):
+    """A file that waits for its owner's word: which columns are what, or whether to leave bad rows out. No dataset yet.
+
+    `reading` and `report` are `recipes` objects dumped as JSON (see actions.py); swept after a day.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="+")
+    created_by = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
+    dataset_name = models.CharField(max_length=100, validators=[valid_name])
+    description = models.TextField(blank=True, max_length=2000)
+    filename = models.CharField(max_length=255, blank=True)
+    file = models.FileField(upload_to=staged_name, max_length=200)
+    errors_file = models.FileField(upload_to=staged_name, max_length=200, blank=True)
+    reading = models.JSONField(default=dict, blank=True)
+    report = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField(default=now, editable=False)
+
+    objects = OwnedQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return f"{self.filename or 'pasted text'} for {self.dataset_name}"

@@ -1,0 +1,70 @@
+"""Rows on disk: canonical JSONL, and beside it the byte offset of every 1000th row, so that row 900,000 is one seek away."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
+from itertools import islice
+from typing import BinaryIO
+
+from django.db.models.fields.files import FieldFile
+
+from recipes.rows import canonical_line
+from recipes.types import Row
+
+ROWS_PER_OFFSET = 1000
+OFFSET = struct.Struct("<Q")
+
+
+class RowFile:
+    """Reads a version's rows by number, without holding more than one at a time."""
+
+    def __init__(self, file: FieldFile, offsets: FieldFile, num_rows: int) -> None:
+        self.file = file
+        self.offsets = offsets
+        self.num_rows = num_rows
+
+    def between(self, start: int, stop: int) -> Iterator[Row]:
+        """Rows start … stop - 1, counted from 0, clipped to the rows there are."""
+        start, stop = max(0, start), min(stop, self.num_rows)
+        if start >= stop:
+            return
+        with self.file.storage.open(self.file.name, "rb") as stream:
+            stream.seek(self._offset_of(start // ROWS_PER_OFFSET))
+            for line in islice(stream, start % ROWS_PER_OFFSET, stop - start + start % ROWS_PER_OFFSET):
+                yield json.loads(line)
+
+    def _offset_of(self, block: int) -> int:
+        if block == 0:
+            return 0
+        with self.offsets.storage.open(self.offsets.name, "rb") as stream:
+            stream.seek(block * OFFSET.size)
+            offset: int = OFFSET.unpack(stream.read(OFFSET.size))[0]
+        return offset
+
+
+class RowFileWriter:
+    """Writes rows and their offsets, and hashes on the way. `lines` and `offsets` are open binary files."""
+
+    def __init__(self, lines: BinaryIO, offsets: BinaryIO) -> None:
+        self._lines = lines
+        self._offsets = offsets
+        self._hash = hashlib.sha256()
+        self.num_rows = 0
+        self.num_bytes = 0
+
+    def write(self, row: Row) -> None:
+        line = canonical_line(row)
+        if self.num_rows % ROWS_PER_OFFSET == 0:
+            self._offsets.write(OFFSET.pack(self.num_bytes))
+        self._lines.write(line)
+        self._hash.update(line)
+        self.num_rows += 1
+        self.num_bytes += len(line)
+
+    @property
+    def content_hash(self) -> str:
+        """sha256 in hex of everything written so far."""
+        return self._hash.hexdigest()
