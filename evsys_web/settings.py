@@ -9,6 +9,7 @@
 | CSRF_TRUSTED_ORIGINS | | comma-separated, scheme included |
 | DATABASE_URL | SQLite in EVSYS_HOME | postgres://… for the grown size |
 | CELERY_BROKER_URL | files in EVSYS_HOME | redis://… for the grown size |
+| RUN_LEASE_SECONDS | 30 | after this silence a worker has lost its run |
 """
 
 from __future__ import annotations
@@ -147,6 +148,8 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 RUNS_DIR = HOME / "runs"
+# A worker that has not been heard of for so long has lost its run.
+RUN_LEASE_SECONDS = float(os.environ.get("RUN_LEASE_SECONDS", "30"))
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 1024 * 1024
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
 FILE_UPLOAD_TEMP_DIR = HOME / "uploads"
