@@ -1,0 +1,108 @@
+"""The local backend: hands every call to one worker thread, so that the event loop never waits for a tensor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel
+
+from recipes.backends.local.config import LocalConfig
+from recipes.backends.local.models import resolve
+from recipes.types import AdamParams, Datum, ForwardBackwardResult, LossCallable, OptimStepResult
+
+if TYPE_CHECKING:
+    from recipes.backends.local.engine import Engine
+    from recipes.config import BaseAlgorithmConfig, ModelConfig
+    from recipes.protocols import SamplingClient
+
+ResultT = TypeVar("ResultT")
+
+
+class LocalBackend:
+    """PyTorch + PEFT in this process. All work runs, in the order submitted, in one thread of its own."""
+
+    name: ClassVar[str] = "local"
+    Config: ClassVar[type[BaseModel]] = LocalConfig
+    ignored_fields: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, engine: Engine, executor: ThreadPoolExecutor) -> None:
+        self._engine = engine
+        self._executor = executor
+
+    @classmethod
+    async def open(
+        cls,
+        config: BaseModel,
+        *,
+        model: ModelConfig,
+        algorithm: BaseAlgorithmConfig,
+        output_dir: Path,
+        secrets: Mapping[str, str] | None = None,
+    ) -> LocalBackend:
+        """Load the model. Raises ConfigError when it cannot be used, BackendError when the machine cannot hold it."""
+        resolve(model.name)
+        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="local-engine")
+
+        def load() -> Engine:
+            from recipes.backends.local.engine import Engine  # torch is imported here, in the worker thread
+
+            return Engine.load(LocalConfig.model_validate(config.model_dump()), model, algorithm, output_dir)
+
+        try:
+            engine = await asyncio.get_running_loop().run_in_executor(executor, load)
+        except BaseException:
+            executor.shutdown(wait=False)
+            raise
+        return cls(engine, executor)
+
+    def _submit(self, work: Callable[[], ResultT]) -> Awaitable[ResultT]:
+        return asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+    def forward_backward_async(
+        self, data: Sequence[Datum], *, loss_fn: str, loss_fn_config: Mapping[str, Any] | None = None
+    ) -> Awaitable[ForwardBackwardResult]:
+        return self._submit(lambda: self._engine.forward_backward(data, loss_fn, loss_fn_config))
+
+    def forward_backward_custom_async(self, data: Sequence[Datum], loss_fn: LossCallable) -> Awaitable[ForwardBackwardResult]:
+        return self._submit(lambda: self._engine.forward_backward(data, loss_fn))
+
+    def forward_async(
+        self, data: Sequence[Datum], *, loss_fn: str = "cross_entropy", loss_fn_config: Mapping[str, Any] | None = None
+    ) -> Awaitable[ForwardBackwardResult]:
+        return self._submit(lambda: self._engine.forward(data, loss_fn, loss_fn_config))
+
+    def optim_step_async(self, adam: AdamParams) -> Awaitable[OptimStepResult]:
+        return self._submit(lambda: self._engine.optim_step(adam))
+
+    async def save_for_sampler(self, name: str) -> str:
+        return await self._submit(lambda: str(self._engine.save_for_sampler(name)))
+
+    async def save_full_state(self, name: str) -> str:
+        return await self._submit(lambda: str(self._engine.save_full_state(name)))
+
+    async def load_full_state(self, uri: str) -> None:
+        await self._submit(lambda: self._engine.load_full_state(uri))
+
+    async def snapshot_sampling_client(self, name: str | None = None) -> SamplingClient:
+        """A client on a copy of what was trained so far; the frozen rest is shared. `name` is not needed here."""
+        from recipes.backends.local.sampler import LocalSampler
+
+        model, weights = await self._submit(self._engine.snapshot)
+        return LocalSampler(self._executor, model, self._engine.tokenizer, weights=weights)
+
+    async def reference_sampling_client(self) -> SamplingClient:
+        from recipes.backends.local.sampler import LocalSampler
+
+        model = await self._submit(self._engine.reference)
+        return LocalSampler(self._executor, model, self._engine.tokenizer, weights=None)
+
+    def get_tokenizer(self) -> Any:
+        return self._engine.tokenizer
+
+    async def close(self) -> None:
+        """Wait for the work submitted, then free the model."""
+        await asyncio.get_running_loop().run_in_executor(None, self._executor.shutdown)
