@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import os
+import threading
+from typing import Any
 
 from celery import Celery
+from celery.signals import worker_process_init
+
+from evsys_web import broker
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "evsys_web.settings")
+broker.register()
 
 app = Celery("evsys_web")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+
+
+@worker_process_init.connect
+def die_with_the_worker(**kwargs: Any) -> None:
+    """A pool process whose worker was killed would go on training unseen. (Linux' own death signal follows threads, and the
+    pool forks from one that ends before a warm stop does, hence a watch.)"""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while not threading.Event().wait(1.0):
+            if os.getppid() != parent:
+                os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
