@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self
 
 from django.contrib.auth.models import AbstractUser
@@ -79,6 +79,17 @@ class ApiTokenQuerySet(models.QuerySet["ApiToken"]):
     def usable(self) -> Self:
         return self.filter(Q(expires_at=None) | Q(expires_at__gt=now()), revoked_at=None, user__is_active=True)
 
+    def of(self, user: User) -> Self:
+        return self.filter(user=user)
+
+    def revoke(self, pk: int) -> bool:
+        return self.filter(pk=pk, revoked_at=None).update(revoked_at=now()) == 1
+
+    def touch(self, pk: int) -> None:
+        """Notes a use, at most once a minute: reading must not cost a write each time."""
+        at = now()
+        self.filter(Q(last_used_at=None) | Q(last_used_at__lt=at - timedelta(minutes=1)), pk=pk).update(last_used_at=at)
+
     def matching(self, secret: str) -> ApiToken | None:
         """The usable token with this secret. A 256-bit random secret needs no slow hash."""
         return self.usable().select_related("user").filter(digest=digest_of(secret)).first()
@@ -111,6 +122,17 @@ class ApiToken(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
+
+    @property
+    def can_write(self) -> bool:
+        return self.scope == Scope.WRITE
+
+    @property
+    def state(self) -> str:
+        """One word for the list: active, expired or revoked."""
+        if self.revoked_at:
+            return "revoked"
+        return "expired" if self.expires_at and self.expires_at <= now() else "active"
 
 
 def digest_of(secret: str) -> str:

@@ -1,0 +1,43 @@
+"""What a person types about themselves and their tokens."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+from django import forms
+from django.utils.timezone import now
+
+from evsys_web.accounts.models import ApiToken, Scope, User
+
+EXPIRIES = {"7": "in 7 days", "30": "in 30 days", "90": "in 90 days", "365": "in a year", "": "never"}
+
+
+class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]
+    class Meta:
+        model = User
+        fields: ClassVar[list[str]] = ["first_name", "last_name", "email"]
+
+
+class TokenForm(forms.Form):
+    """A new token of `user`. A name can be in use once, so a page sent twice makes one token."""
+
+    name = forms.CharField(max_length=100, help_text="Where it will be used, such as “laptop” or “nightly eval”.")
+    scope = forms.ChoiceField(
+        choices=Scope.choices, initial=Scope.READ, help_text="Read is enough to fetch metrics; starting runs needs write."
+    )
+    expiry = forms.ChoiceField(choices=list(EXPIRIES.items()), initial="90", required=False, label="Expires")
+
+    def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.user = user
+
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"]
+        if ApiToken.objects.usable().filter(user=self.user, name=name).exists():
+            raise forms.ValidationError("You already have a token with this name. Revoke it first, or choose another name.")
+        return name
+
+    def expires_at(self) -> datetime | None:
+        days = self.cleaned_data["expiry"]
+        return now() + timedelta(days=int(days)) if days else None

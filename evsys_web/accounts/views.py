@@ -1,0 +1,68 @@
+"""Sign-in, profile, password, and the tokens page."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.contrib.auth import views as auth_views
+from django.contrib.messages.views import SuccessMessageMixin
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse_lazy
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_variables
+from django.views.decorators.http import require_POST
+
+from evsys_web.accounts.actions import issue_token, revoke_token
+from evsys_web.accounts.forms import ProfileForm, TokenForm
+from evsys_web.accounts.models import ApiToken, Project, User
+
+
+class LoginView(auth_views.LoginView):
+    template_name = "accounts/login.html"
+    redirect_authenticated_user = True
+
+
+class PasswordView(SuccessMessageMixin, auth_views.PasswordChangeView):  # type: ignore[type-arg]
+    template_name = "accounts/password.html"
+    success_url = reverse_lazy("accounts:profile")
+    success_message = "Your password is changed. Other browsers were signed out."
+
+
+def signed_in(request: HttpRequest) -> User:
+    """The person behind a request that LoginRequiredMiddleware let through."""
+    assert isinstance(request.user, User)
+    return request.user
+
+
+def profile(request: HttpRequest) -> HttpResponse:
+    user = signed_in(request)
+    form = ProfileForm(request.POST or None, instance=user)
+    if request.method == "POST" and form.is_valid():
+        form.save()
+        messages.success(request, "Your profile is saved.")
+        return redirect("accounts:profile")
+    projects = Project.objects.filter(memberships__user=user).order_by("pk")
+    return render(request, "accounts/profile.html", {"form": form, "projects": projects})
+
+
+@never_cache
+@sensitive_variables("secret")
+def tokens(request: HttpRequest) -> HttpResponse:
+    user = signed_in(request)
+    form = TokenForm(request.POST or None, user=user)
+    secret = None
+    if request.method == "POST" and form.is_valid():
+        data = form.cleaned_data
+        _, secret = issue_token(user=user, name=data["name"], scope=data["scope"], expires_at=form.expires_at())
+        form = TokenForm(user=user)
+    listed = ApiToken.objects.of(user).order_by("revoked_at", "-created_at")[:200]
+    return render(request, "accounts/tokens.html", {"form": form, "tokens": listed, "secret": secret})
+
+
+@require_POST
+def revoke(request: HttpRequest, pk: int) -> HttpResponse:
+    if revoke_token(user=signed_in(request), token_id=pk):
+        messages.success(request, "The token is revoked. Whoever uses it is refused from now on.")
+    else:
+        messages.error(request, "That token is not yours, or it was revoked before.")
+    return redirect("accounts:tokens")

@@ -1,0 +1,52 @@
+"""The dashboard, and the search behind Ctrl-K. Reads runs and datasets; writes nothing but the starter dataset."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django.db.models import Count, Q
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.timezone import now
+
+from evsys_web.accounts.models import User
+from evsys_web.datasets.models import Dataset
+from evsys_web.runs.models import ACTIVE, Status, TrainingRun
+
+SHOWN = 8
+BROKEN = (Status.FAILED, Status.CRASHED)
+
+
+def dashboard(request: HttpRequest) -> HttpResponse:
+    user = request.user
+    assert isinstance(user, User)
+    runs = TrainingRun.objects.visible_to(user).select_related("project").defer("error_detail")
+    week = now() - timedelta(days=7)
+    counts = runs.aggregate(
+        running=Count("pk", filter=Q(status__in=ACTIVE)),
+        queued=Count("pk", filter=Q(status=Status.QUEUED)),
+        finished=Count("pk", filter=Q(status=Status.COMPLETED, finished_at__gte=week)),
+        broken=Count("pk", filter=Q(status__in=BROKEN, finished_at__gte=week)),
+    )
+    context = {
+        "counts": counts,
+        "live": list(runs.filter(status__in=(*ACTIVE, Status.QUEUED)).newest_first()[:SHOWN]),
+        "ended": list(runs.exclude(status__in=(*ACTIVE, Status.QUEUED)).newest_first()[:SHOWN]),
+        "datasets": list(Dataset.objects.visible_to(user).with_summary().order_by("-created_at")[:SHOWN]),
+    }
+    template = "home/_live.html" if request.htmx else "home/dashboard.html"  # type: ignore[attr-defined]
+    return render(request, template, context)
+
+
+def search(request: HttpRequest) -> HttpResponse:
+    """Runs and datasets whose name contains every word; without words the newest of each."""
+    user = request.user
+    assert isinstance(user, User)
+    runs = TrainingRun.objects.visible_to(user).newest_first()
+    datasets = Dataset.objects.visible_to(user).order_by("-created_at")
+    words = request.GET.get("q", "").split()[:8]
+    for word in words:
+        runs = runs.filter(name__icontains=word)
+        datasets = datasets.filter(name__icontains=word)
+    context = {"runs": runs.only("pk", "name", "status")[:SHOWN], "datasets": datasets[:SHOWN], "words": " ".join(words)}
+    return render(request, "home/_search.html", context)
