@@ -22,7 +22,7 @@ class Knob(forms.Field):
     """One setting. `parse` makes JSON's value of the text, `show` makes text of a value."""
 
     def __init__(self, *, widget: forms.Widget, optional: bool, **kwargs: Any) -> None:
-        super().__init__(required=False, widget=widget, **kwargs)
+        super().__init__(required=not optional, widget=widget, **kwargs)
         self.optional = optional
         self.unit = ""
         self.bounds = ""
@@ -103,6 +103,7 @@ class ConfigForm(forms.Form):
     validated instance. `ignored` names the fields that the chosen backend cannot honour."""
 
     config: BaseModel
+    use_required_attribute = False  # the server says what is missing, at the field
 
     def __init__(
         self,
