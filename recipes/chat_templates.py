@@ -1,0 +1,201 @@
+"""Chat templates and tokenizers: the only module that loads a tokenizer or calls a chat template."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import ConfigError, RenderingError
+from recipes.types import Row
+
+Message = Mapping[str, Any]
+
+RENDERERS = {
+    "role_colon": (
+        "{{ bos_token or '' }}{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] | trim }}"
+        "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+    ),
+}
+"""Chat templates by `renderer_name`, for base models that bring none (or whose own should not be used)."""
+
+
+def load_tokenizer(name: str, *, renderer_name: str | None = None) -> Any:
+    """The Hugging Face tokenizer of a model: "starter", a folder, or a hub id. Cached.
+
+    Raises ConfigError when there is no tokenizer there, when it has no chat template, or when the renderer is unknown.
+    """
+    from recipes.backends.local.models import resolve  # knows where models lie; imports no torch
+
+    tokenizer = with_renderer(_load_tokenizer(str(resolve(name))), renderer_name)
+    if not tokenizer.chat_template:
+        raise ConfigError(
+            f"The tokenizer of {name!r} has no chat template, so it cannot render messages. Choose the instruct variant of the"
+            f" model, or set renderer_name to one of: {', '.join(RENDERERS)}.",
+            path=("model", "name"),
+        )
+    return tokenizer
+
+
+def with_renderer(tokenizer: Any, renderer_name: str | None) -> Any:
+    """The tokenizer itself, or a copy whose chat template is the named one. Raises ConfigError for an unknown name."""
+    if not renderer_name:
+        return tokenizer
+    if renderer_name not in RENDERERS:
+        raise ConfigError(
+            f"There is no renderer {renderer_name!r}. Leave it empty for the model's own chat template, or choose one of:"
+            f" {', '.join(RENDERERS)}.",
+            path=("algorithm", "params", "renderer_name"),
+        )
+    changed = copy(tokenizer)
+    changed.chat_template = RENDERERS[renderer_name]
+    return changed
+
+
+@lru_cache(maxsize=8)
+def _load_tokenizer(source: str) -> Any:
+    from transformers import AutoTokenizer
+
+    if Path(source).is_dir() and not any(
+        (Path(source) / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+    ):
+        raise ConfigError(f"The folder {source} holds no tokenizer (no tokenizer.json in it).", path=("model", "name"))
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"The tokenizer of {source!r} cannot be loaded: {reason} Give a folder with a tokenizer, or a hub id that can be"
+            " reached.",
+            path=("model", "name"),
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages with the template that renders them. Every method raises RenderingError when the template refuses."""
+
+    messages: list[Row]
+    tokenizer: Any
+    options: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls, messages: Sequence[Message], tokenizer: Any, enable_thinking: bool | None, tools: Sequence[Any] | None
+    ) -> Conversation:
+        options: dict[str, Any] = {}
+        if enable_thinking is not None:
+            options["enable_thinking"] = enable_thinking
+        if tools:
+            options["tools"] = list(tools)
+        return cls([_for_template(message) for message in messages], tokenizer, options)
+
+    def text(self, count: int, *, prompt: bool = False, extra: Sequence[Row] = ()) -> str:
+        """The template's rendering of the first `count` messages (and `extra`); `prompt` adds the generation prompt."""
+        rendered = self._apply([*self.messages[:count], *extra], add_generation_prompt=prompt, tokenize=False)
+        return str(rendered)
+
+    def prompt_text(self, turn: int) -> str:
+        """What the model has read when it is asked for the message `turn`: everything before it, and its role header."""
+        if turn == 0:
+            return self._opening_prompt()
+        prompt = self.text(turn, prompt=True)
+        if prompt == self.text(turn):
+            # No generation prompt. That is right for templates without a role header ([INST] … [/INST] reply), but one that
+            # writes a header all the same would have it trained, and leave the model without it when it is asked to reply.
+            replies = [self.text(turn, extra=[{"role": "assistant", "content": content}]) for content in ("A", "B")]
+            header = replies[0][: common_length(*replies)].removeprefix(prompt)
+            if header.strip():
+                raise RenderingError(
+                    f"The chat template writes {header!r} before a reply but has no generation prompt (add_generation_prompt)"
+                    " that says the same. Choose a model whose template has one, or set renderer_name.",
+                    field=place(turn),
+                )
+        return prompt
+
+    def masked_by_template(self, count: int) -> tuple[list[int], list[int]] | None:
+        """Ids and mask of a template that marks its replies with {% generation %}; None for one that does not."""
+        template = self.tokenizer.get_chat_template(None, self.options.get("tools"))
+        if not re.search(r"\{%-?\s*generation\b", template) or not getattr(self.tokenizer, "is_fast", False):
+            return None
+        encoded = self._apply(self.messages[:count], tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+        return list(encoded["input_ids"]), list(encoded["assistant_masks"])
+
+    def encode(self, text: str) -> list[int]:
+        """The template has written every special token already, so none is added here."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _opening_prompt(self) -> str:
+        # Templates refuse an empty conversation; the header before a reply is learnt from a conversation of one question.
+        question = [{"role": "user", "content": "A"}]
+        header = self._apply(question, add_generation_prompt=True, tokenize=False).removeprefix(
+            self._apply(question, add_generation_prompt=False, tokenize=False)
+        )
+        whole = self.text(1)
+        for prompt in (header, f"{self.tokenizer.bos_token or ''}{header}"):
+            if header and whole.startswith(prompt):
+                return str(prompt)
+        raise RenderingError(
+            "The conversation begins with an assistant turn, and this chat template does not say how it is asked for."
+            " Put a system or user message before it, or choose supervise: last_assistant.",
+            field=place(0),
+        )
+
+    def _apply(self, messages: list[Row], **arguments: Any) -> Any:
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(messages, **arguments, **self.options)
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise RenderingError(
+                f"The chat template refuses the conversation ({len(messages)} messages, the last from"
+                f" {messages[-1].get('role')!r}): {error}",
+                field=place(len(messages) - 1),
+            ) from error
+
+
+@lru_cache(maxsize=8)
+def control_ids(tokenizer: Any) -> frozenset[int]:
+    """Ids of the tokens that stand beside ordinary text: end-of-turn markers among them."""
+    return frozenset(tokenizer.all_special_ids) | frozenset(tokenizer.added_tokens_decoder)
+
+
+def _for_template(message: Message) -> Row:
+    """The message in the spelling that chat templates know: text blocks joined, reasoning_content, tool arguments as objects."""
+    prepared = dict(message)
+    content = prepared.get("content")
+    if isinstance(content, list) and all(isinstance(block, Mapping) and block.get("type") == "text" for block in content):
+        prepared["content"] = "".join(str(block.get("text", "")) for block in content)
+    if prepared.get("reasoning") and not prepared.get("reasoning_content"):
+        prepared["reasoning_content"] = prepared["reasoning"]
+    if prepared.get("tool_calls"):
+        prepared["tool_calls"] = [_with_object_arguments(call) for call in prepared["tool_calls"]]
+    return prepared
+
+
+def _with_object_arguments(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"])
+    except ValueError:
+        return call
+    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
+
+
+def common_length(first: str, second: str) -> int:
+    """How many characters two texts have in common from the start."""
+    length = min(len(first), len(second))
+    return next((index for index in range(length) if first[index] != second[index]), length)
+
+
+def place(turn: int) -> str:
+    """A message by its path in the row."""
+    return f"messages[{turn}]"
