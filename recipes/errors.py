@@ -18,13 +18,17 @@ class ConfigError(RecipeError, ValueError):
 
 
 class DataError(RecipeError, ValueError):
-    """Rows cannot be used. `line` counts from 1 in the file as the user sees it; `field` is a path such as "messages[2].role"."""
+    """Rows cannot be used. `line` counts from 1 in the file as the user sees it; `field` is a path such as "messages[2].role".
+    `expected` says what would have been right; the message holds all of it as one sentence."""
 
-    def __init__(self, message: str, *, line: int | None = None, field: str | None = None, found: Any = None) -> None:
+    def __init__(
+        self, message: str, *, line: int | None = None, field: str | None = None, found: Any = None, expected: str | None = None
+    ) -> None:
         super().__init__(message)
         self.line = line
         self.field = field
         self.found = found
+        self.expected = expected
 
 
 class RenderingError(DataError):

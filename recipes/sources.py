@@ -1,0 +1,252 @@
+"""Files of rows: JSONL, a JSON array, CSV, Parquet, each streamed as `Scanned` rows within bounded memory."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import decimal
+import json
+import re
+import uuid
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from recipes.errors import DataError
+from recipes.jsonl import MAX_LINE_BYTES, At, Scanned, Words, object_or_error, scan_jsonl, shown
+from recipes.types import Row
+
+JSON_COLUMNS = frozenset({"messages", "conversations", "tools", "metadata", "history", "input_messages"})
+"""Columns whose cells hold JSON in a CSV file; all other cells are text."""
+PARQUET_BATCH_ROWS = 256
+CHUNK_BYTES = 1024 * 1024
+
+
+class FileKind(StrEnum):
+    JSONL = "jsonl"
+    JSON = "json"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+FOREIGN_FILES = (
+    (b"\x1f\x8b", "a gzip archive", "the unpacked file"),
+    (b"PK\x03\x04", "a zip archive or an Excel workbook", "the unpacked file, or the sheet saved as CSV"),
+    (b"(\xb5/\xfd", "a zstd archive", "the unpacked file"),
+    (b"%PDF", "a PDF", "JSONL, JSON, CSV or Parquet"),
+    (b"\xff\xfe", "text in UTF-16", "text in UTF-8; save the file in that encoding"),
+    (b"\xfe\xff", "text in UTF-16", "text in UTF-8; save the file in that encoding"),
+)
+
+
+def sniff(path: Path, filename: str = "") -> FileKind:
+    """The kind of a file, by its first bytes and then its name. Raises DataError for an empty file and for what holds no rows."""
+    with path.open("rb") as stream:
+        head = stream.read(64 * 1024)
+    at = At(1)
+    if head.startswith(b"PAR1"):
+        return FileKind.PARQUET
+    for magic, found, expected in FOREIGN_FILES:
+        if head.startswith(magic):
+            at.refuse("", Words(found), expected)
+    if b"\0" in head:
+        at.refuse("", Words("a binary file"), "JSONL, JSON, CSV or Parquet")
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not text and path.stat().st_size <= len(head):
+        at.refuse("", Words("an empty file"), "at least one row")
+    suffix = Path(filename).suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return FileKind.CSV
+    if suffix == ".parquet":
+        at.refuse("", Words("a file that is no Parquet, in spite of its name"), "Parquet")
+    if text.startswith(b"["):
+        return FileKind.JSON
+    if text.startswith(b"{") or suffix in (".jsonl", ".ndjson", ".json"):
+        return FileKind.JSONL
+    if any(separator in text.split(b"\n", 1)[0] for separator in (b",", b";", b"\t")):
+        return FileKind.CSV
+    at.refuse("", Words(f"text that begins {shown(text[:40].decode(errors='replace'))}"), "JSONL, JSON, CSV or Parquet")
+
+
+def scan(path: Path, kind: FileKind) -> Iterator[Scanned]:
+    """The rows of a file in order, or why one could not be read. A scan ends where the rest cannot be read."""
+    if kind is FileKind.PARQUET:
+        yield from _scan_parquet(path)
+        return
+    with path.open("rb") as stream:
+        yield from {FileKind.JSONL: scan_jsonl, FileKind.JSON: scan_json_array, FileKind.CSV: scan_csv}[kind](stream)
+
+
+STRUCTURE = re.compile(rb'["\[\]{},]')
+STRING_END = re.compile(rb'["\\]')
+
+
+class _ItemCutter:
+    """Cuts the items out of a JSON array, chunk by chunk, by counting brackets outside strings; it parses nothing."""
+
+    def __init__(self) -> None:
+        self.item = bytearray()
+        self.depth = 0
+        self.in_string = False
+        self.escaped = False
+        self.closed = False
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """The items that end in this chunk."""
+        position = start = 0
+        while position < len(chunk):
+            if self.escaped:
+                self.escaped, position = False, position + 1
+                continue
+            match = (STRING_END if self.in_string else STRUCTURE).search(chunk, position)
+            if match is None:
+                break
+            position, mark = match.end(), match.group()
+            if mark == b"\\":
+                self.escaped = True
+            elif mark == b'"':
+                self.in_string = not self.in_string
+            elif mark in b"[{":
+                self.depth += 1
+                if self.depth == 1:
+                    start = position
+            elif mark in b"]}":
+                self.depth -= 1
+            if self.depth <= 0 or (self.depth == 1 and mark == b","):
+                self.closed = self.depth <= 0
+                yield bytes(self.item + chunk[start : match.start()]).strip()
+                self.item.clear()
+                start = position
+                if self.closed:
+                    break
+        self.item += chunk[start:]
+
+
+def scan_json_array(stream: BinaryIO) -> Iterator[Scanned]:
+    """The objects of one JSON array, numbered from 1 as items."""
+    cutter, number = _ItemCutter(), 0
+    chunk = stream.read(CHUNK_BYTES).removeprefix(b"\xef\xbb\xbf")
+    while chunk and not cutter.closed:
+        for text in cutter.feed(chunk):
+            if not text and cutter.closed and number == 0:
+                return
+            number += 1
+            at = At(number, "item")
+            if len(text) > MAX_LINE_BYTES:
+                yield Scanned(number, _too_long(at), "item")
+            else:
+                yield Scanned(number, object_or_error(text, at), "item")
+        if len(cutter.item) > MAX_LINE_BYTES and not cutter.closed:
+            yield Scanned(number + 1, _too_long(At(number + 1, "item")), "item")
+            return
+        chunk = stream.read(CHUNK_BYTES)
+    rest = bytes(cutter.item).strip() or chunk.strip()
+    after = At(number + 1, "item")
+    if not cutter.closed:
+        yield Scanned(after.line, after.error("", Words("the end of the file"), "the ] that closes the array"), "item")
+    elif rest:
+        yield Scanned(
+            after.line, after.error("", rest[:40].decode(errors="replace"), "nothing after the ] that closes the array"), "item"
+        )
+
+
+def _too_long(at: At) -> DataError:
+    return at.error("", Words("an item that is too long"), f"at most {MAX_LINE_BYTES // 2**20} MiB per item")
+
+
+def _text_lines(stream: BinaryIO) -> Iterator[str]:
+    """Decoded lines with their ends. Raises DataError."""
+    line = 0
+    while text := stream.readline(MAX_LINE_BYTES + 1):
+        line += 1
+        at = At(line)
+        if len(text) > MAX_LINE_BYTES:
+            at.refuse("", Words("a line that is too long"), f"at most {MAX_LINE_BYTES // 2**20} MiB per line")
+        try:
+            yield (text.removeprefix(b"\xef\xbb\xbf") if line == 1 else text).decode()
+        except UnicodeDecodeError as error:
+            at.refuse(
+                "", Words(f"byte 0x{text[error.start]:02x} at position {error.start + 1:,}"), "text in UTF-8; save the file so"
+            )
+
+
+def scan_csv(stream: BinaryIO) -> Iterator[Scanned]:
+    """Rows under the header's names; `line` is the line a row ends on. Empty cells are absent."""
+    csv.field_size_limit(MAX_LINE_BYTES)
+    lines = _text_lines(stream)
+    try:
+        first = next(lines)
+        separator = max(",;\t", key=first.count)
+        reader = csv.reader(_again(first, lines), delimiter=separator, strict=True)
+        header = [name.strip() for name in next(reader)]
+        at = At(reader.line_num)
+        for index, name in enumerate(header):
+            if not name or name in header[:index]:
+                at.refuse(f"column {index + 1}", name, "a name of its own for each column")
+        for cells in reader:
+            if cells:
+                yield _csv_row(header, cells, At(reader.line_num))
+    except DataError as error:
+        yield Scanned(error.line or 1, error)
+    except csv.Error as error:
+        at = At(reader.line_num)
+        yield Scanned(
+            at.line, at.error("", Words(f"broken CSV ({error})"), "cells with quotes that are closed and doubled inside")
+        )
+
+
+def _again(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _csv_row(header: list[str], cells: list[str], at: At) -> Scanned:
+    if len(cells) != len(header):
+        found = Words(f"{len(cells)} cells")
+        return Scanned(at.line, at.error("", found, f"{len(header)}, one for each column of the header"))
+    row: Row = {}
+    for name, cell in zip(header, cells, strict=True):
+        if cell == "":
+            continue
+        if name not in JSON_COLUMNS:
+            row[name] = cell
+            continue
+        try:
+            row[name] = json.loads(cell)
+        except (ValueError, RecursionError):
+            return Scanned(at.line, at.error(name, cell, "JSON in this column"))
+    return Scanned(at.line, row)
+
+
+def _scan_parquet(path: Path) -> Iterator[Scanned]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, use_threads=False):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Scanned(number, {key: _plain(value) for key, value in values.items()}, "row")
+    except (pyarrow.ArrowException, OSError) as error:
+        at = At(number + 1, "row")
+        yield Scanned(
+            at.line,
+            at.error("", Words(f"a Parquet file that cannot be read ({shown(Words(str(error)))[:200]})"), "a whole Parquet file"),
+            "row",
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Table values as JSON has them: dates and exact decimals become text, bytes that are UTF-8 too."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal | uuid.UUID | datetime.timedelta):
+        return str(value)
+    return value
