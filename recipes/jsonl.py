@@ -62,16 +62,11 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return f"a list of {len(value)}" if value else "an empty list"
     if isinstance(value, str):
-        return (
-            "empty text"
-            if not value
-            else "blank text"
-            if not value.strip()
-            else repr(value if len(value) <= 80 else value[:79] + "…")
-        )
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value)[:80]) if not isinstance(value, float) else f"{value:g}"
-    )
+        kind = "empty text" if not value else "blank text" if not value.strip() else ""
+        return kind or repr(value if len(value) <= 80 else value[:79] + "…")
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)[:80]
 
 
 def refuse_unstorable(row: Any, at: At) -> None:
