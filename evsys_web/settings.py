@@ -13,6 +13,7 @@
 | CSRF_TRUSTED_ORIGINS | | comma-separated, scheme included |
 | DATABASE_URL | SQLite in EVSYS_HOME | postgresql://user:password@host/name for the grown size |
 | CELERY_BROKER_URL | files in EVSYS_HOME | redis://host:6379/0 for the grown size |
+| RUN_LEASE_SECONDS | 30 | a worker that was not heard of for so long has lost its run |
 | LOG_LEVEL | INFO | DEBUG, INFO, WARNING or ERROR |
 
 A value that cannot be read stops the start with a sentence; one that can be read, but is wrong or unsafe, is a system check
@@ -219,6 +220,7 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 RUNS_DIR = HOME / "runs"
+RUN_LEASE_SECONDS = _number("RUN_LEASE_SECONDS", 30, low=1, high=3600)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 1024 * 1024
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
 FILE_UPLOAD_TEMP_DIR = HOME / "uploads"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from django.db import transaction
@@ -28,6 +28,7 @@ from evsys_web.runs.chunks import (
     plain,
 )
 from evsys_web.runs.models import MetricChunk, MetricRow, TrainingRun
+from recipes.errors import DataError
 
 FOLD_ROWS = 1000
 KEEP_ROWS = 500
@@ -53,15 +54,30 @@ class Row(NamedTuple):
     values: dict[str, float]
 
 
+def checked(values: Mapping[str, Any]) -> dict[str, float]:
+    """The values as floats. Raises DataError for what is no number, and for a key that cannot be stored."""
+    numbers = {}
+    for key, value in values.items():
+        if not isinstance(key, str) or not 0 < len(key) <= 200 or key.startswith(":"):
+            raise DataError(f"{key!r} is no metric key: use area/name, at most 200 characters, no leading colon.", field="values")
+        try:
+            numbers[key] = float(value)
+        except (TypeError, ValueError):
+            raise DataError(
+                f"The metric {key!r} is {value!r}; it must be a number.", field=f"values.{key}", found=value
+            ) from None
+    return numbers
+
+
 def append(run: TrainingRun, step: int, values: Mapping[str, float], *, at: datetime | None = None) -> int:
     """Add one point and return its seq. For writers without a lease; the recorder writes many at once."""
     with transaction.atomic():
         seq = run.next_seqs(1)
-        write(run, [Point(step, at or now(), values)], first_seq=seq)
+        write(run, [(seq, Point(step, at or now(), checked(values)))])
     return seq
 
 
-def write(run: TrainingRun, points: Sequence[Point], *, first_seq: int) -> None:
+def write(run: TrainingRun, points: Iterable[tuple[int, Point]]) -> None:
     """Store points under the numbers reserved for them. Call it inside the transaction that reserved them."""
     MetricRow.objects.bulk_create(
         MetricRow(
@@ -69,9 +85,9 @@ def write(run: TrainingRun, points: Sequence[Point], *, first_seq: int) -> None:
             seq=seq,
             step=point.step,
             at=point.at,
-            values={key: plain(float(value)) for key, value in point.values.items()},
+            values={key: plain(value) for key, value in point.values.items()},
         )
-        for seq, point in enumerate(points, first_seq)
+        for seq, point in points
     )
 
 

@@ -193,8 +193,13 @@ class TrainingRun(models.Model):
         mine = TrainingRun.objects.filter(pk=self.pk, lease_owner=self.lease_owner, status__in=ACTIVE)
         if not self.lease_owner or not mine.update(lease_until=lease_end(), last_seq=F("last_seq") + num_seqs, **values):
             return Standing(held=False)
-        last_seq, stop, hand_back = mine.values_list("last_seq", "stop_requested", "hand_back").get()
-        return Standing(True, last_seq, stop, hand_back)
+        return self.look()
+
+    def look(self) -> Standing:
+        """What `renew` would learn, without writing."""
+        mine = TrainingRun.objects.filter(pk=self.pk, lease_owner=self.lease_owner, status__in=ACTIVE)
+        found = mine.values_list("last_seq", "stop_requested", "hand_back").first() if self.lease_owner else None
+        return Standing(True, *found) if found else Standing(held=False)
 
     def run_begun(self, *, step: int, num_steps: int) -> bool:
         """starting → running, from this step on. A stop asked meanwhile keeps it stopping."""
@@ -240,6 +245,10 @@ class TrainingRun(models.Model):
             error_type="",
             error_detail="",
         )
+
+    def ask_back(self) -> bool:
+        """Its worker shuts down: it is to save after this step and return to the queue."""
+        return self._change(Q(status__in=ACTIVE), hand_back=True)
 
     def request_stop(self) -> bool:
         """A queued run is cancelled at once; a held one stops after its step, at the second request at once."""

@@ -32,7 +32,7 @@ def random_points(rng: random.Random, first_step: int, count: int) -> list[Point
 
 
 def write(run: TrainingRun, points: list[Point]) -> None:
-    metrics.write(run, points, first_seq=run.next_seqs(len(points)))
+    metrics.write(run, enumerate(points, run.next_seqs(len(points))))
 
 
 def same(found: list[float], expected: list[float]) -> bool:

@@ -1,0 +1,283 @@
+"""Writes down what a run reports, from inside the worker that holds its lease, and brings a stop back to it.
+
+One thread owns the database: the training thread only appends to a list (it may be inside an event loop, where Django refuses
+queries, and a write that waits for its turn must not hold up a step). That thread commits points, step and renewed lease in one
+transaction, at most every COMMIT_SECONDS; while a step is long it renews the lease and looks for a stop. If the lease is gone the
+run is somebody else's: training is told to stop at once, and nothing more is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from django.conf import settings
+from django.db import InterfaceError, OperationalError, connections, transaction
+from django.utils.timezone import now
+
+from evsys_web.runs import metrics
+from evsys_web.runs.chunks import plain
+from evsys_web.runs.metrics import Point
+from evsys_web.runs.models import Checkpoint, EventKind, RunEvent, Standing, Stop, TrainingRun
+from recipes import types
+from recipes.config import BaseAlgorithmConfig
+from recipes.errors import RecipeError
+from recipes.protocols import Callback
+from recipes.types import LoopState, Metrics, RunResult, StopRequest, TrainingBatch
+
+logger = logging.getLogger(__name__)
+
+COMMIT_SECONDS = 0.1
+WATCH_SECONDS = 0.25
+MAX_WAITING = 20_000
+"""So many items wait for the database at most; then training waits too."""
+FLUSH_SECONDS = 60.0
+
+Item = Point | RunEvent | Checkpoint
+
+
+class RunRecorder(Callback):
+    """`with RunRecorder(run) as recorder: recorder.result = recipes.train(…, callbacks=[recorder])` for a run that was just
+    claimed by `run.start()`. Leaving the block writes how the run ended."""
+
+    def __init__(self, run: TrainingRun) -> None:
+        self.result: RunResult | None = None
+        self.standing = Standing(held=True)
+        self._run = run
+        self._state: LoopState | None = None
+        self._items: list[Item] = []
+        self._begun: tuple[int, int] | None = None
+        self._num_received = 0
+        self._num_committed = 0
+        self._hurry = False
+        self._closing = False
+        self._broken: BaseException | None = None
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._keep_writing, name=f"recorder-{run.pk}", daemon=True)
+        self._renewed = time.monotonic()
+        self._num_unfolded = 0
+        self._save_steps: set[int] = set()
+
+    # what the training thread calls: no queries here
+
+    def on_train_start(self, state: LoopState) -> None:
+        self._state = state
+        config = state.ctx.config.algorithm_config() if state.ctx else None
+        if isinstance(config, BaseAlgorithmConfig):
+            self._save_steps = config.save_steps(state.num_steps)
+        with self._changed:
+            self._begun = (state.start_step, state.num_steps)
+            self._num_received += 1
+        self._obey()
+        self.flush()
+
+    def on_step_end(self, state: LoopState, step: int, batch: TrainingBatch | None, metrics_: Metrics) -> None:
+        self._add(Point(step, now(), metrics.checked(metrics_)))
+        # A checkpoint must never stand for steps that are not written down.
+        if state.stop_requested is not StopRequest.NONE or step in self._save_steps:
+            self.flush()
+
+    def on_eval(self, state: LoopState, step: int, name: str, metrics_: Metrics) -> None:
+        self._add(Point(step, now(), metrics.checked(metrics_)))
+
+    def on_checkpoint(self, state: LoopState, checkpoint: types.Checkpoint) -> None:
+        self._add(
+            Checkpoint(
+                run=self._run,
+                name=checkpoint.name,
+                step=checkpoint.step,
+                state_uri=checkpoint.state_path or "",
+                sampler_uri=checkpoint.sampler_path or "",
+                metrics=as_json(checkpoint.metrics),
+            )
+        )
+        self.flush()
+
+    def on_event(self, state: LoopState, level: str, message: str) -> None:
+        self._add(RunEvent(run=self._run, level=level[:10], step=state.step, message=message))
+
+    def on_train_end(self, state: LoopState, result: RunResult) -> None:
+        self.result = result
+
+    def flush(self) -> None:
+        """Wait until everything reported so far is committed, or cannot be."""
+        with self._changed:
+            target = self._num_received
+            self._hurry = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._num_committed >= target or self._is_over, FLUSH_SECONDS)
+
+    def _add(self, item: Item) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._items) < MAX_WAITING or self._is_over, FLUSH_SECONDS)
+            self._items.append(item)
+            self._num_received += 1
+            if len(self._items) == 1:
+                self._changed.notify_all()
+
+    @property
+    def _is_over(self) -> bool:
+        return not self.standing.held or self._broken is not None
+
+    # what the writing thread does
+
+    def _keep_writing(self) -> None:
+        try:
+            while self._wait_for_work():
+                self._write()
+            deadline = time.monotonic() + settings.RUN_LEASE_SECONDS
+            while self._num_received > self._num_committed and not self._is_over and time.monotonic() < deadline:
+                self._write()
+        except Exception as error:  # noqa: BLE001 - the edge of a thread: the run must learn of it, whatever it is
+            logger.exception("Run %s cannot be recorded", self._run.pk)
+            self._broken = error
+            self._obey()
+            with self._changed:
+                self._changed.notify_all()
+        finally:
+            connections.close_all()
+
+    def _wait_for_work(self) -> bool:
+        """Collect for a moment what comes in a moment; False when it is time to end."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._num_received > self._num_committed or self._closing, WATCH_SECONDS):
+                return not self._is_over
+            spare = COMMIT_SECONDS - (time.monotonic() - self._renewed)
+            if spare > 0:
+                self._changed.wait_for(lambda: self._hurry or self._closing, spare)
+            return not self._closing and not self._is_over
+
+    def _write(self) -> None:
+        """One transaction with all that waits, or a look at what is asked when nothing does."""
+        with self._changed:
+            items, begun, target = self._items, self._begun, self._num_received
+            self._items, self._begun, self._hurry = [], None, False
+        try:
+            self.standing = self._commit(items, begun)
+        except (OperationalError, InterfaceError):
+            # The database may come back before the lease ends; training goes on meanwhile.
+            logger.warning("Run %s: the database refused %s items; trying again", self._run.pk, len(items), exc_info=True)
+            connections.close_all()
+            with self._changed:
+                self._items, self._begun = items + self._items, begun or self._begun
+            time.sleep(COMMIT_SECONDS)
+            return
+        with self._changed:
+            self._num_committed = target
+            self._changed.notify_all()
+        self._obey()
+
+    def _commit(self, items: list[Item], begun: tuple[int, int] | None) -> Standing:
+        run = self._run
+        if not items and begun is None and time.monotonic() - self._renewed < settings.RUN_LEASE_SECONDS / 6:
+            return run.look()
+        step = next((item.step for item in reversed(items) if isinstance(item, Point)), None)
+        with transaction.atomic():
+            rewinds = begun is not None and run.attempt > 1
+            standing = run.renew(step=step, num_seqs=len(items) + rewinds)
+            if not standing.held:
+                return standing
+            first = standing.last_seq - len(items) + 1
+            if begun is not None:
+                self._begin(*begun, seq=first - 1 if rewinds else None)
+            self._store(list(enumerate(items, first)))
+        self._renewed = time.monotonic()
+        self._fold()
+        return standing
+
+    def _begin(self, start_step: int, num_steps: int, *, seq: int | None) -> None:
+        self._run.run_begun(step=start_step, num_steps=num_steps)
+        if seq is not None:
+            metrics.truncate_after(self._run, start_step)
+            self._run.checkpoints.filter(step__gt=start_step).delete()
+            message = f"Resumed from step {start_step}." if start_step else "Started again from the beginning."
+            RunEvent.objects.create(run=self._run, seq=seq, kind=EventKind.REWIND, step=start_step, message=message)
+
+    def _store(self, numbered: list[tuple[int, Item]]) -> None:
+        points = [(seq, item) for seq, item in numbered if isinstance(item, Point)]
+        metrics.write(self._run, points)
+        self._num_unfolded += len(points)
+        for seq, item in numbered:
+            if isinstance(item, Point):
+                continue
+            item.seq = seq
+            if isinstance(item, Checkpoint):
+                self._run.checkpoints.filter(name=item.name).delete()
+            item.save(force_insert=True)
+
+    def _fold(self) -> None:
+        if self._num_unfolded >= metrics.FOLD_ROWS:
+            metrics.fold(self._run, keep=metrics.KEEP_ROWS)
+            self._num_unfolded = 0
+
+    def _obey(self) -> None:
+        """Hand what was asked on to the loop; each request once."""
+        state, standing = self._state, self.standing
+        if self._is_over or standing.stop == Stop.NOW:
+            wanted = StopRequest.NOW
+        else:
+            wanted = StopRequest.AFTER_STEP if standing.stop or standing.hand_back else StopRequest.NONE
+        with self._changed:  # both threads come here
+            while state and wanted is not StopRequest.NONE and state.stop_requested not in (wanted, StopRequest.NOW):
+                state.request_stop()
+
+    # the ends of the block
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        """Writes the end. A RecipeError is one of the foreseen ends; everything else goes on to the caller."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        if not self.standing.held:
+            logger.warning("Run %s was taken from this worker; nothing more is written", self._run.pk)
+            return isinstance(error, RecipeError)
+        metrics.fold(self._run)
+        error = error or self._broken
+        if error is None:
+            self._write_result(self.result)
+        elif isinstance(error, RecipeError):
+            self._run.fail(str(error), error_type=type(error).__name__)
+            return True
+        elif isinstance(error, KeyboardInterrupt):
+            self._run.cancel()
+        elif not isinstance(error, Exception):
+            self._run.give_back()
+        else:
+            self._write_crash(error)
+        return False
+
+    def _write_result(self, result: RunResult | None) -> None:
+        run = self._run
+        run.refresh_from_db(fields=["stop_requested", "hand_back"])
+        if result is None:
+            run.crash("Training ended without saying how.", error_type="NoResult")
+        elif result.status == "failed":
+            run.fail(result.error or "Training failed without saying why.")
+        elif result.status == "completed":
+            run.complete()
+        elif run.stop_requested:
+            run.cancel()
+        elif run.hand_back:
+            run.give_back()
+        else:  # a callback of the run's own config ended it, e.g. early stopping
+            run.complete()
+
+    def _write_crash(self, error: Exception) -> None:
+        detail = "".join(traceback.format_exception(error))
+        logger.error("Run %s crashed\n%s", self._run.pk, detail)
+        sentence = f"The training program stopped with an error that it did not foresee ({type(error).__name__})."
+        self._run.crash(sentence, error_type=type(error).__name__, detail=detail)
+
+
+def as_json(values: Mapping[str, float]) -> dict[str, float | str]:
+    return {key: plain(value) for key, value in metrics.checked(values).items()}
