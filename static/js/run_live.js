@@ -1,0 +1,37 @@
+// The page's one EventSource. Every event becomes a DOM event on document, run:<name>, and on body run-<name> for htmx fragments.
+// The row id is the cursor: the browser sends it back when it reconnects, so nothing is lost or repeated.
+
+const page = document.querySelector("[data-live-url]");
+const ended = ["completed", "failed", "crashed", "cancelled"];
+const refreshed = ["event", "checkpoint", "rewind"];
+
+function say(state) {
+  const light = document.querySelector("[data-live-state]");
+  if (!light) return;
+  light.dataset.liveState = state;
+  light.textContent = { live: "live", waiting: "connecting again…", over: "" }[state];
+}
+
+function open() {
+  const source = new EventSource(page.dataset.liveUrl);
+  let status = page.dataset.status;
+  source.addEventListener("open", () => say("live"));
+  source.addEventListener("error", () => say(source.readyState === EventSource.CLOSED ? "over" : "waiting"));
+  for (const name of ["metrics", "status", ...refreshed]) {
+    source.addEventListener(name, (event) => {
+      const detail = JSON.parse(event.data);
+      document.dispatchEvent(new CustomEvent(`run:${name}`, { detail }));
+      if (refreshed.includes(name)) document.body.dispatchEvent(new CustomEvent(`run-${name}`, { detail }));
+      if (name !== "status" || detail.status === status) return;
+      status = detail.status;
+      document.body.dispatchEvent(new CustomEvent("run-status", { detail }));
+      if (!ended.includes(status)) return;
+      source.close();
+      say("over");
+    });
+  }
+  addEventListener("pagehide", () => source.close(), { once: true });
+}
+
+addEventListener("pageshow", (event) => event.persisted && location.reload());
+if (page.dataset.liveUrl) open();
