@@ -138,3 +138,36 @@ class ApiToken(models.Model):
 def digest_of(secret: str) -> str:
     """sha256 in hex."""
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class IdempotencyQuerySet(models.QuerySet["IdempotencyRecord"]):
+    def outdated(self, at: datetime) -> Self:
+        """Answers older than a day, and claims whose request died without an answer."""
+        kept, abandoned = at - timedelta(hours=24), at - timedelta(minutes=10)
+        return self.filter(Q(created_at__lt=kept) | Q(status=0, created_at__lt=abandoned))
+
+
+class IdempotencyRecord(models.Model):
+    """The answer to a create that carried an Idempotency-Key. See `api/idempotency.py`."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
+    key = models.CharField(max_length=200)
+    request_hash = models.CharField(max_length=64)
+    status = models.PositiveSmallIntegerField(default=0, help_text="0 while the first request is at work.")
+    body = models.TextField(blank=True)
+    content_type = models.CharField(max_length=100, blank=True)
+    created_at = models.DateTimeField(default=now, db_index=True)
+
+    objects = IdempotencyQuerySet.as_manager()
+
+    class Meta:
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["user", "key"], name="one_answer_per_key")
+        ]
+
+    def __str__(self) -> str:
+        return self.key
+
+    def remember(self, status: int, body: str, content_type: str) -> None:
+        self.status, self.body, self.content_type = status, body, content_type
+        self.save(update_fields=["status", "body", "content_type"])

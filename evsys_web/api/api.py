@@ -2,6 +2,49 @@
 
 from __future__ import annotations
 
-from ninja import NinjaAPI
+from typing import Any
 
-api = NinjaAPI(title="EvSys Web", version="1", urls_namespace="api", docs_url="/docs", openapi_url="/openapi.json")
+from ninja import NinjaAPI
+from ninja.openapi.schema import OpenAPISchema
+
+from evsys_web.api import errors
+from evsys_web.api.auth import TokenAuth
+
+DESCRIPTION = """Everything a page can do.
+
+**Sign in** by a token from the API tokens page: `Authorization: Bearer evs_…`. Reading needs the scope *read*, all else *write*.
+**Create** calls take an `Idempotency-Key` header: the same key with the same body gives the same answer for 24 hours.
+**Lists** return `{items, next_cursor}`; pass `next_cursor` as `cursor` to go on.
+**Refusals** are problem+json: `{type, title, status, detail, errors: [{field, message, rule}]}`."""
+
+
+class Api(NinjaAPI):
+    """Documents the one error shape on every operation, instead of leaving it to each."""
+
+    def get_openapi_schema(self, **kwargs: Any) -> OpenAPISchema:
+        schema = super().get_openapi_schema(**kwargs)
+        schema["components"].setdefault("schemas", {}).update(_problem_schemas())
+        reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
+        for operations in schema["paths"].values():
+            for operation in operations.values():
+                answer = {"description": "Refused; see the sentence.", "content": {errors.MEDIA_TYPE: reference}}
+                operation["responses"].setdefault("default", answer)
+        return schema
+
+
+def _problem_schemas() -> dict[str, Any]:
+    whole = errors.Problem.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
+    parts: dict[str, Any] = whole.pop("$defs")
+    return {**parts, "Problem": whole}
+
+
+api = Api(
+    title="EvSys Web",
+    version="1",
+    description=DESCRIPTION,
+    urls_namespace="api",
+    docs_url="/docs",
+    openapi_url="/openapi.json",
+    auth=TokenAuth(),
+)
+errors.install(api)

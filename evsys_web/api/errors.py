@@ -1,0 +1,187 @@
+"""One shape for everything that goes wrong: problem+json (RFC 9457) with a sentence, and the fields it is about.
+
+`{type, title, status, detail, errors: [{field, message, rule}]}`; `field` is a path such as "config.algorithm.learning_rate".
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.core.exceptions import ObjectDoesNotExist, PermissionDenied
+from django.core.exceptions import ValidationError as DjangoValidationError
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from ninja import NinjaAPI, Schema
+from ninja.errors import AuthenticationError, HttpError, ValidationError
+from pydantic import Field
+
+from recipes.errors import BackendError, CheckpointError, ConfigError, DataError, RecipeError
+
+logger = logging.getLogger(__name__)
+MEDIA_TYPE = "application/problem+json"
+SENTENCES = {
+    HTTPStatus.BAD_REQUEST: "The request could not be read.",
+    HTTPStatus.UNAUTHORIZED: "Send a valid token as 'Authorization: Bearer evs_…'. Make one on the API tokens page.",
+    HTTPStatus.FORBIDDEN: "This token may not do that.",
+    HTTPStatus.NOT_FOUND: "There is nothing at this address, or it belongs to a project you are not in.",
+    HTTPStatus.METHOD_NOT_ALLOWED: "This address does not answer that method; the Allow header names those it does.",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "Something broke on the server. The details are in its log.",
+}
+
+
+class FieldError(Schema):
+    field: str = Field(description="Path of the value, such as config.algorithm.learning_rate; empty for the whole body.")
+    message: str = Field(description="What is wrong and what is expected.")
+    rule: str = Field(description="Name of the rule that was broken, stable for scripts.")
+
+
+class Problem(Schema):
+    """What every refusal looks like."""
+
+    type: str = Field(default="about:blank", description="Always about:blank: the status says the kind.")
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError] = Field(default_factory=list)
+
+
+class Conflict(HttpError):
+    """409: what was asked does not fit the state of things. The message is a sentence."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(409, message)
+
+
+class Unprocessable(HttpError):
+    """422: the input was understood and refused, with the fields it is about."""
+
+    def __init__(self, message: str, *errors: FieldError) -> None:
+        super().__init__(422, message)
+        self.errors = errors
+
+
+def problem(status: int, detail: str = "", errors: Sequence[FieldError] = ()) -> HttpResponse:
+    """The answer for a refusal; without `detail` the sentence that belongs to the status."""
+    kind = HTTPStatus(status)
+    body = Problem(title=kind.phrase, status=status, detail=detail or SENTENCES.get(kind, kind.phrase), errors=list(errors))
+    response = HttpResponse(json.dumps(body.model_dump()), status=status, content_type=MEDIA_TYPE)
+    if status == HTTPStatus.UNAUTHORIZED:
+        response["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """("data", "rows", 2, "role") → data.rows[2].role"""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")
+
+
+# Where ninja found the value, and the parameter's own name for a body: noise to whoever sent it.
+SOURCES = {"body", "query", "path", "form", "header", "file", "cookie"}
+
+
+def field_errors(error: ValidationError) -> list[FieldError]:
+    """ninja's list of pydantic errors as ours."""
+    found = []
+    for each in error.errors:
+        path = list(each["loc"])
+        if path and path[0] in SOURCES:
+            source = path.pop(0)
+            if source == "body" and path:
+                path.pop(0)
+        found.append(FieldError(field=dotted(path), message=_sentence(str(each["msg"])), rule=str(each["type"])))
+    return found
+
+
+def _sentence(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return message if message.endswith((".", "!", "?")) else f"{message}."
+
+
+def _summary(errors: Sequence[FieldError]) -> str:
+    if len(errors) == 1:
+        where = f"{errors[0].field}: " if errors[0].field else ""
+        return f"{where}{errors[0].message}"
+    return f"{len(errors)} values were refused; see errors."
+
+
+def install(api: NinjaAPI) -> None:
+    """Teach the API to answer every exception in the one shape."""
+
+    def when(kind: type[Exception], answer: Callable[[Any], HttpResponse]) -> None:
+        api.add_exception_handler(kind, lambda _request, error: answer(error))
+
+    def invalid(error: ValidationError) -> HttpResponse:
+        errors = field_errors(error)
+        return problem(422, _summary(errors), errors)
+
+    def refused_config(error: ConfigError) -> HttpResponse:
+        return problem(422, str(error), [FieldError(field=dotted(error.path), message=str(error), rule="config")])
+
+    def refused_data(error: DataError) -> HttpResponse:
+        where = error.field or ""
+        if error.line is not None:
+            where = f"line {error.line}{': ' + where if where else ''}"
+        return problem(422, str(error), [FieldError(field=where, message=str(error), rule="data")])
+
+    def refused_form(error: DjangoValidationError) -> HttpResponse:
+        named = error.message_dict if hasattr(error, "error_dict") else {"": error.messages}
+        errors = [
+            FieldError(field="" if name == "__all__" else name, message=_sentence(text), rule="invalid")
+            for name, texts in named.items()
+            for text in texts
+        ]
+        return problem(422, _summary(errors), errors)
+
+    def broke(error: Exception) -> HttpResponse:
+        logger.error("The API failed", exc_info=error)
+        return problem(500)
+
+    when(Exception, broke)
+    when(HttpError, lambda error: problem(error.status_code, str(error), getattr(error, "errors", ())))
+    when(AuthenticationError, lambda error: problem(401))
+    when(PermissionDenied, lambda error: problem(403, str(error)))
+    when(Http404, lambda error: problem(404))
+    when(ObjectDoesNotExist, lambda error: problem(404))
+    when(ValidationError, invalid)
+    when(DjangoValidationError, refused_form)
+    when(RecipeError, lambda error: problem(409, str(error)))
+    when(CheckpointError, lambda error: problem(409, str(error)))
+    when(BackendError, lambda error: problem(502, str(error)))
+    when(ConfigError, refused_config)
+    when(DataError, refused_data)
+
+
+class ProblemMiddleware:
+    """What Django itself refuses below /api/ (unknown address, wrong method, too large a body) in the same shape."""
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]) -> None:
+        self.get_response = get_response
+        if iscoroutinefunction(get_response):
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        response = self.get_response(request)
+        if isinstance(response, HttpResponseBase):
+            return _as_problem(request, response)
+        return self._later(request, response)
+
+    async def _later(self, request: HttpRequest, response: Awaitable[HttpResponseBase]) -> HttpResponseBase:
+        return _as_problem(request, await response)
+
+
+def _as_problem(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    foreign = response.headers.get("Content-Type", "") != MEDIA_TYPE
+    if not (request.path_info.startswith("/api/") and response.status_code >= 400 and foreign):
+        return response
+    answer = problem(response.status_code)
+    if "Allow" in response.headers:
+        answer["Allow"] = response.headers["Allow"]
+    return answer

@@ -1,0 +1,119 @@
+"""Idempotency-Key on creates: the same key with the same request gives the first answer again for a day, and does nothing twice.
+
+Two phases, because an upload may run for minutes and must not hold a transaction: a unique row claims the key, then keeps the
+answer. Whoever comes second while the first is at work waits for its answer. A refusal or a failure frees the key, since nothing
+was made. A first request that died without an answer blocks its key for ten minutes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+from django.db import IntegrityError, transaction
+from django.http import HttpRequest, HttpResponse
+from django.utils.timezone import now
+from ninja.decorators import decorate_view
+from ninja.operation import Operation
+from ninja.utils import contribute_operation_callback
+
+from evsys_web.accounts.models import IdempotencyRecord, User
+from evsys_web.api.auth import TokenAuth
+from evsys_web.api.errors import problem
+
+HEADER = "Idempotency-Key"
+WAIT_SECONDS = 10.0
+Operate = TypeVar("Operate", bound=Callable[..., Any])
+PARAMETER = {
+    "in": "header",
+    "name": HEADER,
+    "schema": {"type": "string", "maxLength": 200},
+    "required": False,
+    "description": "Any text of your own. The same key with the same request gives the same answer for 24 hours.",
+}
+
+
+def idempotent(operation: Operate) -> Operate:
+    """Put it between the router's decorator and the function: `@router.post(…)`, `@idempotent`, `def create_…`."""
+
+    def document(made: Operation) -> None:
+        made.openapi_extra = {**(made.openapi_extra or {}), "parameters": [PARAMETER]}
+
+    contribute_operation_callback(operation, document)
+    decorated: Operate = decorate_view(_once)(operation)
+    return decorated
+
+
+def _once(run: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    @wraps(run)
+    def answer(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+        key = request.headers.get(HEADER, "")
+        token = TokenAuth()(request) if key else None
+        if token is None:
+            return run(request, **kwargs)  # without a key nothing to remember; without a caller it answers 401 itself
+        if len(key) > 200:
+            return problem(400, f"{HEADER} may have at most 200 characters; this one has {len(key)}.")
+        return _answer_once(request, token.user, key, lambda: run(request, **kwargs))
+
+    return answer
+
+
+def _answer_once(request: HttpRequest, user: User, key: str, operate: Callable[[], HttpResponse]) -> HttpResponse:
+    digest = fingerprint(request)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while (record := _claim(user, key, digest)) is None:
+        earlier = IdempotencyRecord.objects.filter(user=user, key=key).first()
+        if earlier is None:
+            continue  # its owner freed it a moment ago
+        if earlier.request_hash != digest:
+            return problem(409, f"This {HEADER} was used for another request. Choose a new key for a new request.")
+        if earlier.status:
+            return _again(earlier)
+        if time.monotonic() > deadline:
+            return problem(409, f"The first request with this {HEADER} is still at work. Ask again in a moment.")
+        time.sleep(0.05)
+    try:
+        response = operate()
+    except BaseException:
+        record.delete()
+        raise
+    if response.status_code >= 300 or response.streaming:
+        record.delete()
+    else:
+        record.remember(response.status_code, response.content.decode(), response.headers.get("Content-Type", ""))
+    return response
+
+
+def _claim(user: User, key: str, digest: str) -> IdempotencyRecord | None:
+    IdempotencyRecord.objects.outdated(now()).filter(user=user).delete()
+    try:
+        with transaction.atomic():
+            return IdempotencyRecord.objects.create(user=user, key=key, request_hash=digest)
+    except IntegrityError:
+        return None
+
+
+def _again(record: IdempotencyRecord) -> HttpResponse:
+    return HttpResponse(
+        record.body, status=record.status, content_type=record.content_type, headers={"Idempotent-Replayed": "true"}
+    )
+
+
+def fingerprint(request: HttpRequest) -> str:
+    """sha256 over method, address and body; of uploaded files, their content. Two requests with the same mean the same."""
+    seen = hashlib.sha256(f"{request.method} {request.get_full_path()}\n".encode())
+    if not (request.content_type or "").startswith("multipart/"):
+        seen.update(request.body)
+        return seen.hexdigest()
+    for name, values in sorted(request.POST.lists()):
+        seen.update(f"{name}={values!r}\n".encode())
+    for name, files in sorted(request.FILES.lists()):
+        for file in files:
+            seen.update(f"{name}:{file.name}:{file.size}\n".encode())
+            for chunk in file.chunks():
+                seen.update(chunk)
+            file.seek(0)
+    return seen.hexdigest()
