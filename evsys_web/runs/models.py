@@ -23,6 +23,8 @@ from django.utils.timezone import now
 
 from evsys_web.accounts.models import OwnedQuerySet, User
 from recipes.config import RunConfig
+from recipes.errors import DataError
+from recipes.types import Row
 
 
 class Status(models.TextChoices):
@@ -170,6 +172,14 @@ class TrainingRun(models.Model):
         """Validated again: the row may be older than the code. Raises ConfigError."""
         return RunConfig.from_values(self.config)
 
+    def read_rows(self) -> list[Row]:
+        """The rows it trains on. Raises DataError when they were deleted meanwhile."""
+        if self.dataset_version is None:
+            raise DataError(
+                f"The dataset {self.dataset_reference} was deleted after this run was made. Clone the run and choose another one."
+            )
+        return list(self.dataset_version.read_rows())
+
     # how it changes: each is one conditional update, True when this caller won
 
     def start(self, worker: str) -> bool:
@@ -232,14 +242,15 @@ class TrainingRun(models.Model):
             silent & Q(hand_back=True, stop_requested=Stop.NONE), status=Status.QUEUED, hinted_at=None, **NO_LEASE
         ) or self._change(silent, status=Status.CRASHED, error=error, error_type="WorkerLost", finished_at=now(), **NO_LEASE)
 
-    def queue(self) -> bool:
-        """draft → queued, and again from any end but completed; what went wrong before is cleared."""
+    def queue(self, *, announced: bool = True) -> bool:
+        """draft → queued, and again from any end but completed; what went wrong before is cleared. announced: the caller sends
+        the message; otherwise the next sweep does."""
         return self._change(
             Q(status__in=(Status.DRAFT, *RESUMABLE), is_external=False),
             status=Status.QUEUED,
             stop_requested=Stop.NONE,
             hand_back=False,
-            hinted_at=now(),
+            hinted_at=now() if announced else None,
             finished_at=None,
             error="",
             error_type="",

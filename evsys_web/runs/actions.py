@@ -1,0 +1,146 @@
+"""Every write on a run that a page, the API and a command share. Each checks that the caller may, and says no in a sentence."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from django.conf import settings
+from django.core.exceptions import PermissionDenied
+from django.db import IntegrityError, transaction
+from django.utils.timezone import now
+
+from evsys_web.accounts.models import Membership, Project, Role, User
+from evsys_web.datasets.models import DatasetVersion, VersionStatus
+from evsys_web.runs.models import RunEvent, Status, TrainingRun
+from evsys_web.runs.tasks import train_run
+from recipes.config import DataConfig, RunConfig
+from recipes.errors import ConfigError, RecipeError
+
+
+class RunRefused(RecipeError):
+    """What was asked does not fit the run's state."""
+
+
+def launch_run(
+    *,
+    user: User,
+    project: Project,
+    config: RunConfig,
+    dataset_version: DatasetVersion,
+    idempotency_key: str | None = None,
+    cloned_from: TrainingRun | None = None,
+    auto_resume: bool = False,
+) -> TrainingRun:
+    """Queue a run. The same key from the same person gives the run that it made the first time.
+    Raises ConfigError, or PermissionDenied for a project that is not the caller's."""
+    _require_membership(user, project)
+    if idempotency_key and (made := _made_before(user, idempotency_key)):
+        return made
+    config = config.model_copy(update={"data": DataConfig(dataset=_usable(dataset_version, project).reference)})
+    config.algorithm_config()
+    config.backend_config()
+    for path, name in (("name", config.model.name), ("init_from_checkpoint", config.model.init_from_checkpoint)):
+        _refuse_foreign_folder(user, name, path=("model", path))
+    try:
+        with transaction.atomic():
+            run = TrainingRun.objects.create(
+                project=project,
+                created_by=user,
+                name=config.name,
+                dataset_version=dataset_version,
+                dataset_reference=dataset_version.reference,
+                config=config.model_dump(mode="json"),
+                status=Status.QUEUED,
+                hinted_at=now(),
+                submission_key=idempotency_key or "",
+                cloned_from=cloned_from,
+                auto_resume=auto_resume,
+            )
+            train_run.delay_on_commit(run.pk)
+    except IntegrityError:  # the same form, posted twice at the same moment
+        made = _made_before(user, idempotency_key or "")
+        if made is None:
+            raise
+        return made
+    return run
+
+
+def stop_run(*, user: User, run: TrainingRun) -> TrainingRun:
+    """A queued run is cancelled at once, a running one after its step, at the second call at once. Raises RunRefused."""
+    _require_membership(user, run.project)
+    with transaction.atomic():
+        if run.is_external or not run.request_stop():
+            raise RunRefused(_standing_sentence(run, "stopped"))
+        _note(run, f"Stop asked by {user}.")
+    return run
+
+
+def resume_run(*, user: User, run: TrainingRun) -> TrainingRun:
+    """Queue an ended run again, to go on from its newest checkpoint. Raises RunRefused."""
+    _require_membership(user, run.project)
+    run.refresh_from_db()
+    if run.dataset_version_id is None:
+        raise RunRefused(f"The dataset {run.dataset_reference} was deleted, so this run cannot go on. Clone it with another one.")
+    with transaction.atomic():
+        if not run.queue():
+            raise RunRefused(_standing_sentence(run, "resumed"))
+        _note(run, f"Resume asked by {user}.")
+        train_run.delay_on_commit(run.pk)
+    return run
+
+
+def delete_run(*, user: User, run: TrainingRun) -> None:
+    """Remove the run, its points and its folder. For whoever started it, and the project's owners. Raises RunRefused."""
+    _require_membership(user, run.project, owner=run.created_by_id != user.pk)
+    folder = run.output_dir
+    with transaction.atomic():
+        locked = TrainingRun.objects.select_for_update().filter(pk=run.pk).first()
+        if locked is None:
+            return
+        if locked.is_active and not locked.is_external:
+            raise RunRefused(f"This run is {locked.get_status_display().lower()}. Stop it first, then delete it.")
+        locked.delete()
+        transaction.on_commit(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def _require_membership(user: User, project: Project, *, owner: bool = False) -> None:
+    memberships = Membership.objects.filter(project=project, user=user)
+    if owner:
+        memberships = memberships.filter(role=Role.OWNER)
+    if not user.is_superuser and not memberships.exists():
+        raise PermissionDenied("Only an owner of the project may do that." if owner else "You are not in this run's project.")
+
+
+def _made_before(user: User, key: str) -> TrainingRun | None:
+    made: TrainingRun | None = TrainingRun.objects.filter(created_by=user, submission_key=key).first()
+    return made
+
+
+def _usable(version: DatasetVersion, project: Project) -> DatasetVersion:
+    if version.dataset.project_id != project.pk or version.status != VersionStatus.READY:
+        raise ConfigError("Choose a dataset version of this project that is ready.", path=("data", "dataset"))
+    return version
+
+
+def _refuse_foreign_folder(user: User, name: str | None, *, path: tuple[str, ...]) -> None:
+    """Run folders lie side by side on disk; a path into one is only for those who may see that run."""
+    root = Path(settings.RUNS_DIR).resolve()
+    folder = Path(name or "").expanduser().resolve()
+    if not name or not folder.is_relative_to(root):
+        return
+    owner = folder.relative_to(root).parts[:1]
+    visible = TrainingRun.objects.visible_to(user)
+    if not owner or not owner[0].isdecimal() or not visible.filter(pk=int(owner[0])).exists():
+        raise ConfigError(f"There is no checkpoint {name} that you can see.", path=path)
+
+
+def _standing_sentence(run: TrainingRun, what: str) -> str:
+    run.refresh_from_db()
+    if run.is_external:
+        return f"This run is trained elsewhere and cannot be {what} from here."
+    return f"This run is {run.get_status_display().lower()} and cannot be {what}."
+
+
+def _note(run: TrainingRun, message: str) -> None:
+    RunEvent.objects.create(run=run, seq=run.next_seqs(1), step=run.step, message=message)

@@ -1,0 +1,50 @@
+"""What a worker does. A message carries a run's id and is only a hint: whoever wins `run.start()` trains, anybody else returns.
+
+Two runs queue behind each other because the queue `training` is read by a worker with one process (`manage.py up` starts it so);
+another worker on another machine takes the next run.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from celery import Task, shared_task
+from celery.signals import worker_ready, worker_shutting_down
+
+import recipes
+from evsys_web.runs.leases import Sweeper
+from evsys_web.runs.models import TrainingRun
+from evsys_web.runs.recorder import RunRecorder
+
+_sweepers: dict[str, Sweeper] = {}
+
+
+@shared_task(bind=True, queue="training")
+def train_run(self: Task, run_id: int) -> None:
+    """Train the run from its config and rows; a second attempt goes on from its newest checkpoint."""
+    run = TrainingRun.objects.filter(pk=run_id).first()
+    if run is None or not run.start(self.request.hostname or socket.gethostname()):
+        return
+    with RunRecorder(run) as recorder:
+        recorder.result = recipes.train(
+            run.load_config(),
+            run_id=str(run.pk),
+            output_dir=run.output_dir,
+            rows=run.read_rows(),
+            callbacks=[recorder],
+            resume=run.attempt > 1,
+        )
+
+
+@worker_ready.connect
+def begin_sweeping(sender: Any, **kwargs: Any) -> None:
+    _sweepers[sender.hostname] = Sweeper(sender.hostname, send=train_run.delay)
+    _sweepers[sender.hostname].start()
+
+
+@worker_shutting_down.connect
+def end_sweeping(sender: str, **kwargs: Any) -> None:
+    """Called inside a signal handler, so it only sets a flag; the sweeping thread does the rest."""
+    if sweeper := _sweepers.pop(sender, None):
+        sweeper.end()
