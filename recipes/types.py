@@ -183,9 +183,11 @@ class Checkpoint:
 
 
 class StopRequest(StrEnum):
-    """NONE; AFTER_STEP: finish the step, save, end as cancelled; NOW: abandon the step, save nothing more."""
+    """NONE; EARLY: finish the step, save it as final, end as completed (there is nothing more to learn); AFTER_STEP: finish the
+    step, save, end as cancelled; NOW: abandon the step, save nothing more."""
 
     NONE = "none"
+    EARLY = "early"
     AFTER_STEP = "after_step"
     NOW = "now"
 
@@ -207,14 +209,20 @@ class LoopState:
 
     def request_stop(self) -> None:
         """Ask once: stop after this step, with a checkpoint. Ask twice: stop at once. Safe from any thread."""
-        self.stop_requested = StopRequest.AFTER_STEP if self.stop_requested is StopRequest.NONE else StopRequest.NOW
+        asked_before = self.stop_requested in (StopRequest.AFTER_STEP, StopRequest.NOW)
+        self.stop_requested = StopRequest.NOW if asked_before else StopRequest.AFTER_STEP
         self.stop_event.set()
+
+    def finish_early(self) -> None:
+        """End after this step as completed. Gives way to a stop that somebody asked for."""
+        if self.stop_requested is StopRequest.NONE:
+            self.stop_requested = StopRequest.EARLY
 
 
 @dataclass
 class RunContext:
     """Everything a run needs. `extras` is where callers' own objects ride along (EvSys' contract); recipes here read only
-    `train_rows` (list of rows) and `validation_rows` from it."""
+    `train_rows` (list of rows) and `validation_rows` from it. `secrets` go to the backend and nowhere else."""
 
     run_id: str
     output_dir: Path
@@ -225,6 +233,7 @@ class RunContext:
     callbacks: list[Any] = field(default_factory=list)
     resume_from: Checkpoint | None = None
     extras: dict[str, Any] = field(default_factory=dict)
+    secrets: Mapping[str, str] | None = field(default=None, repr=False)
 
 
 @dataclass
