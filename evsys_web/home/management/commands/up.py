@@ -1,0 +1,137 @@
+"""`manage.py up`: everything a newcomer needs, from an empty folder to the first page, in one process to stop with Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import http.client
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from evsys_web.accounts.actions import ensure_admin
+from evsys_web.datasets.actions import import_starter_rows
+from evsys_web.supervisor import Child, Supervisor
+
+PATIENCE_SECONDS = 60
+
+
+class Command(BaseCommand):
+    help = "Migrate, make the administrator, start the pages and a worker; PORT and EVSYS_HOST say where. Ctrl-C stops all."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--hosted", action="store_true", help="Install no PyTorch (read before this command starts).")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        with self.only_one():
+            refuse_a_busy_port(settings.HOST, settings.PORT)
+            self.prepare()
+            self.say("Starting the pages and a worker …")
+            Supervisor(children(), say=self.say).run(on_tick=Readiness(self.say))
+            self.say("Stopped.")
+
+    def prepare(self) -> None:
+        """Tables, the administrator, and on the very first start something to train on."""
+        call_command("migrate", verbosity=0, interactive=False)
+        admin, password = ensure_admin()
+        if password is None:
+            return
+        import_starter_rows(project=admin.default_project(), user=admin)
+        self.say(f"\n  Sign in as   {admin.username}\n  Password     {password}\n")
+        self.say(f"The password is shown this once; `python3 manage.py changepassword {admin.username}` sets a new one.")
+
+    def say(self, sentence: str) -> None:
+        self.stdout.write(sentence)
+        self.stdout.flush()
+
+    @contextmanager
+    def only_one(self) -> Iterator[None]:
+        """Two supervisors on one EVSYS_HOME would share a worker's name and a broker."""
+        with (settings.HOME / "up.lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                raise CommandError(f"EvSys Web already runs on {settings.HOME}: {lock.read().strip()}") from None
+            lock.truncate(0)
+            lock.write(f"{page_url()} (process {os.getpid()})\n")
+            lock.flush()
+            yield
+
+
+class Readiness:
+    """Says once where the pages are, when they answer; and once that they are late."""
+
+    def __init__(self, say: Any) -> None:
+        self.say = say
+        self.began = time.monotonic()
+        self.ready = self.late = False
+
+    def __call__(self) -> None:
+        if self.ready:
+            return
+        answer = ask_readiness()
+        if answer == "ready":
+            self.ready = True
+            self.say(f"\n  EvSys Web is ready at {page_url()}\n\nStop with Ctrl-C.")
+        elif not self.late and time.monotonic() - self.began > PATIENCE_SECONDS:
+            self.late = True
+            self.say(f"Not ready after {PATIENCE_SECONDS} s: {answer}")
+
+
+def ask_readiness() -> str:
+    """`ready`, or why not."""
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.HOST, settings.HOST)
+    names = [name.lstrip(".") for name in settings.ALLOWED_HOSTS if name != "*"]
+    with closing(http.client.HTTPConnection(address, settings.PORT, timeout=2)) as connection:
+        try:
+            connection.request("GET", "/health/ready", headers={"Host": names[0] if names else "localhost"})
+            response = connection.getresponse()
+            body = response.read(2000).decode(errors="replace")
+        except (OSError, http.client.HTTPException) as error:
+            return f"the pages do not answer ({error})"
+    return "ready" if response.status == 200 else body
+
+
+def children() -> list[Child]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    serve = ["uvicorn", "evsys_web.asgi:application", "--host", settings.HOST, "--port", str(settings.PORT)]
+    # Open streams would hold a stop for ever; proxy headers are believed only where a proxy is said to be.
+    serve += ["--timeout-graceful-shutdown", "2", "--proxy-headers" if settings.HTTPS else "--no-proxy-headers"]
+    serve += ["--log-level", "warning", "--no-access-log", "--no-server-header", "--lifespan", "off", "--ws", "none"]
+    work = ["celery", "--quiet", "-A", "evsys_web", "worker", "-n", "evsys@%h", "-Q", "training,evals,default", "-c", "1"]
+    work += ["--loglevel", "warning", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    return [
+        Child("web process", [sys.executable, "-m", *serve], environment, settings.ROOT),
+        Child("worker", [sys.executable, "-m", *work], environment, settings.ROOT),
+    ]
+
+
+def page_url() -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.HOST, settings.HOST)
+    return f"http://{host}:{settings.PORT}/"
+
+
+def refuse_a_busy_port(host: str, port: int) -> None:
+    """Raises CommandError with a port that is free."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except PermissionError:
+            raise CommandError(f"Port {port} needs administrator rights. Try: PORT=8000 python3 manage.py up") from None
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise CommandError(f"EVSYS_HOST {host} is no address of this machine ({error.strerror}).") from None
+            probe.bind((host, 0))
+            free = probe.getsockname()[1]
+            raise CommandError(f"Port {port} is taken by another program. Try: PORT={free} python3 manage.py up") from None

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = ROOT / "evsys_web" / "settings.py"
+VARIABLES = [row.group(1) for row in re.finditer(r"^\| ([A-Z_]+) \|", SETTINGS.read_text(), re.MULTILINE)]
+
+
+class Loader:
+    """Runs the settings module afresh under a given environment."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+        self.monkeypatch, self.home = monkeypatch, home
+
+    def __call__(self, **environment: str) -> dict[str, Any]:
+        for name in VARIABLES:
+            self.monkeypatch.delenv(name, raising=False)
+        for name, value in {"EVSYS_HOME": str(self.home), **environment}.items():
+            self.monkeypatch.setenv(name, value)
+        return runpy.run_path(str(SETTINGS))
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Loader:
+    return Loader(monkeypatch, tmp_path / "home")
+
+
+def test_without_any_variable_everything_is_embedded(load: Loader) -> None:
+    settings = load()
+    assert settings["DATABASES"]["default"]["ENGINE"] == "django.db.backends.sqlite3"
+    assert settings["DATABASES"]["default"]["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
+    assert settings["CELERY_BROKER_URL"] == "filesystem://"
+    assert (settings["HOST"], settings["PORT"], settings["DEBUG"]) == ("127.0.0.1", 8000, False)
+    for option in ("data_folder_in", "data_folder_out", "control_folder"):
+        assert settings["CELERY_BROKER_TRANSPORT_OPTIONS"][option].startswith(str(load.home))
+
+
+def test_the_secret_key_is_made_once_and_readable_by_its_owner_alone(load: Loader) -> None:
+    first = load()["SECRET_KEY"]
+    assert len(first) >= 50
+    assert load()["SECRET_KEY"] == first
+    assert stat.S_IMODE((load.home / "secret_key").stat().st_mode) == 0o600
+
+
+def test_a_given_secret_key_is_not_written_down(load: Loader) -> None:
+    assert load(SECRET_KEY="given")["SECRET_KEY"] == "given"
+    assert not (load.home / "secret_key").exists()
+
+
+def test_an_empty_key_file_is_refused_rather_than_used(load: Loader) -> None:
+    load.home.mkdir()
+    (load.home / "secret_key").write_text("")
+    with pytest.raises(ImproperlyConfigured, match="is empty"):
+        load()
+
+
+def test_postgresql_gets_a_bounded_pool(load: Loader) -> None:
+    database = load(DATABASE_URL="postgresql://evsys:pw@db:5432/evsys")["DATABASES"]["default"]
+    assert (database["ENGINE"], database["HOST"]) == ("django.db.backends.postgresql", "db")
+    assert database["OPTIONS"]["pool"]["max_size"] <= 10
+
+
+def test_a_sqlite_url_keeps_the_measured_options(load: Loader) -> None:
+    database = load(DATABASE_URL="sqlite:////srv/evsys.sqlite3")["DATABASES"]["default"]
+    assert database["NAME"] == "/srv/evsys.sqlite3"
+    assert database["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
+
+
+def test_redis_gets_none_of_the_file_brokers_options(load: Loader) -> None:
+    settings = load(CELERY_BROKER_URL="redis://localhost:6379/0")
+    assert settings["CELERY_BROKER_URL"] == "redis://localhost:6379/0"
+    assert settings["CELERY_BROKER_TRANSPORT_OPTIONS"] == {}
+
+
+def test_https_hardens_the_cookies_and_leaves_health_reachable(load: Loader) -> None:
+    settings = load(EVSYS_HTTPS="1")
+    assert settings["SESSION_COOKIE_SECURE"] and settings["CSRF_COOKIE_SECURE"] and settings["SECURE_SSL_REDIRECT"]
+    assert any(re.match(pattern, "health/ready") for pattern in settings["SECURE_REDIRECT_EXEMPT"])
+    plain = load()
+    assert not plain["SESSION_COOKIE_SECURE"]
+    assert plain["SECURE_PROXY_SSL_HEADER"] is None
+
+
+def test_s3_keeps_bucket_and_prefix_apart(load: Loader) -> None:
+    storage = load(EVSYS_STORAGE_URL="s3://bucket/team/a")["STORAGES"]["default"]
+    assert storage["BACKEND"] == "storages.backends.s3.S3Storage"
+    assert (storage["OPTIONS"]["bucket_name"], storage["OPTIONS"]["location"]) == ("bucket", "team/a")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("PORT", "http", "write a number from 1 to 65535"),
+        ("PORT", "70000", "write a number from 1 to 65535"),
+        ("PORT", "-1", "write a number from 1 to 65535"),
+        ("DEBUG", "maybe", "write 1 or 0"),
+        ("EVSYS_HTTPS", "2", "write 1 or 0"),
+        ("DATABASE_URL", "nonsense", "Write it as postgresql://"),
+        ("DATABASE_URL", "mysql://root@db/evsys", "use postgresql://"),
+        ("DATABASE_URL", "oracel://x", "Write it as postgresql://"),
+        ("EVSYS_STORAGE_URL", "ftp://files", "Write it as s3://"),
+        ("EVSYS_STORAGE_URL", "s3://", "Write it as s3://"),
+        ("LOG_LEVEL", "loud", "write DEBUG, INFO, WARNING or ERROR"),
+        ("EVSYS_HOME", "/dev/null/home", "Name a folder that you may write to"),
+    ],
+)
+def test_a_value_that_cannot_be_read_stops_the_start_with_a_sentence(load: Loader, name: str, value: str, sentence: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=re.escape(sentence)) as caught:
+        load(**{name: value})
+    assert name in str(caught.value)
+
+
+def test_a_database_password_never_stands_in_the_sentence(load: Loader) -> None:
+    with pytest.raises(ImproperlyConfigured) as caught:
+        load(DATABASE_URL="oracel://evsys:hunter2@db/evsys")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_environment_is_read_in_settings_and_nowhere_else() -> None:
+    """`setdefault("DJANGO_SETTINGS_MODULE", …)` and the whole environment handed to a child process are the exceptions."""
+    readers = []
+    for path in sorted((ROOT / "evsys_web").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = ast.unparse(node) if isinstance(node, ast.Call | ast.Subscript) else ""
+            if path != SETTINGS and re.match(r"(os\.)?(environ(\.get|\.pop)?[\[(]|getenv\()", text):
+                readers.append(f"{path.relative_to(ROOT)}: {text}")
+    assert readers == []
+
+
+def test_the_table_lists_exactly_the_variables_that_are_read() -> None:
+    body = SETTINGS.read_text().split('"""', 2)[2]
+    read = set(re.findall(r'(?:environ\.get|_flag|_words|_number)\("([A-Z_]+)"', body))
+    assert read == set(VARIABLES)
