@@ -37,7 +37,9 @@ class LocalConfig(Settings):
         ge=1,
         le=10_000_000,
     )
-    lora_alpha_ratio: float = knob(2.0, "LoRA alpha as a multiple of the rank; the adapters' output is scaled by it.", gt=0, le=64)
+    lora_alpha_ratio: float = knob(
+        2.0, "LoRA alpha as a multiple of the rank; the adapters' output is scaled by it.", gt=0, le=64
+    )
     gradient_checkpointing: bool = knob(
         False, "Recompute activations in the backward pass: less memory, about a third more time."
     )

@@ -44,7 +44,8 @@ def check_folder(folder: Path, name: str) -> Path:
         others = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.gguf") for path in folder.glob(pattern))
         found = f"It holds {others[0]}, a format that is not read here" if others else "It holds no weights"
         raise ConfigError(
-            f"The folder of the model {name!r} has no *.safetensors file. {found}: save the model as safetensors first.", path=_FIELD
+            f"The folder of the model {name!r} has no *.safetensors file. {found}: save the model as safetensors first.",
+            path=_FIELD,
         )
     return folder
 
