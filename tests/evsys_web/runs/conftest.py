@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from pytest_django.fixtures import Settings
 
 from evsys_web.accounts.models import Project, User
+from evsys_web.datasets.actions import import_dataset
+from evsys_web.datasets.models import DatasetVersion
 from evsys_web.runs.models import Status, TrainingRun
 
 MakeRun = Callable[..., TrainingRun]
@@ -53,3 +56,14 @@ def held_run(run: TrainingRun) -> TrainingRun:
     """Claimed by a worker, about to train."""
     assert run.start("worker")
     return run
+
+
+@pytest.fixture
+def version(alice: User, project: Project, tmp_path: Path) -> DatasetVersion:
+    """sums@1: twelve chats."""
+    rows = [
+        {"messages": [{"role": "user", "content": f"{n} + {n}"}, {"role": "assistant", "content": str(2 * n)}]} for n in range(12)
+    ]
+    path = tmp_path / "sums.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return import_dataset(user=alice, project=project, name="sums", path=path).version
