@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, ClassVar, NoReturn, Self
 
 from django.core.exceptions import ValidationError
@@ -38,7 +38,7 @@ class DatasetQuerySet(OwnedQuerySet):
         )
 
     def resolve(self, reference: str, user: User, *, project: Project | None = None) -> DatasetVersion:
-        """The version that `name@number` names, or the newest for `name` alone. Raises ConfigError with path ("data", "dataset")."""
+        """The version of `name@number`, or the newest of `name`. Raises ConfigError with path ("data", "dataset")."""
         name, _, number = reference.partition("@")
         versions = DatasetVersion.objects.ready().visible_to(user).filter(dataset__name=name).select_related("dataset")
         if project is not None:
@@ -65,6 +65,7 @@ class Dataset(models.Model):
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="datasets")
     name = models.CharField(max_length=100, validators=[valid_name])
     description = models.TextField(blank=True, max_length=2000)
+    last_number = models.PositiveIntegerField(default=0, editable=False)
     created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+", editable=False)
     created_at = models.DateTimeField(default=now, editable=False)
 
@@ -80,6 +81,12 @@ class Dataset(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("datasets:dataset", args=[self.pk])
+
+    def next_number(self) -> int:
+        """Takes the next version number. A number is given once, even if its version is deleted: runs name it."""
+        self.last_number += 1
+        self.save(update_fields=["last_number"])
+        return self.last_number
 
     def newest(self) -> DatasetVersion | None:
         return self.versions.ready().order_by("-number").first()
@@ -120,7 +127,9 @@ class DatasetVersion(models.Model):
     format = models.CharField(max_length=12, choices=Format)
     num_rows = models.PositiveBigIntegerField(default=0)
     num_bytes = models.PositiveBigIntegerField(default=0)
-    num_left_out = models.PositiveBigIntegerField(default=0, help_text="Rows of the source that were refused and left out on request.")
+    num_left_out = models.PositiveBigIntegerField(
+        default=0, help_text="Rows of the source that were refused and left out on request."
+    )
     content_hash = models.CharField(max_length=64)
     conversion = models.CharField(max_length=40, blank=True, help_text="How foreign rows were turned into ours; empty for none.")
     source = models.CharField(max_length=255, blank=True, help_text="Where the rows came from, for people to read.")
@@ -140,12 +149,6 @@ class DatasetVersion(models.Model):
     def __str__(self) -> str:
         return self.reference
 
-    @classmethod
-    def from_db(cls, db: str | None, field_names: Any, values: Any) -> Self:
-        version = super().from_db(db, field_names, values)
-        version._frozen = version.__dict__.get("status") == VersionStatus.READY
-        return version
-
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Raises ValidationError for a version that is ready: it is what runs were trained on."""
         if getattr(self, "_frozen", False):
@@ -155,6 +158,12 @@ class DatasetVersion(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("datasets:detail", args=[self.pk])
+
+    @classmethod
+    def from_db(cls, db: str | None, field_names: Collection[str], values: Collection[Any], **options: Any) -> Self:
+        version = super().from_db(db, field_names, values, **options)
+        version._frozen = version.__dict__.get("status") == VersionStatus.READY
+        return version
 
     @property
     def reference(self) -> str:

@@ -7,7 +7,7 @@ import json
 import struct
 from collections.abc import Iterator
 from itertools import islice
-from typing import BinaryIO
+from typing import IO
 
 from django.db.models.fields.files import FieldFile
 
@@ -26,20 +26,28 @@ class RowFile:
         self.offsets = offsets
         self.num_rows = num_rows
 
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __getitem__(self, rows: slice) -> list[Row]:
+        """A page of rows, for a paginator."""
+        return list(self.between(rows.start or 0, self.num_rows if rows.stop is None else rows.stop))
+
     def between(self, start: int, stop: int) -> Iterator[Row]:
         """Rows start … stop - 1, counted from 0, clipped to the rows there are."""
         start, stop = max(0, start), min(stop, self.num_rows)
         if start >= stop:
             return
-        with self.file.storage.open(self.file.name, "rb") as stream:
+        with self.file.storage.open(str(self.file.name), "rb") as stream:
             stream.seek(self._offset_of(start // ROWS_PER_OFFSET))
-            for line in islice(stream, start % ROWS_PER_OFFSET, stop - start + start % ROWS_PER_OFFSET):
+            lines = iter(stream.readline, b"")  # iterating over Django's own File would go back to the first byte
+            for line in islice(lines, start % ROWS_PER_OFFSET, stop - start + start % ROWS_PER_OFFSET):
                 yield json.loads(line)
 
     def _offset_of(self, block: int) -> int:
         if block == 0:
             return 0
-        with self.offsets.storage.open(self.offsets.name, "rb") as stream:
+        with self.offsets.storage.open(str(self.offsets.name), "rb") as stream:
             stream.seek(block * OFFSET.size)
             offset: int = OFFSET.unpack(stream.read(OFFSET.size))[0]
         return offset
@@ -48,7 +56,7 @@ class RowFile:
 class RowFileWriter:
     """Writes rows and their offsets, and hashes on the way. `lines` and `offsets` are open binary files."""
 
-    def __init__(self, lines: BinaryIO, offsets: BinaryIO) -> None:
+    def __init__(self, lines: IO[bytes], offsets: IO[bytes]) -> None:
         self._lines = lines
         self._offsets = offsets
         self._hash = hashlib.sha256()

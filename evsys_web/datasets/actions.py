@@ -1,0 +1,233 @@
+"""Every write to datasets: import a file, keep one that waits for a decision, import the starter rows, delete."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.files import File
+from django.core.files.uploadedfile import UploadedFile
+from django.db import models, transaction
+from django.utils.timezone import now
+
+from evsys_web.accounts.models import Project, User
+from evsys_web.datasets.intake import Intake, ReadingNeeded, RowsRefused, SpilledFile, propose, take_in
+from evsys_web.datasets.models import Dataset, DatasetVersion, StagedUpload, VersionStatus
+from recipes import starter
+from recipes.conversions import Reading
+from recipes.errors import ConfigError
+
+STAGED_FOR = timedelta(days=1)
+STARTER_NAME = "starter-sums"
+STARTER_ROWS = Path(starter.__file__).parent / "rows" / "train.jsonl"
+
+
+class Imported(NamedTuple):
+    """`created` is False when the dataset already had these rows as `version`."""
+
+    version: DatasetVersion
+    created: bool
+    metadata_keys: list[str]
+
+
+def import_dataset(
+    *,
+    user: User,
+    project: Project,
+    name: str,
+    path: Path,
+    filename: str = "",
+    description: str = "",
+    reading: Reading | None = None,
+    leave_out_bad: bool = False,
+) -> Imported:
+    """Store the rows of a file as the next version of the dataset `name`, which is made when there is none.
+
+    Raises PermissionDenied; ConfigError for the name; ReadingNeeded when the rows are foreign and no reading is given;
+    RowsRefused when rows are bad and may not be left out, or none is good; DataError for a file that cannot be read at all.
+    """
+    if not Project.objects.visible_to(user).filter(pk=project.pk).exists():
+        raise PermissionDenied("This project is not yours.")
+    check_name(name)
+    proposal = propose(path, filename)
+    if reading is None:
+        reading = proposal.reading
+        if reading is None or reading.conversion:
+            raise ReadingNeeded(proposal)
+    intake, errors_csv = take_in(path, proposal.kind, reading)
+    try:
+        report = intake.report
+        if report.num_errors and not (leave_out_bad and report.count):
+            errors_csv.seek(0)
+            raise RowsRefused(report, reading, errors_csv)
+        errors_csv.close()
+        version, created = _publish(
+            intake, reading, user=user, project=project, name=name, description=description, source=filename
+        )
+    finally:
+        intake.close()
+    return Imported(version, created, intake.metadata_keys)
+
+
+def check_name(name: str) -> None:
+    """Raises ConfigError with path ("name",)."""
+    try:
+        Dataset._meta.get_field("name").clean(name, None)
+    except ValidationError as error:
+        raise ConfigError(f"Name of the dataset: {' '.join(error.messages)}", path=("name",)) from None
+
+
+def _publish(
+    intake: Intake, reading: Reading, *, user: User, project: Project, name: str, description: str, source: str
+) -> tuple[DatasetVersion, bool]:
+    with transaction.atomic():
+        Dataset.objects.get_or_create(project=project, name=name, defaults={"description": description, "created_by": user})
+        dataset = Dataset.objects.select_for_update().get(project=project, name=name)
+        same = dataset.versions.ready().filter(content_hash=intake.content_hash, format=reading.format).first()
+        if same is not None:
+            return same, False
+        version = DatasetVersion(
+            dataset=dataset,
+            number=dataset.next_number(),
+            status=VersionStatus.READY,
+            format=reading.format,
+            num_rows=intake.report.count,
+            num_bytes=intake.num_bytes,
+            num_left_out=intake.report.num_errors,
+            content_hash=intake.content_hash,
+            conversion=reading.title,
+            source=Path(source).name[:255],
+            created_by=user,
+        )
+        try:
+            version.file.save("rows.jsonl", intake.lines, save=False)
+            version.offsets.save("rows.offsets", intake.offsets, save=False)
+            version.save()
+        except BaseException:
+            _delete_files(version.file, version.offsets)
+            raise
+    return version, True
+
+
+def stage_upload(
+    *, user: User, project: Project, name: str, upload: UploadedFile[Any], description: str, why: ReadingNeeded | RowsRefused
+) -> StagedUpload:
+    """Keep a file that was not imported, and why, until its owner has decided or a day has passed."""
+    sweep_staged()
+    staged = StagedUpload(
+        project=project, created_by=user, dataset_name=name, description=description, filename=Path(upload.name or "").name[:255]
+    )
+    upload.seek(0)
+    staged.file.save("upload", upload, save=False)
+    record_refusal(staged, why)
+    return staged
+
+
+def record_refusal(staged: StagedUpload, why: ReadingNeeded | RowsRefused) -> None:
+    """Keep what a try to import gave: counts, the first errors, the whole list as CSV, and the reading that was used."""
+    if staged.errors_file:
+        staged.errors_file.delete(save=False)
+    if isinstance(why, RowsRefused):
+        staged.reading = why.reading.to_values()
+        staged.report = {
+            "count": why.report.count,
+            "num_errors": why.report.num_errors,
+            "errors": [
+                {"line": error.line, "field": error.field, "found": error.found, "expected": error.expected}
+                for error in why.report.errors
+            ],
+        }
+        staged.errors_file.save("errors.csv", File(why.errors_csv), save=False)
+        why.errors_csv.close()
+    else:
+        staged.report = {}
+    staged.save()
+
+
+def import_staged(*, staged: StagedUpload, user: User, reading: Reading | None = None, leave_out_bad: bool = False) -> Imported:
+    """Import a kept file, now with its owner's word; it is forgotten when that succeeds. Raises as `import_dataset`."""
+    with local_copy(staged.file) as path:
+        imported = import_dataset(
+            user=user,
+            project=staged.project,
+            name=staged.dataset_name,
+            path=path,
+            filename=staged.filename,
+            description=staged.description,
+            reading=reading,
+            leave_out_bad=leave_out_bad,
+        )
+    forget_staged(staged)
+    return imported
+
+
+@contextmanager
+def local_copy(field_file: models.fields.files.FieldFile) -> Iterator[Path]:
+    """A path to the file's bytes: its own on local storage, else a temporary copy."""
+    try:
+        path = Path(field_file.path)
+    except NotImplementedError:
+        with SpilledFile("copy") as copy, field_file.open("rb") as stored:
+            shutil.copyfileobj(stored, copy.stream)
+            copy.finish()
+            yield Path(copy.temporary_file_path())
+    else:
+        yield path
+
+
+def forget_staged(staged: StagedUpload) -> None:
+    """Delete the row and its files."""
+    staged.delete()
+    _delete_files(staged.file, staged.errors_file)
+
+
+def sweep_staged() -> None:
+    """Forget what nobody decided about within a day."""
+    for staged in StagedUpload.objects.filter(created_at__lt=now() - STAGED_FOR)[:100]:
+        forget_staged(staged)
+
+
+def import_starter_rows(project: Project, user: User) -> DatasetVersion:
+    """The bundled worked sums as a dataset; the version that is there already when asked again."""
+    return import_dataset(
+        user=user,
+        project=project,
+        name=STARTER_NAME,
+        path=STARTER_ROWS,
+        filename="train.jsonl",
+        description="Worked sums that the bundled starter model learns from. A good first run.",
+    ).version
+
+
+@transaction.atomic
+def delete_dataset(*, user: User, dataset: Dataset) -> None:
+    """Delete a dataset and the files of all its versions. Runs keep the name of what they were trained on."""
+    _require_visible(user, dataset.project_id)
+    files = [file for version in dataset.versions.all() for file in (version.file, version.offsets)]
+    dataset.delete()
+    transaction.on_commit(lambda: _delete_files(*files))
+
+
+@transaction.atomic
+def delete_version(*, user: User, version: DatasetVersion) -> None:
+    """Delete one version and its files; the dataset stays, and its numbers are not given again."""
+    _require_visible(user, version.dataset.project_id)
+    files = (version.file, version.offsets)
+    version.delete()
+    transaction.on_commit(lambda: _delete_files(*files))
+
+
+def _require_visible(user: User, project_id: int) -> None:
+    if not Project.objects.visible_to(user).filter(pk=project_id).exists():
+        raise PermissionDenied("This project is not yours.")
+
+
+def _delete_files(*files: models.fields.files.FieldFile) -> None:
+    for file in files:
+        if file.name:
+            file.storage.delete(file.name)

@@ -1,0 +1,170 @@
+"""From a file to stored rows in one streamed pass: nothing of it is kept unless every row is good, or its owner says so."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from django.conf import settings
+from django.core.files.uploadedfile import TemporaryUploadedFile
+
+from evsys_web.datasets.rowfile import RowFileWriter
+from recipes.conversions import Reading, recognise
+from recipes.errors import DataError
+from recipes.jsonl import At, Words
+from recipes.rows import Report, parse_all
+from recipes.sources import FileKind, scan, sniff
+from recipes.types import Row
+
+SAMPLE_ROWS = 100
+MAX_METADATA_KEYS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a file seems to hold: its kind, how to read it (None: a person must say), and its first rows as they stand."""
+
+    kind: FileKind
+    reading: Reading | None
+    sample: list[Row]
+
+    @property
+    def columns(self) -> list[str]:
+        """Every key of the sample's rows, in the order of first sight."""
+        return list(dict.fromkeys(key for row in self.sample for key in row))
+
+
+class ReadingNeeded(DataError):
+    """The rows are in no format of ours: choose a conversion, or say which column is what."""
+
+    def __init__(self, proposal: Proposal) -> None:
+        if proposal.reading is None:
+            keys = ", ".join(proposal.columns[:12])
+            message = f"The format of these rows is not known (their keys: {keys}). Say which column holds what."
+        else:
+            message = f"These rows look like {proposal.reading.title}. Confirm that they are to be converted."
+        super().__init__(
+            message, line=1, found=f"keys {', '.join(proposal.columns[:12])}", expected="messages, preference or task rows"
+        )
+        self.proposal = proposal
+
+
+class RowsRefused(DataError):
+    """Some rows are bad. `report` counts and lists them; `errors_csv` has every one; `num_good` could still be imported."""
+
+    def __init__(self, report: Report, reading: Reading, errors_csv: BinaryIO) -> None:
+        first = report.errors[0]
+        more = f" And {report.num_errors - 1:,} more refused rows." if report.num_errors > 1 else ""
+        super().__init__(f"{first}{more}", line=first.line, field=first.field, found=first.found, expected=first.expected)
+        self.report = report
+        self.reading = reading
+        self.errors_csv = errors_csv
+
+
+class SpilledFile(TemporaryUploadedFile):
+    """A temporary file of ours that storage moves into place instead of copying it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, "application/octet-stream", 0, None)
+
+    @property
+    def stream(self) -> IO[bytes]:
+        """The file itself: Django's wrapper would cost a call per line."""
+        assert self.file is not None
+        return self.file
+
+    def finish(self) -> None:
+        """Everything is written: let storage see all of it."""
+        self.stream.flush()
+        self.size = self.stream.tell()
+
+
+@dataclass
+class Intake:
+    """The good rows of a file as they will be stored, in temporary files that vanish when closed."""
+
+    report: Report
+    lines: SpilledFile
+    offsets: SpilledFile
+    content_hash: str = ""
+    num_bytes: int = 0
+    metadata_keys: list[str] = field(default_factory=list)
+
+    def close(self) -> None:
+        self.lines.close()
+        self.offsets.close()
+
+
+def propose(path: Path, filename: str) -> Proposal:
+    """Judge a file by its first rows. Raises DataError when it holds none that can be read."""
+    kind = sniff(path, filename)
+    sample: list[Row] = []
+    first_error: DataError | None = None
+    for _, row, _ in islice(scan(path, kind), SAMPLE_ROWS):
+        if isinstance(row, DataError):
+            first_error = first_error or row
+        else:
+            sample.append(row)
+    if not sample:
+        if first_error is not None:
+            raise first_error
+        At(1).refuse("", Words("no rows"), "at least one row")
+    return Proposal(kind, recognise(sample), sample)
+
+
+def take_in(path: Path, kind: FileKind, reading: Reading) -> tuple[Intake, BinaryIO]:
+    """Read, convert and check every row. Gives the good rows and, as CSV, every refusal; both are temporary files.
+
+    Memory stays bounded: one row at a time, MAX_LISTED_ERRORS refusals, and for tasks the ids seen.
+    """
+    intake = Intake(Report(reading.format), SpilledFile("rows.jsonl"), SpilledFile("rows.offsets"))
+    errors = tempfile.TemporaryFile(dir=settings.FILE_UPLOAD_TEMP_DIR)  # noqa: SIM115 - the caller reads it
+    try:
+        _fill(intake, errors, path, kind, reading)
+    except BaseException:
+        intake.close()
+        errors.close()
+        raise
+    return intake, errors
+
+
+def _fill(intake: Intake, errors: BinaryIO, path: Path, kind: FileKind, reading: Reading) -> None:
+    writer = RowFileWriter(intake.lines.stream, intake.offsets.stream)
+    table = io.TextIOWrapper(errors, encoding="utf-8", newline="", write_through=False)
+    refusals = csv.writer(table)
+    refusals.writerow(["place", "number", "field", "found", "expected"])
+    keys: dict[str, None] = {}
+    for line, row, place in parse_all(scan(path, kind), reading.convert):
+        intake.report.add(row)
+        if isinstance(row, DataError):
+            refusals.writerow(_safe_cells([place, line, row.field or "", row.found or "", row.expected or ""]))
+            continue
+        writer.write(row)
+        if "metadata" in row and len(keys) < MAX_METADATA_KEYS:
+            keys |= dict.fromkeys(row["metadata"])
+    table.flush()
+    table.detach()
+    intake.lines.finish()
+    intake.offsets.finish()
+    intake.content_hash, intake.num_bytes = writer.content_hash, writer.num_bytes
+    intake.metadata_keys = list(keys)[:MAX_METADATA_KEYS]
+
+
+def _safe_cells(cells: list[object]) -> list[str]:
+    """A cell that begins like a formula would be run by a spreadsheet; an apostrophe makes it text."""
+    return [f"'{cell}" if str(cell).startswith(("=", "+", "-", "@", "\t", "\r")) else str(cell) for cell in cells]
+
+
+def preview(proposal: Proposal, reading: Reading, *, count: int = 3) -> Iterator[tuple[Row, Row | DataError]]:
+    """The first rows before and after a reading, to be looked at before anything is imported."""
+    for number, row in enumerate(proposal.sample[:count], start=1):
+        try:
+            yield row, reading.convert(row, At(number, "row"))
+        except DataError as error:
+            yield row, error
