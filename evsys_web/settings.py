@@ -248,6 +248,7 @@ if CELERY_BROKER_URL.startswith("filesystem:"):
         "control_folder": str(HOME / "broker" / "control"),
         "polling_interval": 0.05,  # seconds; measured: 26 ms from send to start, about 1 % of a core when idle
     }
+CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = False  # the row's lease brings lost work back, not the broker
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
@@ -256,6 +257,7 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_TASK_ROUTES = {"evsys_web.runs.tasks.*": {"queue": "training"}}  # one process reads it, so runs queue behind each other
 
 LOG_LEVEL = (os.environ.get("LOG_LEVEL") or "INFO").upper()
 if LOG_LEVEL not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
@@ -269,6 +271,7 @@ LOGGING = {
     "loggers": {
         "django.request": {"level": "ERROR"},  # a 404 or 401 is the visitor's affair
         "httpx": {"level": "WARNING"},
+        "kombu.connection": {"level": "ERROR"},  # a broker of files has no host name
         "celery.worker.strategy": {"level": "WARNING"},  # "Task … received" for each hint
         "celery.app.trace": {"level": "WARNING"},
     },

@@ -20,7 +20,7 @@ from evsys_web.runs.recorder import RunRecorder
 _sweepers: dict[str, Sweeper] = {}
 
 
-@shared_task(bind=True, queue="training")
+@shared_task(bind=True)
 def train_run(self: Task, run_id: int) -> None:
     """Train the run from its config and rows; a second attempt goes on from its newest checkpoint."""
     run = TrainingRun.objects.filter(pk=run_id).first()

@@ -38,8 +38,15 @@ def mock_config(**params: Any) -> dict[str, Any]:
 @pytest.fixture
 def make_run(alice: User, project: Project) -> MakeRun:
     def make(**values: Any) -> TrainingRun:
-        defaults = {"name": "sums", "status": Status.QUEUED, "config": mock_config(), "dataset_reference": "sums@1"}
-        run: TrainingRun = TrainingRun.objects.create(project=project, created_by=alice, **(defaults | values))
+        defaults = {
+            "project": project,
+            "created_by": alice,
+            "name": "sums",
+            "status": Status.QUEUED,
+            "config": mock_config(),
+            "dataset_reference": "sums@1",
+        }
+        run: TrainingRun = TrainingRun.objects.create(**(defaults | values))
         return run
 
     return make
