@@ -17,10 +17,11 @@ from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils.timezone import now
 from ninja.decorators import decorate_view
+from ninja.errors import HttpError
 from ninja.operation import Operation
 from ninja.utils import contribute_operation_callback
 
-from evsys_web.accounts.models import IdempotencyRecord, User
+from evsys_web.accounts.models import ApiToken, IdempotencyRecord, User
 from evsys_web.api.auth import TokenAuth
 from evsys_web.api.errors import problem
 
@@ -51,14 +52,21 @@ def _once(run: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     @wraps(run)
     def answer(request: HttpRequest, **kwargs: Any) -> HttpResponse:
         key = request.headers.get(HEADER, "")
-        token = TokenAuth()(request) if key else None
+        token = _token_of(request) if key else None
         if token is None:
-            return run(request, **kwargs)  # without a key nothing to remember; without a caller it answers 401 itself
+            return run(request, **kwargs)  # nothing to remember; a caller who may not write is refused there
         if len(key) > 200:
             return problem(400, f"{HEADER} may have at most 200 characters; this one has {len(key)}.")
         return _answer_once(request, token.user, key, lambda: run(request, **kwargs))
 
     return answer
+
+
+def _token_of(request: HttpRequest) -> ApiToken | None:
+    try:
+        return TokenAuth()(request)
+    except HttpError:
+        return None
 
 
 def _answer_once(request: HttpRequest, user: User, key: str, operate: Callable[[], HttpResponse]) -> HttpResponse:

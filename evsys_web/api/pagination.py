@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from typing import Any, Generic, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from django.core.exceptions import ValidationError
 from django.db.models import Model, Q, QuerySet
@@ -30,7 +31,10 @@ class Page(Schema, Generic[Item]):
     next_cursor: str | None = Field(None, description="Pass it as `cursor` to go on; null at the end.")
 
 
-class Slice(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """What `paginate` found. Not a tuple: ninja would read one as (status, body)."""
+
     items: list[Any]
     next_cursor: str | None
 
@@ -45,7 +49,8 @@ def paginate(rows: QuerySet[Row], query: PageQuery, *, by: str = "created_at") -
             raise _bad_cursor() from None
     found = list(rows.order_by(f"-{by}", "-pk")[: query.limit + 1])
     items = found[: query.limit]
-    return Slice(items, _encode(getattr(items[-1], by), items[-1].pk) if len(found) > len(items) else None)
+    more = len(found) > len(items)
+    return Slice(items=items, next_cursor=_encode(getattr(items[-1], by), items[-1].pk) if more else None)
 
 
 def _encode(value: Any, pk: Any) -> str:

@@ -6,10 +6,14 @@ from datetime import timedelta
 
 from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.http import urlencode
 from django.utils.timezone import now
+from django.views.decorators.http import require_POST
 
-from evsys_web.accounts.models import User
+from evsys_web.accounts.views import signed_in
+from evsys_web.datasets.actions import import_starter_rows
 from evsys_web.datasets.models import Dataset
 from evsys_web.runs.models import ACTIVE, Status, TrainingRun
 
@@ -18,8 +22,7 @@ BROKEN = (Status.FAILED, Status.CRASHED)
 
 
 def dashboard(request: HttpRequest) -> HttpResponse:
-    user = request.user
-    assert isinstance(user, User)
+    user = signed_in(request)
     runs = TrainingRun.objects.visible_to(user).select_related("project").defer("error_detail")
     week = now() - timedelta(days=7)
     counts = runs.aggregate(
@@ -38,10 +41,17 @@ def dashboard(request: HttpRequest) -> HttpResponse:
     return render(request, template, context)
 
 
+@require_POST
+def starter(request: HttpRequest) -> HttpResponse:
+    """The bundled rows as a dataset (the same one when asked again), then the form to train on them."""
+    user = signed_in(request)
+    version = import_starter_rows(user.default_project(), user)
+    return redirect(f"{reverse('runs:new')}?{urlencode({'dataset_version': version.pk})}")
+
+
 def search(request: HttpRequest) -> HttpResponse:
     """Runs and datasets whose name contains every word; without words the newest of each."""
-    user = request.user
-    assert isinstance(user, User)
+    user = signed_in(request)
     runs = TrainingRun.objects.visible_to(user).newest_first()
     datasets = Dataset.objects.visible_to(user).order_by("-created_at")
     words = request.GET.get("q", "").split()[:8]

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from threading import Thread
+from typing import Any
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection
+from django.test import Client
+from django.utils.timezone import now
+
+from evsys_web.accounts.models import IdempotencyRecord, Project, User
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("api_that_fails")]
+Headers = dict[str, str]
+
+
+def create(headers: Headers, name: str = "one", key: str = "k1") -> Any:
+    client = Client(raise_request_exception=False)
+    return client.post(
+        "/api/v1/things", {"name": name}, content_type="application/json", headers={**headers, "Idempotency-Key": key}
+    )
+
+
+def made(name: str = "one") -> int:
+    return Project.objects.filter(name=name).count()
+
+
+def test_the_same_request_with_the_same_key_gives_the_same_answer_and_makes_one(alice_headers: Headers) -> None:
+    first, second = create(alice_headers), create(alice_headers)
+    assert (first.status_code, first.json()) == (second.status_code, second.json())
+    assert second["Idempotent-Replayed"] == "true"
+    assert "Idempotent-Replayed" not in first
+    assert made() == 1
+
+
+def test_without_a_key_each_request_makes_one(alice_headers: Headers) -> None:
+    for _ in range(2):
+        Client().post("/api/v1/things", {"name": "one"}, content_type="application/json", headers=alice_headers)
+    assert made() == 2
+    assert not IdempotencyRecord.objects.exists()
+
+
+def test_another_body_under_the_same_key_is_a_conflict(alice_headers: Headers) -> None:
+    create(alice_headers)
+    response = create(alice_headers, "two")
+    assert response.status_code == 409
+    assert "another request" in response.json()["detail"]
+    assert made("two") == 0
+
+
+def test_keys_of_two_people_do_not_meet(alice_headers: Headers, mallory_headers: Headers) -> None:
+    assert create(alice_headers).json()["id"] != create(mallory_headers).json()["id"]
+
+
+@pytest.mark.parametrize(("name", "status"), [("taken", 409), ("broken", 500), ("far too long", 422)])
+def test_a_refusal_frees_the_key(alice_headers: Headers, name: str, status: int) -> None:
+    assert create(alice_headers, name).status_code == status
+    assert not IdempotencyRecord.objects.exists()
+    assert create(alice_headers, "fixed").status_code == 201
+
+
+def test_after_a_day_the_key_is_new_again(alice_headers: Headers) -> None:
+    create(alice_headers)
+    IdempotencyRecord.objects.update(created_at=now() - timedelta(hours=25))
+    assert "Idempotent-Replayed" not in create(alice_headers)
+    assert made() == 2
+
+
+def test_a_claim_whose_request_died_does_not_block_for_ever(alice: User, alice_headers: Headers) -> None:
+    long_ago = now() - timedelta(minutes=11)
+    IdempotencyRecord.objects.create(user=alice, key="k1", request_hash="of the dead one", created_at=long_ago)
+    assert create(alice_headers).status_code == 201
+
+
+def test_a_key_of_no_sensible_length_is_refused(alice_headers: Headers) -> None:
+    response = create(alice_headers, key="k" * 201)
+    assert response.status_code == 400
+    assert "200 characters" in response.json()["detail"]
+
+
+def test_a_key_does_not_open_the_door(db: None) -> None:
+    assert create({}).status_code == 401
+    assert create({"Authorization": "Bearer evs_wrong"}).status_code == 401
+
+
+def test_an_upload_is_known_by_the_content_of_its_file(alice_headers: Headers) -> None:
+    def send(content: bytes) -> Any:
+        files = {"file": SimpleUploadedFile("rows.jsonl", content)}
+        return Client().post("/api/v1/files", files, headers={**alice_headers, "Idempotency-Key": "up"})
+
+    first, second, other = send(b"rows"), send(b"rows"), send(b"ROWS")
+    assert first.status_code == 201
+    assert first.json() == second.json()
+    assert other.status_code == 409
+    assert made("rows") == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_requests_at_the_same_moment_make_one_and_all_get_its_answer(alice_headers: Headers) -> None:
+    answers: list[Any] = []
+
+    def send() -> None:
+        try:
+            answers.append(create(alice_headers, "slow"))
+        finally:
+            connection.close()
+
+    threads = [Thread(target=send) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert [answer.status_code for answer in answers] == [201] * 4
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert made("slow") == 1
