@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from typing import Any
 
 from celery import Celery
+from celery.platforms import SecurityWarning
 from celery.signals import worker_process_init
 
 from evsys_web import broker
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "evsys_web.settings")
 broker.register()
+warnings.filterwarnings("ignore", category=SecurityWarning)  # of root in a container: its reason, pickle, is not accepted here
 
 app = Celery("evsys_web")
 app.config_from_object("django.conf:settings", namespace="CELERY")

@@ -11,6 +11,11 @@ from evsys_web.accounts.models import ApiToken, Membership, Project, Role, Scope
 from evsys_web.celery import app
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browser tests come last: while Playwright runs, Django takes this process for an asynchronous one and refuses to query."""
+    items.sort(key=lambda item: "browser" in item.path.parts)
+
+
 @pytest.fixture
 def alice(db: None) -> User:
     return User.objects.create_user("alice", "alice@example.org", "alice's password")

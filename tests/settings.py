@@ -22,6 +22,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from evsys_web.settings import *  # noqa: E402, F403 - the environment above must be set first
 
-CELERY_BROKER_URL = "memory://"
+CELERY_BROKER_URL = os.environ.get("EVSYS_TEST_BROKER_URL", "memory://")
 CELERY_BROKER_TRANSPORT_OPTIONS = {}
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # half a second per sign-in otherwise

@@ -1,0 +1,125 @@
+"""The real thing for tests: `manage.py up` on a throw-away home, with its web process and its Celery worker."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from threading import Thread
+from typing import TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import psutil
+import psycopg
+
+ROOT = Path(__file__).resolve().parents[1]
+START_SECONDS = 90.0
+T = TypeVar("T")
+
+
+class Stack:
+    """Started by `start`; `password` is the administrator's, read from what `up` printed."""
+
+    def __init__(self, home: Path, **environment: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.output: list[str] = []
+        self.password = ""
+        kept = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+        self.environment = {**kept, "EVSYS_HOME": str(home), "PORT": str(self.port), "OMP_NUM_THREADS": "1", **environment}
+        self._own_database()
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "manage.py", "up"]
+        self._process = process = subprocess.Popen(
+            command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        Thread(target=self._read, args=(process,), daemon=True).start()
+        self.wait_for(lambda: "is ready at" in self.text or process.poll() is not None, seconds=START_SECONDS)
+        if "is ready at" not in self.text:
+            raise AssertionError(f"`manage.py up` did not become ready:\n{self.text}")
+        if found := re.search(r"Password\s+(\S+)", self.text):
+            self.password = found.group(1)
+
+    def stop(self) -> None:
+        """Ctrl-C, as a person would."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._drop_database()
+
+    @property
+    def text(self) -> str:
+        return "".join(self.output)
+
+    def worker(self) -> psutil.Process:
+        """The Celery worker's main process; it exists a moment after it was restarted."""
+        assert self._process is not None
+        parent = psutil.Process(self._process.pid)
+        return self.wait_for(lambda: next((child for child in parent.children() if is_celery(child)), None))
+
+    def kill_worker(self) -> None:
+        """kill -9 of the worker and its pool, as the kernel does when memory runs out."""
+        worker = self.worker()
+        for process in [worker, *worker.children(recursive=True)]:
+            process.kill()
+        psutil.wait_procs([worker], timeout=10)
+
+    def manage(self, *arguments: str) -> str:
+        command = [sys.executable, "manage.py", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout
+
+    def wait_for(self, condition: Callable[[], T | None], *, seconds: float = 30.0) -> T:
+        """What `condition` returns as soon as it is true."""
+        deadline = time.monotonic() + seconds
+        while not (answer := condition()):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"waited {seconds:.0f} s in vain; the last lines of `manage.py up`:\n{self.text[-4000:]}")
+            time.sleep(0.05)
+        return answer
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        self.output.extend(iter(process.stdout.readline, ""))
+
+    def _own_database(self) -> None:
+        """On PostgreSQL the tests' own database is another process' business: make one beside it."""
+        self._server_url = self.environment.pop("DATABASE_URL", "")
+        if not self._server_url.startswith("postgres"):
+            return
+        self._name = f"stack_{uuid.uuid4().hex}"
+        with closing(psycopg.connect(self._server_url, autocommit=True)) as connection:
+            connection.execute(f'CREATE DATABASE "{self._name}"')
+        self.environment["DATABASE_URL"] = urlunsplit(urlsplit(self._server_url)._replace(path=f"/{self._name}"))
+
+    def _drop_database(self) -> None:
+        if "DATABASE_URL" in self.environment:
+            with closing(psycopg.connect(self._server_url, autocommit=True)) as connection:
+                connection.execute(f'DROP DATABASE IF EXISTS "{self._name}" WITH (FORCE)')
+
+
+def is_celery(process: psutil.Process) -> bool:
+    try:
+        return "celery" in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
