@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404
 
 from evsys_web import sse
+from evsys_web.accounts.models import User
 from evsys_web.runs import metrics
 from evsys_web.runs.chunks import plain
 from evsys_web.runs.models import Checkpoint, EventKind, RunEvent, TrainingRun
@@ -20,11 +21,12 @@ PAGE_SIZE = 1000
 
 def live(request: HttpRequest, pk: int) -> HttpResponseBase:
     """The page's stream (`runs:live`)."""
+    assert isinstance(request.user, User)  # LoginRequiredMiddleware saw to it
     return stream(request, get_object_or_404(TrainingRun.objects.visible_to(request.user), pk=pk))
 
 
 def stream(request: HttpRequest, run: TrainingRun) -> HttpResponseBase:
-    """The run's events after what the viewer has seen. 204 tells a browser not to come back: it saw all of a run that has ended."""
+    """The run's events after what the viewer has seen. 204 tells a browser not to come back: it saw all of an ended run."""
     seen = sse.last_event_id(request)
     if run.has_ended and seen >= run.last_seq > 0:
         sse.release_connections()

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -25,6 +26,7 @@ from evsys_web.runs.chunks import plain
 from evsys_web.runs.metrics import Point
 from evsys_web.runs.models import Checkpoint, EventKind, RunEvent, Standing, Stop, TrainingRun
 from recipes import types
+from recipes.callbacks import METRICS_FILE, read_metrics
 from recipes.config import BaseAlgorithmConfig
 from recipes.errors import RecipeError
 from recipes.protocols import Callback
@@ -178,25 +180,30 @@ class RunRecorder(Callback):
             return run.look()
         step = next((item.step for item in reversed(items) if isinstance(item, Point)), None)
         with transaction.atomic():
-            rewinds = begun is not None and run.attempt > 1
-            standing = run.renew(step=step, num_seqs=len(items) + rewinds)
-            if not standing.held:
-                return standing
-            first = standing.last_seq - len(items) + 1
             if begun is not None:
-                self._begin(*begun, seq=first - 1 if rewinds else None)
-            self._store(list(enumerate(items, first)))
+                items = [*self._begin(*begun), *items]
+            standing = run.renew(step=step, num_seqs=len(items))
+            if not standing.held:
+                transaction.set_rollback(True)
+                return standing
+            self._store(list(enumerate(items, standing.last_seq - len(items) + 1)))
         self._renewed = time.monotonic()
         self._fold()
         return standing
 
-    def _begin(self, start_step: int, num_steps: int, *, seq: int | None) -> None:
-        self._run.run_begun(step=start_step, num_steps=num_steps)
-        if seq is not None:
-            metrics.truncate_after(self._run, start_step)
-            self._run.checkpoints.filter(step__gt=start_step).delete()
-            message = f"Resumed from step {start_step}." if start_step else "Started again from the beginning."
-            RunEvent.objects.create(run=self._run, seq=seq, kind=EventKind.REWIND, step=start_step, message=message)
+    def _begin(self, start_step: int, num_steps: int) -> list[Item]:
+        """Forget what lies beyond the step that a resumed run goes on from, and find what the last worker could not write before
+        it died: the run's own metrics file is ahead of the database by a moment."""
+        run, recorded = self._run, self._run.step
+        run.run_begun(step=start_step, num_steps=num_steps)
+        if run.attempt == 1:
+            return []
+        metrics.truncate_after(run, start_step)
+        run.checkpoints.filter(step__gt=start_step).delete()
+        message = f"Resumed from step {start_step}." if start_step else "Started again from the beginning."
+        rewind = RunEvent(run=run, kind=EventKind.REWIND, step=start_step, message=message)
+        lost = (row for row in read_metrics(run.output_dir / METRICS_FILE) if recorded < row["step"] <= start_step)
+        return [rewind, *(Point(row["step"], datetime.fromisoformat(row["at"]), metrics.checked(row["metrics"])) for row in lost)]
 
     def _store(self, numbered: list[tuple[int, Item]]) -> None:
         points = [(seq, item) for seq, item in numbered if isinstance(item, Point)]
