@@ -45,7 +45,7 @@ class LocalBackend:
     ) -> LocalBackend:
         """Load the model. Raises ConfigError when it cannot be used, BackendError when the machine cannot hold it."""
         resolve(model.name)
-        executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="local-engine")
+        executor = _one_worker()
 
         def load() -> Engine:
             from recipes.backends.local.engine import Engine  # torch is imported here, in the worker thread
@@ -58,6 +58,11 @@ class LocalBackend:
             executor.shutdown(wait=False)
             raise
         return cls(engine, executor)
+
+    @classmethod
+    def around(cls, engine: Engine) -> LocalBackend:
+        """A backend on an engine that is there already."""
+        return cls(engine, _one_worker())
 
     def _submit(self, work: Callable[[], ResultT]) -> Awaitable[ResultT]:
         return asyncio.get_running_loop().run_in_executor(self._executor, work)
@@ -106,3 +111,7 @@ class LocalBackend:
     async def close(self) -> None:
         """Wait for the work submitted, then free the model."""
         await asyncio.get_running_loop().run_in_executor(None, self._executor.shutdown)
+
+
+def _one_worker() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="local-engine")
