@@ -36,6 +36,7 @@ __all__ = [
     "datum_of",
     "hard_checks",
     "load_tokenizer",
+    "prompt_for_preview",
     "render",
     "render_prompt",
     "render_sequences",
@@ -167,6 +168,14 @@ def tokens_for_preview(
             _token_texts(sequence.token_ids, tokenizer), sequence.weights, sequence.token_ids, strict=True
         )
     ]
+
+
+def prompt_for_preview(
+    messages: Sequence[Message], tokenizer: Any, *, enable_thinking: bool | None = None, tools: Sequence[Any] | None = None
+) -> list[PreviewToken]:
+    """What a model reads before it replies, token by token; nothing of it is trained. Raises RenderingError."""
+    ids = render_prompt(messages, tokenizer, enable_thinking=enable_thinking, tools=tools)
+    return [PreviewToken(text, False, token_id) for text, token_id in zip(_token_texts(ids, tokenizer), ids, strict=True)]
 
 
 def hard_checks(sequences: Sequence[Rendered], tokenizer: Any) -> list[Finding]:
