@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, Field, ValidationError
 
 from recipes.config import Settings, knob, sentences
-from recipes.errors import ConfigError
+from recipes.errors import CheckpointError, ConfigError
 from recipes.protocols import Callback, LogStore
-from recipes.stores import write_atomically
+from recipes.stores import metrics_to_json, write_atomically
 from recipes.types import LoopState, Metrics, RunResult, TrainingBatch
 
 log = logging.getLogger(__name__)
@@ -83,14 +83,14 @@ class MetricsFile(Callback):
         self._append(step, metrics)
 
     def _append(self, step: int, metrics: Metrics) -> None:
-        values = {key: value if math.isfinite(value) else _non_finite(value) for key, value in metrics.items()}
-        row = {"step": step, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), "metrics": values}
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        row = {"step": step, "at": at, "metrics": metrics_to_json(metrics)}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a metrics.jsonl as written; a last line that a crash tore is left out."""
+    """Rows of a metrics.jsonl as written; a last line that a crash tore is left out. Raises CheckpointError for any other."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -99,11 +99,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except ValueError:
             if number < len(lines):
-                raise ConfigError(f"Line {number} of {path.name} is not JSON: the file was changed by hand.") from None
-
-
-def _non_finite(value: float) -> str:
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+                raise CheckpointError(f"Line {number} of {path.name} is not JSON: the file was changed by hand.") from None
 
 
 class ToLogStore(Callback):

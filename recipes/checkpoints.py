@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from recipes.config import RunConfig
 from recipes.errors import CheckpointError
 from recipes.jsonl import canonical_line
-from recipes.stores import write_atomically
+from recipes.stores import metrics_from_json, metrics_to_json, write_atomically
 from recipes.types import Checkpoint, Row
 
 MANIFEST_FILE = "checkpoints.jsonl"
@@ -68,8 +68,8 @@ class Manifest:
         rows = []
         for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), 1):
             try:
-                rows.append(Checkpoint(**json.loads(line)))
-            except (ValueError, TypeError) as error:
+                rows.append(_from_line(line))
+            except (ValueError, TypeError, KeyError) as error:
                 raise CheckpointError(f"Line {number} of {MANIFEST_FILE} is no checkpoint: {error}.") from error
         return rows
 
@@ -89,7 +89,17 @@ class Manifest:
         return next((row for row in reversed(self.read()) if _has_state(row)), None)
 
     def _write(self, rows: Sequence[Checkpoint]) -> None:
-        write_atomically(self.path, "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows))
+        write_atomically(self.path, "".join(_to_line(row) for row in rows))
+
+
+def _to_line(checkpoint: Checkpoint) -> str:
+    values = asdict(checkpoint) | {"metrics": metrics_to_json(checkpoint.metrics)}
+    return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _from_line(line: str) -> Checkpoint:
+    values = json.loads(line)
+    return Checkpoint(**values | {"metrics": metrics_from_json(values["metrics"])})
 
 
 def _has_state(checkpoint: Checkpoint) -> bool:

@@ -136,10 +136,14 @@ class StepBuilder(Protocol):
 
 
 class Evaluator(Protocol):
-    """Scores a snapshot while training goes on; `run_every` steps, 0 is off."""
+    """Scores a snapshot while training goes on; `run_every` steps, 0 is off. It also runs after the last step.
+
+    All evaluators of a step share one sampler snapshot; one that does not need it gets None.
+    """
 
     name: str
     run_every: int
+    needs_sampler: bool
 
     async def evaluate(self, backend: Backend, sampler: SamplingClient | None, *, step: int) -> Mapping[str, float]: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from recipes.errors import DataError
 from recipes.jsonl import read_jsonl
-from recipes.types import Row
+from recipes.types import Metrics, Row
 
 
 class LocalDataStore:
@@ -101,3 +102,17 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+
+
+def metrics_to_json(metrics: Metrics) -> dict[str, float | str]:
+    """JSON has no NaN and no infinity: they become the strings "NaN", "Infinity" and "-Infinity"."""
+    return {key: value if math.isfinite(value) else _non_finite(value) for key, value in metrics.items()}
+
+
+def metrics_from_json(values: dict[str, float | str]) -> Metrics:
+    """The metrics that `metrics_to_json` wrote."""
+    return {key: float(value) for key, value in values.items()}
+
+
+def _non_finite(value: float) -> str:
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

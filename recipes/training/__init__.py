@@ -1,0 +1,1 @@
+"""Import paths that people who come from EvSys bring along; everything here lives elsewhere."""
