@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
@@ -12,8 +14,11 @@ from django.utils.timezone import now
 
 from evsys_web.accounts.models import Membership, Project, Role, User
 from evsys_web.datasets.models import DatasetVersion, VersionStatus
+from evsys_web.runs import metrics
+from evsys_web.runs.metrics import Point
 from evsys_web.runs.models import RunEvent, Status, TrainingRun
 from evsys_web.runs.tasks import train_run
+from recipes.backends.local.models import resolve
 from recipes.config import DataConfig, RunConfig
 from recipes.errors import ConfigError, RecipeError
 
@@ -42,6 +47,7 @@ def launch_run(
     config.backend_config()
     for path, name in (("name", config.model.name), ("init_from_checkpoint", config.model.init_from_checkpoint)):
         _refuse_foreign_folder(user, name, path=("model", path))
+    resolve(config.model.name)
     try:
         with transaction.atomic():
             run = TrainingRun.objects.create(
@@ -102,6 +108,61 @@ def delete_run(*, user: User, run: TrainingRun) -> None:
             raise RunRefused(f"This run is {locked.get_status_display().lower()}. Stop it first, then delete it.")
         locked.delete()
         transaction.on_commit(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def launch_external_run(
+    *, user: User, project: Project, name: str, num_steps: int = 0, config: dict[str, Any] | None = None
+) -> TrainingRun:
+    """A run that is trained elsewhere and reports in by `log_points`."""
+    _require_membership(user, project)
+    run: TrainingRun = TrainingRun.objects.create(
+        project=project,
+        created_by=user,
+        name=name,
+        num_steps=num_steps,
+        config=config or {},
+        is_external=True,
+        status=Status.RUNNING,
+        started_at=now(),
+    )
+    return run
+
+
+def log_points(*, user: User, run: TrainingRun, points: Sequence[Point]) -> int:
+    """Store what is new of the points and return how many values that was. Of two values for the same step and key the first
+    stays, so a batch may be sent again. Raises RunRefused for a run that is not external or has ended."""
+    _require_membership(user, run.project)
+    with transaction.atomic():
+        if not run.report_in(step=max((point.step for point in points), default=0)):
+            raise RunRefused(_external_sentence(run))
+        known = metrics.known(run, [point.step for point in points])
+        fresh, num_values = [], 0
+        for point in points:
+            values = {key: value for key, value in metrics.checked(point.values).items() if (point.step, key) not in known}
+            known |= {(point.step, key) for key in values}
+            if values:
+                fresh.append(point._replace(values=values))
+                num_values += len(values)
+        metrics.write(run, enumerate(fresh, run.next_seqs(len(fresh))))
+        metrics.fold(run, keep=metrics.KEEP_ROWS)
+    return num_values
+
+
+def finish_external_run(*, user: User, run: TrainingRun, status: Status, error: str = "") -> TrainingRun:
+    """The run that was trained elsewhere has ended. Raises RunRefused."""
+    _require_membership(user, run.project)
+    with transaction.atomic():
+        if not run.report_end(status, error=error):
+            raise RunRefused(_external_sentence(run))
+        metrics.fold(run)
+    return run
+
+
+def _external_sentence(run: TrainingRun) -> str:
+    run.refresh_from_db()
+    if not run.is_external:
+        return "This run is trained here; only runs made for training elsewhere take points."
+    return f"This run is {run.get_status_display().lower()} and takes no more points."
 
 
 def _require_membership(user: User, project: Project, *, owner: bool = False) -> None:

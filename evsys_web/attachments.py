@@ -1,0 +1,67 @@
+"""Files that are made while they are sent: nothing is held in memory, and a browser saves them instead of showing them."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import AsyncIterator, Iterable, Iterator
+from pathlib import Path
+from typing import IO, cast
+
+from asgiref.sync import sync_to_async
+from django.http import StreamingHttpResponse
+from django.utils.http import content_disposition_header
+
+CHUNK_BYTES = 256 * 1024
+
+
+def attachment(
+    chunks: Iterable[bytes], filename: str, *, content_type: str = "application/octet-stream"
+) -> StreamingHttpResponse:
+    """Under ASGI Django would collect a plain iterator whole before it sends the first byte, hence the asynchronous one."""
+    response = StreamingHttpResponse(_in_turn(iter(chunks)), content_type=content_type)
+    response["Content-Disposition"] = content_disposition_header(True, filename)
+    response["Cache-Control"] = "no-store"
+    return response
+
+
+async def _in_turn(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    following = sync_to_async(lambda: next(chunks, None))
+    while (chunk := await following()) is not None:
+        yield chunk
+
+
+def read_chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def zip_chunks(folder: Path, files: Iterable[Path]) -> Iterator[bytes]:
+    """A zip of files below `folder`, stored: weights do not compress."""
+    sink = _Sink()
+    with zipfile.ZipFile(cast(IO[bytes], sink), "w", zipfile.ZIP_STORED) as archive:
+        for path in files:
+            with archive.open(zipfile.ZipInfo(path.relative_to(folder).as_posix()), "w", force_zip64=True) as entry:
+                for chunk in read_chunks(path):
+                    entry.write(chunk)
+                    yield sink.take()
+    yield sink.take()
+
+
+class _Sink:
+    """A file that cannot seek: what the zip writer wrote, until somebody takes it."""
+
+    def __init__(self) -> None:
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._written.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing lies elsewhere."""
+
+    def take(self) -> bytes:
+        taken = b"".join(self._written)
+        self._written.clear()
+        return taken
