@@ -121,7 +121,7 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator([*chats, *everyday, *roles], trainer)
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token=TURN_END,
         pad_token=END_OF_TEXT,
@@ -133,7 +133,8 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
     """Random weights in the starter's shape: about 0.27 M parameters."""
-    end_of_turn, pad = tokenizer.convert_tokens_to_ids([TURN_END, END_OF_TEXT])
+    vocabulary = tokenizer.get_vocab()
+    end_of_turn, pad = vocabulary[TURN_END], vocabulary[END_OF_TEXT]
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=96,
@@ -151,7 +152,9 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
         initializer_range=0.02,
     )
     model = Qwen3ForCausalLM(config)
-    model.generation_config = GenerationConfig(eos_token_id=[end_of_turn, pad], pad_token_id=pad, do_sample=True, temperature=1.0)
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        eos_token_id=[end_of_turn, pad], pad_token_id=pad, do_sample=True, temperature=1.0
+    )
     return model
 
 
@@ -186,7 +189,7 @@ def pack(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterator[Bat
 
 
 def pretrain(model: Qwen3ForCausalLM, batches: Iterator[Batch], *, num_steps: int) -> float:
-    """Train in place, Muon on the layers' matrices and AdamW on the rest, the rate falling to 0. Returns the last mean loss in nats."""
+    """Train in place, Muon on the layers' matrices and AdamW on the rest, the rate falling to 0. Returns the last loss, smoothed."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "layers" not in name]
     muon = torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=0.0)
@@ -203,8 +206,8 @@ def pretrain(model: Qwen3ForCausalLM, batches: Iterator[Batch], *, num_steps: in
         loss = torch.nn.functional.cross_entropy(logits, batch.targets)
         muon.zero_grad()
         adam.zero_grad()
-        loss.backward()
-        muon.step()
+        loss.backward()  # type: ignore[no-untyped-call]
+        muon.step()  # type: ignore[no-untyped-call]
         adam.step()
         recent = loss.item() if step == 0 else 0.95 * recent + 0.05 * loss.item()
         if (step + 1) % 100 == 0:
