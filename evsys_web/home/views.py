@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import NamedTuple
 
 from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
@@ -17,7 +18,24 @@ from evsys_web.datasets.actions import import_starter_rows
 from evsys_web.datasets.models import Dataset
 from evsys_web.runs.models import ACTIVE, Status, TrainingRun
 
+
+class Destination(NamedTuple):
+    label: str
+    url_name: str
+    icon: str
+
+
 SHOWN = 8
+DESTINATIONS = (
+    Destination("Home", "home:dashboard", "home"),
+    Destination("Runs", "runs:list", "runs"),
+    Destination("New run", "runs:new", "plus"),
+    Destination("Datasets", "datasets:list", "datasets"),
+    Destination("Upload a dataset", "datasets:upload", "upload"),
+    Destination("API tokens", "accounts:tokens", "key"),
+    Destination("API docs", "api:openapi-view", "api"),
+    Destination("Your account", "accounts:profile", "user"),
+)
 BROKEN = (Status.FAILED, Status.CRASHED)
 
 
@@ -50,7 +68,7 @@ def starter(request: HttpRequest) -> HttpResponse:
 
 
 def search(request: HttpRequest) -> HttpResponse:
-    """Runs and datasets whose name contains every word; without words the newest of each."""
+    """Runs and datasets whose name contains every word, and pages; without words the newest of each."""
     user = signed_in(request)
     runs = TrainingRun.objects.visible_to(user).newest_first()
     datasets = Dataset.objects.visible_to(user).order_by("-created_at")
@@ -58,5 +76,10 @@ def search(request: HttpRequest) -> HttpResponse:
     for word in words:
         runs = runs.filter(name__icontains=word)
         datasets = datasets.filter(name__icontains=word)
-    context = {"runs": runs.only("pk", "name", "status")[:SHOWN], "datasets": datasets[:SHOWN], "words": " ".join(words)}
+    context = {
+        "words": " ".join(words),
+        "runs": list(runs.only("pk", "name", "status")[:SHOWN]),
+        "datasets": list(datasets.only("pk", "name")[:SHOWN]),
+        "pages": [page for page in DESTINATIONS if all(word.lower() in page.label.lower() for word in words)],
+    }
     return render(request, "home/_search.html", context)
