@@ -48,3 +48,4 @@ api = Api(
     auth=TokenAuth(),
 )
 errors.install(api)
+api.add_router("/v1/runs", "evsys_web.runs.api.router")
