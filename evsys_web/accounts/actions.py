@@ -41,5 +41,6 @@ def issue_token(*, user: User, name: str, scope: str, expires_at: datetime | Non
 
 
 def revoke_token(*, user: User, token_id: int) -> bool:
-    """Ends a token of this person for good. False when it is not theirs or already revoked."""
-    return ApiToken.objects.of(user).revoke(token_id)
+    """Ends a token of this person for good. False when it was revoked before; ApiToken.DoesNotExist when it is not theirs."""
+    token = ApiToken.objects.of(user).get(pk=token_id)
+    return ApiToken.objects.revoke(token.pk)

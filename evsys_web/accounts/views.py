@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib import messages
 from django.contrib.auth import views as auth_views
 from django.contrib.messages.views import SuccessMessageMixin
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse_lazy
 from django.views.decorators.cache import never_cache
@@ -61,8 +61,12 @@ def tokens(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def revoke(request: HttpRequest, pk: int) -> HttpResponse:
-    if revoke_token(user=signed_in(request), token_id=pk):
+    try:
+        revoked = revoke_token(user=signed_in(request), token_id=pk)
+    except ApiToken.DoesNotExist:
+        raise Http404 from None
+    if revoked:
         messages.success(request, "The token is revoked. Whoever uses it is refused from now on.")
     else:
-        messages.error(request, "That token is not yours, or it was revoked before.")
+        messages.info(request, "That token was revoked before.")
     return redirect("accounts:tokens")

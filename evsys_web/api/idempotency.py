@@ -41,7 +41,8 @@ def idempotent(operation: Operate) -> Operate:
     """Put it between the router's decorator and the function: `@router.post(…)`, `@idempotent`, `def create_…`."""
 
     def document(made: Operation) -> None:
-        made.openapi_extra = {**(made.openapi_extra or {}), "parameters": [PARAMETER]}
+        extra = made.openapi_extra or {}
+        made.openapi_extra = {**extra, "parameters": [*extra.get("parameters", []), PARAMETER]}
 
     contribute_operation_callback(operation, document)
     decorated: Operate = decorate_view(_once)(operation)

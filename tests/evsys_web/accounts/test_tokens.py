@@ -63,8 +63,7 @@ def test_a_revoked_token_opens_nothing(alice_client: Client, alice: User) -> Non
 
 def test_a_stranger_cannot_revoke_it(mallory_client: Client, alice: User) -> None:
     token, secret = ApiToken.objects.issue(alice, name="hers")
-    response = mallory_client.post(f"{PAGE}{token.pk}/revoke/", follow=True)
-    assert "not yours" in response.content.decode()
+    assert mallory_client.post(f"{PAGE}{token.pk}/revoke/").status_code == 404
     assert ApiToken.objects.matching(secret) == token
 
 
