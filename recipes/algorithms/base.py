@@ -175,6 +175,7 @@ class _Run:
     async def _prepare_and_train(self) -> None:
         algorithm, ctx, state = self.algorithm, self.ctx, self.state
         cursor = self._resume_cursor()
+        self.dispatch.event("info", f"Preparing {algorithm.name} of {ctx.config.model.name}.")
         state.backend = await interruptible(algorithm.open_backend(ctx), state)
         await interruptible(algorithm.setup(ctx, state.backend), state)
         plan = algorithm.plan(self._fingerprint)

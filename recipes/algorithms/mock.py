@@ -19,7 +19,7 @@ from recipes.protocols import Backend
 from recipes.registry import backends, register_algorithm
 from recipes.types import Datum, ForwardBackwardResult, Metrics, RunContext, TrainingBatch, float_array
 
-TOKENS_PER_ROW = 64
+TOKENS_PER_ROW = 16
 
 
 class MockSFTConfig(BaseAlgorithmConfig):

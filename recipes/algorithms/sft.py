@@ -80,6 +80,13 @@ class SFT(BaseAlgorithm):
             validation = await self._render(validation_rows, tokenizer, "validation")
             self._validation = [datum for datums in validation.datums for datum in datums]
         self._steps_per_epoch = -(-len(self._datums) // self.cfg.batch_size)
+        weights = [datum.loss_fn_inputs["weights"] for datums in self._datums for datum in datums]
+        num_tokens, num_trained = sum(map(len, weights)), sum(int((row != 0).sum()) for row in weights)
+        self.report(
+            "info",
+            f"Training on {len(self._datums):,} rows with {num_tokens:,} tokens, {num_trained:,} of them trained;"
+            f" {len(validation_rows):,} rows are held out.",
+        )
 
     async def build_batch(self, step_index: int) -> TrainingBatch:
         """The next rows of this epoch's order; weights sum to 1 over the batch, so its loss is the mean over trained tokens."""

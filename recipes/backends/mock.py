@@ -58,6 +58,7 @@ class MockBackend:
         self._table = np.random.default_rng(seed).normal(0, 0.01, shape)
         self._base = self._table.copy()
         self._gradient: Array | None = None
+        self._lost_gradient: str | None = None
         self._moments = np.zeros((2, *shape))
         self._num_updates = 0
         self._folder = output_dir / "checkpoints"
@@ -86,15 +87,15 @@ class MockBackend:
     def forward_backward_async(
         self, data: Sequence[Datum], *, loss_fn: str, loss_fn_config: Mapping[str, Any] | None = None
     ) -> Awaitable[ForwardBackwardResult]:
-        return self._submit(lambda: self._pass(data, loss_fn, loss_fn_config, train=True))
+        return self._submit(lambda: self._accumulate(data, loss_fn, loss_fn_config))
 
     def forward_backward_custom_async(self, data: Sequence[Datum], loss_fn: LossCallable) -> Awaitable[ForwardBackwardResult]:
-        return self._submit(lambda: self._pass(data, loss_fn, None, train=True))
+        return self._submit(lambda: self._accumulate(data, loss_fn))
 
     def forward_async(
         self, data: Sequence[Datum], *, loss_fn: str = "cross_entropy", loss_fn_config: Mapping[str, Any] | None = None
     ) -> Awaitable[ForwardBackwardResult]:
-        return self._submit(lambda: self._pass(data, loss_fn, loss_fn_config, train=False))
+        return self._submit(lambda: self._pass(data, loss_fn, loss_fn_config, np.zeros_like(self._table)))
 
     def optim_step_async(self, adam: AdamParams) -> Awaitable[OptimStepResult]:
         return self._submit(lambda: self._update(adam))
@@ -113,7 +114,8 @@ class MockBackend:
         def load() -> None:
             arrays = _read(Path(uri) / STATE_FILE)
             self._table, self._moments = arrays["table"], arrays["moments"]
-            self._num_updates, self._gradient = int(arrays["num_updates"]), None
+            self._num_updates = int(arrays["num_updates"])
+            self._gradient = self._lost_gradient = None
 
         await self._submit(load)
 
@@ -133,15 +135,28 @@ class MockBackend:
     def _submit(self, work: Callable[[], ResultT]) -> Awaitable[ResultT]:
         return asyncio.get_running_loop().run_in_executor(self._executor, work)
 
+    def _accumulate(
+        self, data: Sequence[Datum], loss_fn: str | LossCallable, config: Mapping[str, Any] | None = None
+    ) -> ForwardBackwardResult:
+        """If anything fails, all that has accumulated is dropped, and the next update refuses."""
+        gradient = np.zeros_like(self._table)
+        try:
+            result = self._pass(data, loss_fn, config, gradient)
+        except BaseException as error:
+            self._gradient, self._lost_gradient = None, str(error) or type(error).__name__
+            raise
+        self._gradient = gradient if self._gradient is None else self._gradient + gradient
+        return result
+
     def _pass(
-        self, data: Sequence[Datum], loss_fn: str | LossCallable, config: Mapping[str, Any] | None, *, train: bool
+        self, data: Sequence[Datum], loss_fn: str | LossCallable, config: Mapping[str, Any] | None, gradient: Array
     ) -> ForwardBackwardResult:
         loss = losses.get(loss_fn) if isinstance(loss_fn, str) else None
         settings = losses.settings_of(loss, config) if loss else {}
         losses.check(data, loss, vocab_size=VOCAB_SIZE)
         if self._step_seconds:
             self._closing.wait(self._step_seconds)
-        gradient, total, outputs = np.zeros_like(self._table), 0.0, []
+        total, outputs = 0.0, []
         for datum in data:
             logprobs = _log_softmax(self._table[datum.model_input])
             targets = datum.loss_fn_inputs["target_tokens"].reshape(datum.num_tokens, -1)
@@ -150,15 +165,15 @@ class MockBackend:
             value, slope = _loss_and_slope(loss_fn, settings, shaped, datum.loss_fn_inputs)
             total += value
             outputs.append({"logprobs": shaped.astype(np.float32)})
-            if train:
-                _add_gradient(gradient, datum.model_input, targets, slope.reshape(targets.shape), np.exp(logprobs))
-        if train:
-            self._gradient = gradient if self._gradient is None else self._gradient + gradient
+            _add_gradient(gradient, datum.model_input, targets, slope.reshape(targets.shape), np.exp(logprobs))
         return ForwardBackwardResult(loss_fn_outputs=outputs, metrics={"loss:sum": total})
 
     def _update(self, adam: AdamParams) -> OptimStepResult:
+        if self._lost_gradient is not None:
+            reason, self._lost_gradient = self._lost_gradient, None
+            raise BackendError(f"The step was not taken, because its gradient failed: {reason}", permanent=True)
         if self._gradient is None:
-            raise BackendError("There is no gradient to update the weights with.", permanent=True)
+            return OptimStepResult(metrics={"optim/grad_norm": 0.0, "optim/skipped_no_gradient": 1.0})
         gradient, self._gradient = self._gradient, None
         norm = float(np.sqrt((gradient**2).sum()))
         if adam.grad_clip_norm and norm > adam.grad_clip_norm:
