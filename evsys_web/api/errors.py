@@ -99,7 +99,7 @@ def field_errors(error: ValidationError) -> list[FieldError]:
 
 def _sentence(message: str) -> str:
     message = message.removeprefix("Value error, ")
-    return message if message.endswith((".", "!", "?")) else f"{message}."
+    return message if message.endswith((".", "!", "?", "…")) else f"{message}."
 
 
 def _summary(errors: Sequence[FieldError]) -> str:
@@ -141,8 +141,13 @@ def install(api: NinjaAPI) -> None:
         logger.error("The API failed", exc_info=error)
         return problem(500)
 
+    def refused(error: HttpError) -> HttpResponse:
+        if error.status_code == HTTPStatus.BAD_REQUEST and str(error).startswith("Cannot parse"):  # ninja's, without a reason
+            return problem(400, "The body is not valid JSON. Send JSON with 'Content-Type: application/json'.")
+        return problem(error.status_code, _sentence(str(error)), getattr(error, "errors", ()))
+
     when(Exception, broke)
-    when(HttpError, lambda error: problem(error.status_code, str(error), getattr(error, "errors", ())))
+    when(HttpError, refused)
     when(AuthenticationError, lambda error: problem(401))
     when(PermissionDenied, lambda error: problem(403, str(error)))
     when(Http404, lambda error: problem(404))

@@ -1,0 +1,54 @@
+"""The API as it was promised. To renew it on purpose: UPDATE_SNAPSHOTS=1 pytest tests/contracts/test_openapi.py"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from django.test import Client
+
+from evsys_web.api.api import api
+
+SNAPSHOT = Path(__file__).with_name("openapi.json")
+
+
+def document() -> dict[str, Any]:
+    whole: dict[str, Any] = json.loads(json.dumps(api.get_openapi_schema(path_params={})))
+    return whole
+
+
+def test_nothing_of_the_api_changes_unseen() -> None:
+    now = document()
+    if os.environ.get("UPDATE_SNAPSHOTS") == "1":
+        SNAPSHOT.write_text(json.dumps(now, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    promised = json.loads(SNAPSHOT.read_text())
+    assert set(now["paths"]) == set(promised["paths"])
+    for path, operations in promised["paths"].items():
+        assert now["paths"][path] == operations, path
+    assert now == promised
+
+
+def test_every_reference_in_the_document_leads_somewhere() -> None:
+    whole = document()
+    text = json.dumps(whole)
+    for part in text.split('"$ref": "')[1:]:
+        found: Any = whole
+        for name in part.split('"', 1)[0].removeprefix("#/").split("/"):
+            found = found[name]
+        assert found
+
+
+def test_every_operation_says_what_it_does_and_has_a_name_of_its_own() -> None:
+    operations = [operation for methods in document()["paths"].values() for operation in methods.values()]
+    names = [operation["operationId"] for operation in operations]
+    assert len(set(names)) == len(names)
+    assert all(operation["summary"] and operation.get("tags") for operation in operations)
+
+
+def test_the_document_and_its_page_need_no_sign_in_and_no_foreign_host(client: Client, db: None) -> None:
+    assert client.get("/api/openapi.json").json()["openapi"].startswith("3.")
+    page = client.get("/api/docs").content.decode()
+    assert "swagger-ui-bundle.js" in page
+    assert "//" not in page.replace("<!doctype html>", "").split("<body")[0]
