@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.timezone import now
-from ninja import Query, Router, Schema, Status
+from ninja import Body, Query, Router, Schema, Status
 from pydantic import Field
 
 from evsys_web.accounts.models import Project
@@ -163,7 +163,7 @@ def download_checkpoint(request: HttpRequest, run_id: int, checkpoint_id: int, f
 
 
 @router.post("/{int:run_id}/log-batch", response=LoggedOut, summary="Report points of a run that is trained elsewhere")
-def log_batch(request: HttpRequest, run_id: int, points: Points) -> dict[str, int]:
+def log_batch(request: HttpRequest, run_id: int, points: Body[Points]) -> dict[str, int]:
     """May be sent again: of two values for the same step and key the first stays. At most 10,000 points a call."""
     run = _run(request, run_id)
     moment = now()
