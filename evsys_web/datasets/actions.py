@@ -115,12 +115,19 @@ def _publish(
 
 
 def stage_upload(
-    *, user: User, project: Project, name: str, upload: UploadedFile[Any], description: str, why: ReadingNeeded | RowsRefused
+    *,
+    user: User,
+    project: Project,
+    name: str,
+    upload: UploadedFile[Any],
+    filename: str,
+    description: str,
+    why: ReadingNeeded | RowsRefused,
 ) -> StagedUpload:
     """Keep a file that was not imported, and why, until its owner has decided or a day has passed."""
     sweep_staged()
     staged = StagedUpload(
-        project=project, created_by=user, dataset_name=name, description=description, filename=Path(upload.name or "").name[:255]
+        project=project, created_by=user, dataset_name=name, description=description, filename=Path(filename).name[:255]
     )
     upload.seek(0)
     staged.file.save("upload", upload, save=False)

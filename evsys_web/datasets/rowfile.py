@@ -7,7 +7,7 @@ import json
 import struct
 from collections.abc import Iterator
 from itertools import islice
-from typing import IO
+from typing import IO, NamedTuple
 
 from django.db.models.fields.files import FieldFile
 
@@ -16,6 +16,13 @@ from recipes.types import Row
 
 ROWS_PER_OFFSET = 1000
 OFFSET = struct.Struct("<Q")
+
+
+class Found(NamedTuple):
+    """Rows with their numbers from 0, and the row to search on from."""
+
+    rows: list[tuple[int, Row]]
+    next_start: int
 
 
 class RowFile:
@@ -35,14 +42,29 @@ class RowFile:
 
     def between(self, start: int, stop: int) -> Iterator[Row]:
         """Rows start … stop - 1, counted from 0, clipped to the rows there are."""
+        for line in self._lines(start, stop):
+            yield json.loads(line)
+
+    def search(self, text: str, *, start: int = 0, max_rows: int = 20_000, max_found: int = 20) -> Found:
+        """Rows that hold `text`, whatever its case, among the `max_rows` from `start`; stops after `max_found`."""
+        needle = json.dumps(text, ensure_ascii=False)[1:-1].casefold()
+        found: list[tuple[int, Row]] = []
+        stop = min(start + max_rows, self.num_rows)
+        for number, line in enumerate(self._lines(start, stop), start=start):
+            if needle in line.decode().casefold():
+                found.append((number, json.loads(line)))
+                if len(found) == max_found:
+                    return Found(found, number + 1)
+        return Found(found, stop)
+
+    def _lines(self, start: int, stop: int) -> Iterator[bytes]:
         start, stop = max(0, start), min(stop, self.num_rows)
         if start >= stop:
             return
         with self.file.storage.open(str(self.file.name), "rb") as stream:
             stream.seek(self._offset_of(start // ROWS_PER_OFFSET))
             lines = iter(stream.readline, b"")  # iterating over Django's own File would go back to the first byte
-            for line in islice(lines, start % ROWS_PER_OFFSET, stop - start + start % ROWS_PER_OFFSET):
-                yield json.loads(line)
+            yield from islice(lines, start % ROWS_PER_OFFSET, stop - start + start % ROWS_PER_OFFSET)
 
     def _offset_of(self, block: int) -> int:
         if block == 0:

@@ -1,0 +1,93 @@
+"""A row as the page shows it: turns with a role and text, cut to what a browser can carry. Templates escape all of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from evsys_web.datasets.models import Format
+from recipes.types import Row
+
+MAX_CHARACTERS = 20_000
+MAX_TURNS = 60
+LONG_CHARACTERS = 1_200
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    role: str
+    text: str
+    reasoning: str = ""
+    tool_calls: tuple[str, ...] = ()
+    name: str = ""
+    num_hidden: int = 0
+
+    @property
+    def is_long(self) -> bool:
+        return len(self.text) > LONG_CHARACTERS
+
+    @property
+    def beginning(self) -> str:
+        """What a closed long turn shows."""
+        return self.text[:200].rsplit(" ", 1)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of turns under a title: the chosen reply, the rejected one, or the whole chat under none."""
+
+    title: str
+    turns: list[Turn]
+    num_hidden: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRow:
+    """`number` counts from 1."""
+
+    number: int
+    parts: list[Part]
+    facts: list[tuple[str, str]] = field(default_factory=list)
+
+
+def shown_row(row: Row, format: str, number: int) -> ShownRow:
+    """A parsed row for people: its conversations, and beside them task id, answer, tools and metadata."""
+    if format == Format.PREFERENCE:
+        parts = [_part(title, row[key]) for title, key in (("", "prompt"), ("Chosen", "chosen"), ("Rejected", "rejected"))]
+    else:
+        parts = [_part("", row["messages"])]
+    facts = [(label, _cut(_text(row[key]), 2_000)) for label, key in FACTS if key in row]
+    return ShownRow(number, parts, facts)
+
+
+FACTS = (("Task", "task_id"), ("Answer", "answer"), ("Verifier", "verifier"), ("Tools", "tools"), ("Metadata", "metadata"))
+
+
+def _part(title: str, messages: list[Row]) -> Part:
+    return Part(title, [_turn(message) for message in messages[:MAX_TURNS]], max(0, len(messages) - MAX_TURNS))
+
+
+def _turn(message: Row) -> Turn:
+    content = message["content"]
+    text = content if isinstance(content, str) else "\n".join(block["text"] for block in content)
+    return Turn(
+        role=message["role"],
+        text=text[:MAX_CHARACTERS],
+        reasoning=_cut(message.get("reasoning", ""), MAX_CHARACTERS),
+        tool_calls=tuple(_call(call["function"]) for call in message.get("tool_calls", [])[:MAX_TURNS]),
+        name=message.get("name", ""),
+        num_hidden=max(0, len(text) - MAX_CHARACTERS),
+    )
+
+
+def _call(function: Row) -> str:
+    return f"{function['name']}({_cut(_text(function['arguments']), 2_000)})"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
