@@ -259,7 +259,7 @@ def _loss_and_slope(
     else:
         value = loss_fn(ModelOutput(logprobs=tensor), tensors)
     value.backward()
-    return float(value), np.zeros_like(logprobs) if tensor.grad is None else tensor.grad.double().numpy()
+    return float(value.detach()), np.zeros_like(logprobs) if tensor.grad is None else tensor.grad.double().numpy()
 
 
 def _add_gradient(gradient: Array, model_input: Array, targets: Array, slope: Array, probabilities: Array) -> None:
