@@ -23,6 +23,12 @@ def checkpoint_files(checkpoint: Checkpoint) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in _files(folder)] if folder else []
 
 
+def checkpoint_bytes(checkpoint: Checkpoint) -> int | None:
+    """What those files weigh; None for weights kept elsewhere."""
+    folder = _folder(checkpoint)
+    return sum(path.stat().st_size for path in _files(folder)) if folder else None
+
+
 def checkpoint_download(checkpoint: Checkpoint, file: str = "") -> StreamingHttpResponse:
     """One file of the checkpoint, or all of them as a zip. Raises Http404, and CheckpointError for weights kept elsewhere."""
     folder = _folder(checkpoint)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import OuterRef, Q, Subquery
 from django.utils.timezone import now
 
 from evsys_web.runs.chunks import (
@@ -129,6 +129,18 @@ def latest(run: TrainingRun) -> dict[str, float]:
         if chunk is not None:
             found[key] = float(decode_column(bytes(chunk.data), count=chunk.count).values[-1])
     return found
+
+
+def last_values(run_ids: Sequence[int], key: str) -> dict[int, float]:
+    """The last value of one key for many runs, in two queries however many; runs without the key are left out."""
+    chunks = MetricChunk.objects.filter(key=key, run_id__in=run_ids)
+    newest_chunk = chunks.filter(run=OuterRef("run")).order_by("-first_seq").values("pk")[:1]
+    folded = chunks.filter(pk=Subquery(newest_chunk)).order_by().values_list("run_id", "count", "data")
+    found = {run_id: float(decode_column(bytes(data), count=count).values[-1]) for run_id, count, data in folded}
+    rows = MetricRow.objects.filter(run_id__in=run_ids)
+    newest_row = MetricRow.objects.filter(run=OuterRef("run"), values__has_key=key).order_by("-seq").values("pk")[:1]
+    live = rows.filter(pk=Subquery(newest_row)).order_by().values_list("run_id", "values")
+    return found | {run_id: float(values[key]) for run_id, values in live}
 
 
 def series(

@@ -171,7 +171,22 @@ export class Chart {
     const paint = colours();
     const layout = { ...this.layout(paint), paper_bgcolor: paint.surface, title: { text: this.key, font: { size: 14 } }, margin: { ...margin, t: 40 } };
     const size = { format: "png", width: 900, height: 500, scale: 2 };
-    const url = await window.Plotly.toImage({ data: this.traces(paint), layout: { ...layout, width: 900, height: 500 } }, size);
-    Object.assign(document.createElement("a"), { href: url, download: `${name}-${this.key.replaceAll("/", "-")}.png` }).click();
+    this.save(await window.Plotly.toImage({ data: this.traces(paint), layout: { ...layout, width: 900, height: 500 } }, size), name, "png");
+  }
+
+  // The points as drawn, one line each; the run's own CSV has all of them.
+  saveCsv(name) {
+    const lines = [`run,${this.view.x},${this.key}`];
+    for (const [index, curve] of this.curves) {
+      const run = `"${this.runs[index].name.replaceAll('"', '""')}"`;
+      curve.x.forEach((x, at) => lines.push(`${run},${x},${curve.y[at] ?? ""}`));
+    }
+    const url = URL.createObjectURL(new Blob([lines.join("\n"), "\n"], { type: "text/csv" }));
+    this.save(url, name, "csv");
+    setTimeout(() => URL.revokeObjectURL(url), 10000);
+  }
+
+  save(url, name, kind) {
+    Object.assign(document.createElement("a"), { href: url, download: `${name}-${this.key.replaceAll("/", "-")}.${kind}` }).click();
   }
 }

@@ -1,5 +1,5 @@
 // The panel of charts: which charts there are, what they load, when they redraw. Shared by the run page and the comparison.
-// Markup: [data-charts] with json_script #chart-runs ([{name, url, seq, began, live}]) and #chart-groups ([[group, [key]]]).
+// Markup: [data-charts] with json_script #chart-runs ([{name, url, began, live}]) and #chart-keys.
 
 import { Chart } from "./run_chart.js";
 import { Curve } from "./run_curve.js";
@@ -139,7 +139,7 @@ document.addEventListener("run:rewind", ({ detail: { step } }) => {
   reload();
 });
 
-document.addEventListener("run:began", ({ detail: { at } }) => (runs[0].began = at));
+document.addEventListener("run:status", ({ detail }) => (runs[0].began = detail.started_at ?? runs[0].began));
 document.addEventListener("chartseen", ({ detail }) => seen(detail));
 document.addEventListener("chartgroups", () => writeView(view));
 document.addEventListener("chartresize", ({ detail }) => soil(detail));
@@ -152,6 +152,6 @@ for (const name of ["themechange", "visibilitychange"]) {
 }
 if (runs.length > 1 && runs.some((run) => run.live)) setInterval(() => document.hidden || reload(), 5000);
 
-for (const [group, keys] of read("chart-groups")) for (const key of keys) grid.add(key, group);
+for (const key of read("chart-keys")) grid.add(key);
 grid.filter();
 panel.dataset.charts = "ready";

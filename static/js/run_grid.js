@@ -22,7 +22,8 @@ export class Grid {
     panel.addEventListener("dblclick", (event) => event.target.closest("[data-plot]") && this.resetZoom());
   }
 
-  add(key, group = key.includes("/") ? key.split("/", 1)[0] : "other") {
+  add(key) {
+    const group = key.includes("/") ? key.split("/", 1)[0] : "other";
     const card = this.cardTemplate.content.firstElementChild.cloneNode(true);
     card.dataset.metric = key;
     card.querySelector("[data-title]").textContent = key.includes("/") ? key.slice(key.indexOf("/") + 1) : key;
@@ -115,8 +116,7 @@ export class Grid {
     if (event.target.closest("[data-png]")) await chart.savePng(this.panel.dataset.name);
     const wide = event.target.closest("[data-wide]");
     if (wide) wide.setAttribute("aria-pressed", String(chart.card.toggleAttribute("data-wide-card")));
-    const csv = event.target.closest("[data-csv]");
-    if (csv) location.assign(`${this.panel.dataset.csv}${this.panel.dataset.csv.includes("?") ? "&" : "?"}key=${encodeURIComponent(chart.key)}`);
+    if (event.target.closest("[data-csv]")) chart.saveCsv(this.panel.dataset.name);
   }
 
   // A sentence above the charts; `again` is tried after a few seconds.

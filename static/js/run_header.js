@@ -5,6 +5,7 @@ import { duration, shortNumber } from "./run_curve.js";
 const keep = 40;
 let recent = [];
 let speed = null;
+let loss = null;
 
 const header = () => document.getElementById("run-header");
 const put = (name, text) => {
@@ -27,6 +28,7 @@ function show() {
   const left = secondsLeft(step, numSteps);
   put("left", left === null ? "–" : duration(left));
   if (speed !== null) put("speed", shortNumber(speed));
+  if (loss !== null) put("loss", shortNumber(loss));
   if (numSteps) document.title = document.title.replace(/^(\d+ % · )?/, `${Math.floor((100 * step) / numSteps)} % · `);
 }
 
@@ -42,6 +44,7 @@ document.addEventListener("run:metrics", ({ detail: row }) => {
   recent.push({ step: row.step, at: Date.parse(row.at) });
   if (recent.length > keep) recent.shift();
   speed = row.values["tokens/per_second"] ?? speed;
+  loss = row.values["train/mean_nll"] ?? loss;
   header().dataset.step = String(row.step);
 });
 document.addEventListener("run:status", ({ detail }) => {

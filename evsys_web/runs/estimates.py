@@ -1,0 +1,91 @@
+"""Gathers what `recipes.estimate` needs to know of rows, model and machine, without a download and without torch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from django.core.cache import cache
+
+from evsys_web.accounts.models import User
+from evsys_web.datasets.models import DatasetVersion
+from evsys_web.runs import metrics
+from evsys_web.runs.models import Status, TrainingRun
+from recipes.backends.local.models import resolve
+from recipes.config import RunConfig
+from recipes.errors import RecipeError
+from recipes.estimate import GPU, Estimate, Hardware, TokenSample, count_parameters, estimate, processor
+from recipes.rendering import load_tokenizer, render
+from recipes.types import Row
+
+SAMPLE_ROWS = 48
+CACHE_SECONDS = 3600
+
+
+def estimate_run(config: RunConfig, version: DatasetVersion, user: User) -> Estimate:
+    """Raises ConfigError when the settings are wrong."""
+    folder = _folder(config.model.name)
+    return estimate(
+        config,
+        num_rows=version.num_rows,
+        sample=sample_tokens(config, version) if folder else None,
+        num_parameters=count_parameters(folder) if folder else None,
+        hardware=hardware(),
+        measured_tokens_per_second=measured_speed(config, user),
+    )
+
+
+def sample_tokens(config: RunConfig, version: DatasetVersion) -> TokenSample | None:
+    """Some rows, evenly over the version, through the model's own chat template; None when they cannot be rendered."""
+    params = config.algorithm.params
+    options = {name: params[name] for name in ("supervise", "enable_thinking", "max_seq_len") if params.get(name) is not None}
+    key = f"tokens:{version.pk}:{config.model.name}:{params.get('renderer_name')}:{sorted(options.items())}".replace(" ", "")
+    found: TokenSample | None = cache.get(key)
+    if found is None:
+        found = _count(version, config.model.name, params.get("renderer_name"), options)
+        cache.set(key, found, CACHE_SECONDS)
+    return found
+
+
+def measured_speed(config: RunConfig, user: User) -> float | None:
+    """Tokens a second of the last completed run of the same model on the same backend that this person may see."""
+    same = {"config__model__name": config.model.name, "config__backend__kind": config.backend.kind, "status": Status.COMPLETED}
+    run = TrainingRun.objects.visible_to(user).filter(**same).newest_first().first()
+    if run is None:
+        return None
+    curve = metrics.series(run, ["tokens/per_second"])["tokens/per_second"]
+    usable = sorted(value for value in curve.y_last.tolist() if value > 0)
+    return usable[len(usable) // 2] if usable else None
+
+
+def hardware() -> Hardware:
+    return GPU if Path("/dev/nvidiactl").exists() else processor(os.cpu_count() or 1)
+
+
+def _folder(model_name: str) -> Path | None:
+    """Where the model lies on this machine; None for one that would have to be fetched first."""
+    try:
+        place = resolve(model_name)
+    except RecipeError:
+        return None
+    return place if isinstance(place, Path) else None
+
+
+def _count(version: DatasetVersion, model_name: str, renderer_name: str | None, options: dict[str, Any]) -> TokenSample | None:
+    try:
+        tokenizer = load_tokenizer(model_name, renderer_name=renderer_name)
+        rendered = [render(row["messages"], tokenizer, **options) for row in _spread(version) if "messages" in row]
+    except RecipeError:
+        return None
+    if not rendered:
+        return None
+    return TokenSample([len(each.token_ids) for each in rendered], [each.num_trained for each in rendered])
+
+
+def _spread(version: DatasetVersion) -> list[Row]:
+    """At most SAMPLE_ROWS rows, in a few stretches over the whole version."""
+    if version.num_rows <= SAMPLE_ROWS:
+        return version.rows_between(0, version.num_rows)
+    starts = [round(part * (version.num_rows - SAMPLE_ROWS // 6) / 5) for part in range(6)]
+    return [row for start in starts for row in version.rows_between(start, start + SAMPLE_ROWS // 6)]

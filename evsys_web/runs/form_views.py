@@ -1,0 +1,174 @@
+"""The page that starts a run, and the fragments that keep it true while somebody types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods, require_POST
+
+from evsys_web.accounts.models import User
+from evsys_web.accounts.views import signed_in
+from evsys_web.datasets.models import Dataset, DatasetVersion
+from evsys_web.runs.actions import launch_run
+from evsys_web.runs.estimates import estimate_run
+from evsys_web.runs.forms import RunForm, checkpoints_for, following, models_on_offer, start_from, versions_for
+from evsys_web.runs.models import TrainingRun
+from evsys_web.runs.snippets import curl_for, yaml_of
+from recipes.config import RunConfig
+from recipes.errors import ConfigError
+from recipes.registry import algorithms, backends
+
+MAX_YAML_BYTES = 1_000_000
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def new_run(request: HttpRequest) -> HttpResponse:
+    user = signed_in(request)
+    if request.method != "POST":
+        return _page(request, RunForm(user, start=starting_point(request, user)))
+    form = RunForm(user, request.POST)
+    if form.is_valid():
+        try:
+            run = launch_run(
+                user=user,
+                project=form.version.dataset.project,
+                config=form.config,
+                dataset_version=form.version,
+                idempotency_key=form.text("submission_key"),
+                cloned_from=form.choices.cleaned_data["cloned_from"],
+            )
+        except ConfigError as error:
+            form.refuse(error)
+        except PermissionDenied as refusal:
+            form.choices.add_error("dataset_version", str(refusal))
+        else:
+            return redirect(run)
+    return _page(request, form, status=422)
+
+
+@require_POST
+def settings_fragment(request: HttpRequest) -> HttpResponse:
+    """The fields of another algorithm, backend or model; what was typed stays."""
+    form = following(signed_in(request), request.POST)
+    return render(request, "runs/_settings.html", {"form": form})
+
+
+@require_POST
+def estimate_fragment(request: HttpRequest) -> HttpResponse:
+    """What the settings as typed will take; nothing is said of mistakes before the form is sent."""
+    user = signed_in(request)
+    form = RunForm(user, request.POST)
+    context: dict[str, Any] = {"form": form}
+    if form.is_valid():
+        context["estimate"] = estimate_run(form.config, form.version, user)
+        context["version"] = form.version
+    else:
+        context["mistakes"] = form.mistakes()
+    return render(request, "runs/_estimate.html", context)
+
+
+@require_POST
+def export_fragment(request: HttpRequest) -> HttpResponse:
+    """The settings as typed, as YAML and as a call of the API."""
+    form = RunForm(signed_in(request), request.POST)
+    context: dict[str, Any] = {"mistakes": [] if form.is_valid() else form.mistakes()}
+    if not context["mistakes"]:
+        config = form.config.model_dump(mode="json")
+        context |= {"yaml": yaml_of(config), "curl": curl_for(request, config)}
+    return render(request, "runs/_export.html", context)
+
+
+@require_POST
+def import_yaml(request: HttpRequest) -> HttpResponse:
+    """YAML, pasted or as a file, becomes a filled-in form; nothing is started."""
+    user = signed_in(request)
+    upload = request.FILES.get("file")
+    text = request.POST.get("yaml", "")
+    try:
+        if upload is not None:
+            if (upload.size or 0) > MAX_YAML_BYTES:
+                raise ConfigError("This file is larger than a megabyte; settings are not.")
+            text = upload.read().decode("utf-8")
+        if not text.strip():
+            raise ConfigError("Paste a run's YAML, or choose a file.")
+        config = RunConfig.from_yaml(text)
+    except (ConfigError, UnicodeDecodeError) as error:
+        sentence = str(error) if isinstance(error, ConfigError) else "This file is no text."
+        form = RunForm(user, start=starting_point(request, user))
+        return _page(request, form, status=422, yaml_error=sentence, yaml_text=text)
+    start, note = _start_of(config, user)
+    return _page(request, RunForm(user, start=start), yaml_note=note)
+
+
+def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
+    """What the address asks for: a dataset (version), a run to clone, or a checkpoint to go on from."""
+    start: dict[str, Any] = {}
+    clone, checkpoint = _asked(request, "clone"), _asked(request, "checkpoint")
+    saved = checkpoints_for(user).filter(pk=checkpoint).first() if checkpoint else None
+    origin = saved.run if saved else TrainingRun.objects.visible_to(user).filter(pk=clone).first() if clone else None
+    if origin is not None:
+        start = start_from(RunConfig.model_validate(origin.config))
+        start["name"] = next_name(origin.name)
+        start["dataset_version"] = origin.dataset_version_id
+        if saved is not None:
+            start["checkpoint"] = saved.pk
+        else:
+            start["cloned_from"] = origin.pk
+            begun_from = start.pop("init_from_checkpoint", None)
+            same = checkpoints_for(user).filter(sampler_uri=begun_from).first() if begun_from else None
+            start["checkpoint"] = same.pk if same else None
+    if version := _asked(request, "dataset_version") or _asked(request, "dataset"):
+        start["dataset_version"] = version
+    elif "dataset_version" not in start and (newest := versions_for(user).order_by("-created_at", "-pk").first()):
+        start["dataset_version"] = newest.pk
+    return start
+
+
+def next_name(name: str) -> str:
+    """`sums` → `sums 2`, `sums 2` → `sums 3`."""
+    stem, _, number = name.rpartition(" ")
+    if stem and number.isdecimal() and len(number) < 6:
+        return f"{stem} {int(number) + 1}"
+    return f"{name[:190]} 2"
+
+
+def _start_of(config: RunConfig, user: User) -> tuple[dict[str, Any], str]:
+    """Starting values for a config from outside, and what of it could not be taken over."""
+    start = start_from(config)
+    start.pop("init_from_checkpoint", None)
+    notes = []
+    if config.data.dataset is None:
+        notes.append("It reads rows from a file; choose a dataset instead.")
+    else:
+        try:
+            start["dataset_version"] = Dataset.objects.resolve(config.data.dataset, user).pk
+        except ConfigError as error:
+            notes.append(f"{error} Choose another one.")
+    if config.model.init_from_checkpoint:
+        saved = checkpoints_for(user).filter(sampler_uri=config.model.init_from_checkpoint).first()
+        start["checkpoint"] = saved.pk if saved else None
+        notes += [] if saved else ["The checkpoint that it begins from is not here; choose where to begin."]
+    return start, " ".join(notes) or "Taken over. Look it over, then start."
+
+
+def _asked(request: HttpRequest, name: str) -> int | None:
+    text = request.GET.get(name, "")
+    return int(text) if text.isdecimal() and len(text) < 19 else None
+
+
+def _page(request: HttpRequest, form: RunForm, *, status: int = 200, **context: Any) -> HttpResponse:
+    user = signed_in(request)
+    context |= {
+        "form": form,
+        "models": models_on_offer(user),
+        "has_datasets": DatasetVersion.objects.ready().visible_to(user).exists(),
+        "failures": [
+            f"{registry.noun} {name}: {why}"
+            for registry in (algorithms, backends)
+            for name, why in registry.load_failures.items()
+        ],
+    }
+    return render(request, "runs/new.html", context, status=status)

@@ -1,0 +1,254 @@
+"""What a person types to start a run: the choices. Settings of algorithm and backend are drawn from their Configs."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from django import forms
+from django.db.models import QuerySet
+
+from evsys_web.accounts.models import User
+from evsys_web.config_forms import ConfigForm
+from evsys_web.datasets.models import DatasetVersion
+from evsys_web.runs.models import Checkpoint, TrainingRun
+from recipes.backends.local.models import STARTER_NAME, resolve
+from recipes.config import ModelConfig, RunConfig
+from recipes.errors import ConfigError
+from recipes.presets import recommended
+from recipes.registry import algorithms, backends
+
+NUM_CHECKPOINTS_OFFERED = 50
+NUM_MODELS_OFFERED = 30
+
+
+class VersionField(forms.ModelChoiceField[DatasetVersion]):
+    def label_from_instance(self, version: DatasetVersion) -> str:
+        return f"{version.reference} · {version.num_rows:,} rows · {version.get_format_display().lower()}"
+
+
+class CheckpointField(forms.ModelChoiceField[Checkpoint]):
+    def label_from_instance(self, checkpoint: Checkpoint) -> str:
+        return f"{checkpoint.run.name} · step {checkpoint.step:,} ({checkpoint.name})"
+
+
+class ChoicesForm(forms.Form):
+    """Everything that is chosen rather than tuned."""
+
+    name = forms.CharField(max_length=200, required=False, help_text="What people call this run; left empty, it gets a name.")
+    dataset_version = VersionField(
+        queryset=DatasetVersion.objects.none(),
+        label="Dataset",
+        empty_label="Choose a dataset",
+        help_text="A version never changes.",
+    )
+    model_name = forms.CharField(
+        label="Model", initial=STARTER_NAME, max_length=500, help_text=ModelConfig.model_fields["name"].description or ""
+    )
+    checkpoint = CheckpointField(
+        queryset=Checkpoint.objects.none(),
+        required=False,
+        label="Begin from",
+        empty_label="the model as it is",
+        help_text="Weights that an earlier run of the same model saved; the optimizer starts fresh.",
+    )
+    algorithm = forms.ChoiceField(help_text="How the model learns from the rows.")
+    backend = forms.ChoiceField(label="Trains on", help_text="Where the weights live and the work is done.")
+    submission_key = forms.CharField(max_length=200, widget=forms.HiddenInput)
+    cloned_from = forms.ModelChoiceField(queryset=TrainingRun.objects.none(), required=False, widget=forms.HiddenInput)
+    shown_for = forms.CharField(required=False, widget=forms.HiddenInput)
+    use_required_attribute = False
+
+    def __init__(self, user: User, data: Mapping[str, Any] | None = None, *, initial: Mapping[str, Any] | None = None) -> None:
+        super().__init__(data, initial={"submission_key": uuid.uuid4().hex, **(initial or {})})
+        self.fields["dataset_version"].queryset = versions_for(user)  # type: ignore[attr-defined]
+        self._offer_checkpoints(checkpoints_for(user))
+        self.fields["cloned_from"].queryset = TrainingRun.objects.visible_to(user)  # type: ignore[attr-defined]
+        self.fields["algorithm"].choices = [(kind, _words(kind)) for kind in algorithms.kinds()]  # type: ignore[attr-defined]
+        self.fields["backend"].choices = [(kind, _words(kind)) for kind in backends.kinds()]  # type: ignore[attr-defined]
+        self.fields["model_name"].widget.attrs.update({"list": "models", "autocomplete": "off", "spellcheck": "false"})
+
+    def _offer_checkpoints(self, allowed: QuerySet[Checkpoint]) -> None:
+        """The newest are offered, and the one already chosen; any that the person may see is accepted."""
+        field = self.fields["checkpoint"]
+        assert isinstance(field, CheckpointField)
+        field.queryset = allowed
+        chosen = str(self["checkpoint"].value() or "")
+        offered = list(allowed[:NUM_CHECKPOINTS_OFFERED])
+        if chosen.isdecimal() and int(chosen) not in {checkpoint.pk for checkpoint in offered}:
+            offered += allowed.filter(pk=int(chosen))
+        field.choices = [("", field.empty_label), *((each.pk, field.label_from_instance(each)) for each in offered)]
+
+
+class RunForm:
+    """The choices and the two Config forms that they call for, validated together. `config` and `version` after `is_valid()`."""
+
+    config: RunConfig
+    version: DatasetVersion
+
+    def __init__(self, user: User, data: Mapping[str, Any] | None = None, *, start: Mapping[str, Any] | None = None) -> None:
+        """`data`: what was posted. `start`: starting values of the choices, plus `algorithm_params` and `backend_params`."""
+        start = dict(start or {})
+        params = {"algorithm": start.pop("algorithm_params", None), "backend": start.pop("backend_params", None)}
+        self.choices = ChoicesForm(user, data, initial={"algorithm": "sft", "backend": "local", **start})
+        self.preset = recommended(self.text("model_name"), self.text("algorithm"))
+        self.settings: dict[str, ConfigForm] = {}
+        backend = _class_of(backends, self.text("backend"))
+        for part, registered in (("algorithm", _class_of(algorithms, self.text("algorithm"))), ("backend", backend)):
+            if registered is not None:
+                initial = params[part] if params[part] is not None else self.preset.params if part == "algorithm" else {}
+                ignored = backend.ignored_fields if backend and part == "algorithm" else ()
+                self.settings[part] = ConfigForm(registered.Config, data, prefix=part, initial=initial, ignored=ignored)
+
+    def text(self, name: str) -> str:
+        return str(self.choices[name].value() or "")
+
+    def sentence(self, part: str) -> str:
+        """What the chosen algorithm or backend says of itself, in one sentence."""
+        registered = _class_of(algorithms if part == "algorithm" else backends, self.text(part))
+        return (inspect.getdoc(registered) or "").split("\n\n", 1)[0].replace("\n", " ") if registered else ""
+
+    def algorithm_sentence(self) -> str:
+        return self.sentence("algorithm")
+
+    def backend_sentence(self) -> str:
+        return self.sentence("backend")
+
+    @property
+    def shown_for(self) -> str:
+        """What the settings on the page were drawn for: untouched ones follow when the choice changes."""
+        return "|".join(self.text(name) for name in ("model_name", "algorithm"))
+
+    def num_errors(self) -> int:
+        return len(self.choices.errors) + sum(len(form.errors) for form in self.settings.values())
+
+    def is_valid(self) -> bool:
+        if not all([self.choices.is_valid(), *[form.is_valid() for form in self.settings.values()]]):
+            return False
+        chosen = self.choices.cleaned_data
+        self.version = chosen["dataset_version"]
+        checkpoint = chosen["checkpoint"]
+        values = {
+            "name": chosen["name"].strip() or f"{self.version.dataset.name} {chosen['algorithm']}",
+            "model": {
+                "name": chosen["model_name"].strip(),
+                "init_from_checkpoint": checkpoint.sampler_uri if checkpoint else None,
+            },
+            "data": {"dataset": self.version.reference},
+            **{part: {"kind": chosen[part], "params": form.params()} for part, form in self.settings.items()},
+        }
+        try:
+            self.config = RunConfig.from_values(values)
+            resolve(self.config.model.name)
+        except ConfigError as error:
+            self.refuse(error)
+            return False
+        return True
+
+    def mistakes(self) -> list[str]:
+        """Every error with the label of its field."""
+        found = []
+        for form in (self.choices, *self.settings.values()):
+            for name, errors in form.errors.items():
+                label = form.fields[name].label or name.replace("_", " ").capitalize() if name in form.fields else ""
+                found += [f"{label}: {error}" if label else str(error) for error in errors]
+        return found
+
+    def refuse(self, error: ConfigError) -> None:
+        """Put somebody else's refusal at the field it names, else on top."""
+        path = [str(part) for part in error.path]
+        part = self.settings.get(path[0]) if path else None
+        if part is not None and path[1:2] == ["params"] and len(path) > 2 and path[2] in part.fields:
+            part.add_error(path[2], str(error))
+            return
+        places = {
+            "name": "name",
+            "model.name": "model_name",
+            "model.init_from_checkpoint": "checkpoint",
+            "data": "dataset_version",
+        }
+        field = places.get(".".join(path)) or (places.get(path[0]) if path else None)
+        self.choices.add_error(field, str(error))
+
+
+def following(user: User, data: Mapping[str, Any]) -> RunForm:
+    """The form for choices that were just changed: what was typed stays, what nobody touched takes the new starting values."""
+    typed = RunForm(user, data)
+    start = {name: typed.text(name) for name in typed.choices.fields}
+    old_model, _, old_algorithm = typed.text("shown_for").partition("|")
+    before = _start_texts(old_model, old_algorithm)
+    now = _start_texts(typed.text("model_name"), typed.text("algorithm"))
+    params: dict[str, dict[str, str]] = {part: {} for part in typed.settings}
+    for part, form in typed.settings.items():
+        for name in form.fields:
+            sent = data.get(form.add_prefix(name))
+            if sent is None or (part == "algorithm" and sent == before.get(name)):
+                if part == "algorithm" and name in now:
+                    params[part][name] = now[name]
+            else:
+                params[part][name] = sent
+    return RunForm(user, start={**start, **{f"{part}_params": values for part, values in params.items()}})
+
+
+def start_from(config: RunConfig) -> dict[str, Any]:
+    """Starting values for a form that repeats this run; the dataset is for the caller to find."""
+    return {
+        "name": config.name,
+        "model_name": config.model.name,
+        "init_from_checkpoint": config.model.init_from_checkpoint,
+        "algorithm": config.algorithm.kind,
+        "backend": config.backend.kind,
+        "algorithm_params": config.algorithm.params,
+        "backend_params": config.backend.params,
+    }
+
+
+def versions_for(user: User) -> QuerySet[DatasetVersion]:
+    return (
+        DatasetVersion.objects.ready().visible_to(user).select_related("dataset").order_by("dataset__name", "-number").distinct()
+    )
+
+
+def checkpoints_for(user: User) -> QuerySet[Checkpoint]:
+    """Those with weights to begin from, newest first."""
+    runs = TrainingRun.objects.visible_to(user).values("pk")
+    return Checkpoint.objects.filter(run__in=runs).exclude(sampler_uri="").select_related("run").order_by("-created_at", "-pk")
+
+
+def models_on_offer(user: User) -> list[str]:
+    """The starter first, then what lies in the hub's cache on this machine, then what earlier runs used."""
+    cached = [
+        place.name.removeprefix("models--").replace("--", "/")
+        for place in sorted(_hub_cache().glob("models--*"))
+        if place.is_dir()
+    ]
+    used = TrainingRun.objects.visible_to(user).newest_first().values_list("config__model__name", flat=True)[:100]
+    return list(dict.fromkeys([STARTER_NAME, *cached, *filter(None, used)]))[:NUM_MODELS_OFFERED]
+
+
+def _hub_cache() -> Path:
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+
+
+def _start_texts(model_name: str, algorithm: str) -> dict[str, str]:
+    registered = _class_of(algorithms, algorithm)
+    if registered is None:
+        return {}
+    return ConfigForm(registered.Config, prefix="algorithm", initial=recommended(model_name, algorithm).params).texts()
+
+
+def _class_of(registry: Any, kind: str) -> Any:
+    """The registered class, or None: the choice itself then says what is wrong."""
+    try:
+        return registry.get(kind)
+    except ConfigError:
+        return None
+
+
+def _words(kind: str) -> str:
+    return kind.replace("_", " ")

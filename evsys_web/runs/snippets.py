@@ -1,0 +1,33 @@
+"""A run's settings in the shapes that other tools take: YAML for a file, curl for a shell."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from django.http import HttpRequest
+from pydantic import ValidationError
+
+from recipes.config import RunConfig
+
+
+def yaml_of(config: Mapping[str, Any]) -> str:
+    """As `RunConfig.to_yaml`; a config that today's code no longer accepts is shown as it was stored."""
+    try:
+        return RunConfig.model_validate(config).to_yaml()
+    except ValidationError:
+        return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+
+
+def curl_for(request: HttpRequest, config: Mapping[str, Any]) -> str:
+    """The call that starts the same run through the API. The token is the reader's own, from the environment."""
+    body = json.dumps(dict(config), ensure_ascii=False)
+    return (
+        f"curl -X POST {request.scheme}://{request.get_host()}/api/v1/runs \\\n"
+        '  -H "Authorization: Bearer $EVSYS_TOKEN" \\\n'
+        "  -H 'Content-Type: application/json' \\\n"
+        f"  -d {shlex.quote(body)}"
+    )

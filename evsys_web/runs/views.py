@@ -1,0 +1,265 @@
+"""Pages about runs that exist: list, run, comparison, and the small answers their scripts ask for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, get_args
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_POST, require_safe
+
+from evsys_web.accounts.models import User
+from evsys_web.accounts.views import signed_in
+from evsys_web.runs import metrics
+from evsys_web.runs.actions import RunRefused, delete_run, resume_run, stop_run
+from evsys_web.runs.comparison import compare_configs
+from evsys_web.runs.downloads import checkpoint_bytes, checkpoint_download, metrics_csv
+from evsys_web.runs.models import ACTIVE, Checkpoint, Status, TrainingRun
+from evsys_web.runs.snippets import curl_for, yaml_of
+from recipes.errors import CheckpointError
+
+RUNS_PER_PAGE = 25
+EVENTS_SHOWN = 500
+MAX_KEYS = 200
+MAX_COMPARED = 8
+LOSS_KEY = "train/mean_nll"
+
+
+class Listed(NamedTuple):
+    run: TrainingRun
+    loss: float | None
+
+
+class Saved(NamedTuple):
+    """num_bytes is None for weights that are not on this machine."""
+
+    checkpoint: Checkpoint
+    num_bytes: int | None
+
+
+@require_safe
+def run_list(request: HttpRequest) -> HttpResponse:
+    user = signed_in(request)
+    runs = TrainingRun.objects.visible_to(user).select_related("dataset_version").defer("error_detail").newest_first()
+    words, status = request.GET.get("q", "").strip()[:200], request.GET.get("status", "")
+    for word in words.split()[:8]:
+        runs = runs.filter(
+            Q(name__icontains=word) | Q(dataset_reference__icontains=word) | Q(config__model__name__icontains=word)
+        )
+    if status in Status.values:
+        runs = runs.filter(status=status)
+    page = Paginator(runs, RUNS_PER_PAGE).get_page(request.GET.get("page"))
+    losses = metrics.last_values([run.pk for run in page], LOSS_KEY)
+    context = {
+        "page": page,
+        "listed": [Listed(run, losses.get(run.pk)) for run in page],
+        "words": words,
+        "status": status,
+        "statuses": Status.choices,
+        "is_filtered": bool(words or status),
+        "is_live": any(run.status in (*ACTIVE, Status.QUEUED) for run in page),
+    }
+    template = "runs/_run_table.html" if request.htmx else "runs/list.html"  # type: ignore[attr-defined]
+    return render(request, template, context)
+
+
+@require_safe
+def run_detail(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    last_seq = run.last_seq
+    keys = chart_order(metrics.keys(run))
+    context = {
+        **_header(run),
+        "chart_runs": [_chart_run(run)],
+        "chart_keys": keys,
+        "last_seq": last_seq,
+        "checkpoints": _saved(run),
+        "begun_from": begun_from(run, signed_in(request)),
+        "events": run.events.order_by("-seq")[:EVENTS_SHOWN],
+        "clones": run.clones.order_by("-pk")[:20],
+        "continued": continued_from(run, signed_in(request)),
+        "config_yaml": yaml_of(run.config),
+        "curl": curl_for(request, run.config),
+    }
+    return render(request, "runs/detail.html", context)
+
+
+@require_safe
+def run_header(request: HttpRequest, pk: int) -> HttpResponse:
+    return render(request, "runs/_header.html", _header(found(request, pk)))
+
+
+@require_safe
+def run_checkpoints(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    return render(request, "runs/_checkpoints.html", {"run": run, "checkpoints": _saved(run)})
+
+
+@require_safe
+def download_checkpoint(request: HttpRequest, pk: int, checkpoint_pk: int) -> HttpResponseBase:
+    """All files to sample from or go on with, as a zip."""
+    run = found(request, pk)
+    checkpoint = get_object_or_404(run.checkpoints.select_related("run"), pk=checkpoint_pk)
+    try:
+        return checkpoint_download(checkpoint)
+    except CheckpointError as error:
+        messages.error(request, str(error))
+        return redirect(f"{run.get_absolute_url()}#checkpoints")
+
+
+@require_safe
+def download_metrics(request: HttpRequest, pk: int) -> HttpResponseBase:
+    """Every point of the run, a column per key."""
+    return metrics_csv(found(request, pk))
+
+
+@require_safe
+def run_events(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    return render(request, "runs/_events.html", {"run": run, "events": run.events.order_by("-seq")[:EVENTS_SHOWN]})
+
+
+@require_safe
+def run_series(request: HttpRequest, pk: int) -> JsonResponse:
+    """Curves for drawing. `last_seq` is read first: the stream may repeat what is in them, never miss anything."""
+    run = found(request, pk)
+    x = request.GET.get("x", "step")
+    curves = metrics.series(
+        run,
+        request.GET.getlist("key")[:MAX_KEYS],
+        x=x if x in get_args(metrics.Axis) else "step",  # type: ignore[arg-type]
+        start=_number(request.GET.get("start")),
+        stop=_number(request.GET.get("stop")),
+        max_points=int(min(5000, max(10, _number(request.GET.get("points")) or 1500))),
+    )
+    return JsonResponse({"series": {key: _slim(curve.as_json()) for key, curve in curves.items()}, "last_seq": run.last_seq})
+
+
+@require_safe
+def run_yaml(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    answer = HttpResponse(yaml_of(run.config), content_type="application/yaml")
+    answer["Content-Disposition"] = f'attachment; filename="run-{run.pk}.yaml"'
+    return answer
+
+
+@require_safe
+def compare(request: HttpRequest) -> HttpResponse:
+    """Several runs in the same charts, and what differs in their settings."""
+    asked = [int(text) for text in request.GET.getlist("run") if text.isdecimal() and len(text) < 19][:MAX_COMPARED]
+    visible = {run.pk: run for run in TrainingRun.objects.visible_to(signed_in(request)).filter(pk__in=asked)}
+    runs = [visible[pk] for pk in dict.fromkeys(asked) if pk in visible]
+    keys = chart_order({key for run in runs for key in metrics.keys(run)})
+    context = {
+        "runs": runs,
+        "chart_runs": [_chart_run(run) for run in runs],
+        "chart_keys": keys,
+        "differences": compare_configs([run.config for run in runs]),
+    }
+    return render(request, "runs/compare.html", context)
+
+
+@require_POST
+def stop(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    return _act(request, lambda user: stop_run(user=user, run=run), back=run.get_absolute_url())
+
+
+@require_POST
+def resume(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    return _act(request, lambda user: resume_run(user=user, run=run), back=run.get_absolute_url())
+
+
+@require_POST
+def delete(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    said = f"{run.name} and its checkpoints are deleted."
+    done = _act(request, lambda user: delete_run(user=user, run=run), back=run.get_absolute_url(), said=said)
+    return done if TrainingRun.objects.filter(pk=pk).exists() else redirect("runs:list")
+
+
+def found(request: HttpRequest, pk: int) -> TrainingRun:
+    """The run, or 404 for whoever may not see it."""
+    runs = TrainingRun.objects.visible_to(signed_in(request)).select_related("project", "dataset_version__dataset", "cloned_from")
+    run: TrainingRun = get_object_or_404(runs, pk=pk)
+    return run
+
+
+def chart_order(keys: Any) -> list[str]:
+    """By group, the loss first; which group comes first is the page's business."""
+    return sorted(keys, key=lambda key: (key.partition("/")[0], key != LOSS_KEY, key))
+
+
+def continued_from(run: TrainingRun, user: User) -> list[TrainingRun]:
+    """Runs that began from one of this run's checkpoints."""
+    weights = [uri for uri in run.checkpoints.values_list("sampler_uri", flat=True) if uri]
+    children = TrainingRun.objects.visible_to(user).filter(config__model__init_from_checkpoint__in=weights)
+    return list(children.newest_first()[:20])
+
+
+def begun_from(run: TrainingRun, user: User) -> Checkpoint | None:
+    """The checkpoint whose weights this run started with."""
+    weights = run.config.get("model", {}).get("init_from_checkpoint")
+    if not weights:
+        return None
+    visible = TrainingRun.objects.visible_to(user).values("pk")
+    return Checkpoint.objects.filter(run__in=visible, sampler_uri=weights).select_related("run").first()
+
+
+def _saved(run: TrainingRun) -> list[Saved]:
+    return [Saved(checkpoint, checkpoint_bytes(checkpoint)) for checkpoint in run.checkpoints.select_related("run")]
+
+
+def _header(run: TrainingRun) -> dict[str, Any]:
+    latest = run.checkpoints.exclude(state_uri="").first()
+    last = metrics.latest(run)
+    return {
+        "run": run,
+        "resumes_at": latest.step if latest else 0,
+        "loss": last.get(LOSS_KEY),
+        "speed": last.get("tokens/per_second"),
+    }
+
+
+def _chart_run(run: TrainingRun) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "url": reverse("runs:series", args=[run.pk]),
+        "began": (run.started_at or run.created_at).isoformat(),
+        "live": not run.has_ended,
+    }
+
+
+def _act(request: HttpRequest, action: Callable[[User], Any], *, back: str, said: str = "") -> HttpResponse:
+    try:
+        action(signed_in(request))
+    except (RunRefused, PermissionDenied) as refusal:
+        messages.error(request, str(refusal))
+    else:
+        if said:
+            messages.success(request, said)
+    return redirect(back)
+
+
+def _slim(curve: dict[str, Any]) -> dict[str, Any]:
+    """Without the band where every point is drawn."""
+    if curve["count"] <= len(curve["x"]):
+        del curve["min"], curve["max"]
+    return curve
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,29 @@
+// Ticked runs survive the list's reloads, and the button says how many there are. Two are needed to compare.
+(() => {
+  const ticked = new Set();
+
+  function show() {
+    for (const box of document.querySelectorAll('[data-compare] input[name="run"]')) box.checked = ticked.has(box.value);
+    const button = document.querySelector("[data-compare-button]");
+    if (!button) return;
+    button.disabled = ticked.size < 2;
+    button.textContent = ticked.size < 2 ? "Tick two runs or more to compare them" : `Compare ${ticked.size} runs`;
+  }
+
+  document.addEventListener("change", ({ target }) => {
+    if (!target.matches('[data-compare] input[name="run"]')) return;
+    if (target.checked) ticked.add(target.value);
+    else ticked.delete(target.value);
+    show();
+  });
+  // Those on another page of the list go along too.
+  document.addEventListener("submit", ({ target }) => {
+    if (!target.matches("[data-compare]")) return;
+    for (const pk of ticked) {
+      if (target.querySelector(`input[name="run"][value="${CSS.escape(pk)}"]`)) continue;
+      target.append(Object.assign(document.createElement("input"), { type: "hidden", name: "run", value: pk }));
+    }
+  });
+  document.addEventListener("htmx:afterSwap", show);
+  document.addEventListener("DOMContentLoaded", show);
+})();
