@@ -1,0 +1,162 @@
+"""Real workers in processes of their own, killed and stopped in the middle of real (if pretended) training."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from celery import Celery
+from django.conf import settings
+from django.db import connection
+from pytest_django.fixtures import Settings
+
+from evsys_web.accounts.models import Project, User
+from evsys_web.datasets.models import DatasetVersion
+from evsys_web.runs import metrics
+from evsys_web.runs.actions import launch_run, resume_run, stop_run
+from evsys_web.runs.models import EventKind, Status, TrainingRun
+from recipes.config import RunConfig
+from tests.evsys_web.runs.conftest import mock_config
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
+
+LEASE_SECONDS = 2
+StartWorker = Callable[[], "subprocess.Popen[bytes]"]
+Launch = Callable[..., TrainingRun]
+
+
+@pytest.fixture
+def start_worker(settings: Settings) -> Iterator[StartWorker]:
+    """Starts a worker as `manage.py up` does: one process for training, on this test's database and files."""
+    name = str(connection.settings_dict["NAME"])
+    server = urlsplit(os.environ.get("DATABASE_URL", ""))
+    settings.RUNS_DIR = settings.HOME / "runs"
+    environment = os.environ | {
+        "DJANGO_SETTINGS_MODULE": "evsys_web.settings",
+        "EVSYS_HOME": str(settings.HOME),
+        "DATABASE_URL": f"sqlite:///{name}" if connection.vendor == "sqlite" else server._replace(path=f"/{name}").geturl(),
+        "RUN_LEASE_SECONDS": str(LEASE_SECONDS),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "--quiet",
+        "-A",
+        "evsys_web",
+        "worker",
+        "-n",
+        "test@%h",
+        "-Q",
+        "training",
+        "-c",
+        "1",
+    ]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(command, cwd=settings.ROOT, env=environment, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        kill(worker)
+
+
+def kill(worker: subprocess.Popen[bytes]) -> None:
+    """The worker and its pool, as the kernel does it when memory is short."""
+    with suppress(ProcessLookupError):
+        os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+
+
+@pytest.fixture
+def launch(alice: User, project: Project, version: DatasetVersion) -> Launch:
+    def make(**params: object) -> TrainingRun:
+        config = RunConfig.model_validate(mock_config(**params))
+        return launch_run(user=alice, project=project, config=config, dataset_version=version)
+
+    return make
+
+
+def send(run: TrainingRun, *, times: int = 1) -> None:
+    folder = Path(settings.HOME) / "broker"
+    sender = Celery(broker="filesystem://", set_as_current=False)
+    sender.conf.broker_transport_options = {
+        "data_folder_in": str(folder / "queue"),
+        "data_folder_out": str(folder / "queue"),
+        "control_folder": str(folder / "control"),
+    }
+    for _ in range(times):
+        sender.send_task("evsys_web.runs.tasks.train_run", args=[run.pk], queue="training")
+
+
+def wait_until(run: TrainingRun, condition: Callable[[], bool], what: str, seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        run.refresh_from_db()
+        if condition():
+            return
+        assert time.monotonic() < deadline, f"no {what} after {seconds} s: {run.status}, step {run.step}, {run.error}"
+        time.sleep(0.02)
+
+
+def steps_of(run: TrainingRun) -> list[int]:
+    return [row.step for row in metrics.rows(run)]
+
+
+def test_a_killed_worker_costs_no_point_and_doubles_none(start_worker: StartWorker, launch: Launch, alice: User) -> None:
+    run = launch(max_steps=160, save_every=25, step_seconds=0.02)
+    worker = start_worker()
+    send(run)
+    wait_until(run, lambda: run.step >= 60, "step 60")
+    kill(worker)
+    start_worker()
+    wait_until(run, lambda: run.status == Status.CRASHED, "crash")
+    assert run.error_type == "WorkerLost" and "goes on from step" in run.error
+    saved = run.checkpoints.latest("step").step
+    resume_run(user=alice, run=run)
+    send(run)
+    wait_until(run, lambda: run.has_ended, "end")
+    assert (run.status, run.step, run.attempt) == (Status.COMPLETED, 160, 2), run.error
+    assert steps_of(run) == list(range(1, 161))
+    assert run.events.get(kind=EventKind.REWIND).step == saved >= 50
+    assert [each.seq for each in metrics.rows(run)] == sorted({each.seq for each in metrics.rows(run)})
+
+
+def test_runs_wait_for_each_other_stop_within_a_step_and_survive_a_restart(
+    start_worker: StartWorker, launch: Launch, alice: User
+) -> None:
+    first = launch(max_steps=100_000, step_seconds=0.3)
+    second = launch(max_steps=80, step_seconds=0.05)
+    worker = start_worker()
+    send(first, times=3)
+    send(second)
+    wait_until(first, lambda: first.step >= 2, "step 2")
+    second.refresh_from_db()
+    assert second.status == Status.QUEUED
+    asked, step = time.monotonic(), first.step
+    stop_run(user=alice, run=first)
+    wait_until(first, lambda: first.has_ended, "end")
+    assert time.monotonic() - asked < 0.3 + 1.5
+    assert first.status == Status.CANCELLED and first.attempt == 1 and first.step - step <= 2
+    assert first.checkpoints.latest("step").step == first.step
+
+    wait_until(second, lambda: second.step >= 10, "step 10")
+    worker.send_signal(signal.SIGTERM)
+    wait_until(second, lambda: second.status == Status.QUEUED, "return to the queue")
+    assert worker.wait(20) == 0
+    returned = second.step
+    assert second.checkpoints.latest("step").step == returned < 80
+    start_worker()  # nobody sends a message again: the worker finds the run that waits
+    wait_until(second, lambda: second.has_ended, "end")
+    assert (second.status, second.attempt) == (Status.COMPLETED, 2), second.error
+    assert steps_of(second) == list(range(1, 81))
