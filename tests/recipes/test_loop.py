@@ -95,7 +95,7 @@ class Counting:
 
 def train(algorithm: Scripted, tmp_path: Path, *callbacks: Callback) -> RunResult:
     run_config = config("mock_sft", **algorithm.cfg.model_dump(exclude_unset=True))
-    extras = {"train_rows": []}
+    extras: dict[str, Any] = {"train_rows": []}
     return algorithm.train(RunContext("7", tmp_path, run_config, None, callbacks=list(callbacks), extras=extras))  # type: ignore[arg-type]
 
 
@@ -207,7 +207,8 @@ def test_a_second_stop_does_not_wait_for_a_long_step(tmp_path: Path) -> None:
 
     class StopsItself(Witness):
         def on_train_start(self, state: LoopState) -> None:
-            threading.Timer(0.1, lambda: [state.request_stop(), state.request_stop()]).start()
+            for seconds in (0.1, 0.2):
+                threading.Timer(seconds, state.request_stop).start()
 
     started = perf_counter()
     result = run(config("mock_sft", max_steps=2, step_seconds=30), tmp_path, witness, StopsItself())

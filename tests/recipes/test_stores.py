@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> DataStore:
 
 
 def test_what_is_written_is_read_back(store: DataStore) -> None:
-    rows = [{"a": "Grüße"}, {"b": [1, 2]}]
+    rows: list[dict[str, Any]] = [{"a": "Grüße"}, {"b": [1, 2]}]
     store.write_jsonl("deep/rows.jsonl", rows)
     store.write_json("value.json", {"x": 1})
     assert list(store.read_jsonl("deep/rows.jsonl")) == rows

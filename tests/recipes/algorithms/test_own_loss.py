@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -25,7 +25,7 @@ class FocalSFT(SFT):
     async def build_batch(self, step_idx: int) -> TrainingBatch:
         batch = await super().build_batch(step_idx)  # reuse SFT's slicing
 
-        def focal_loss(model_output, meta):  # type: ignore[no-untyped-def]  # a LossCallable
+        def focal_loss(model_output, meta):  # a LossCallable
             import torch  # noqa: F401
 
             logp = model_output.logprobs  # per-token target logprob
@@ -39,7 +39,7 @@ class FocalSFT(SFT):
 @pytest.mark.parametrize("backend", ["mock", "local"])
 def test_the_focal_loss_of_the_documentation_trains(tmp_path: Path, backend: str) -> None:
     witness = Witness()
-    params = {"gamma": 2.0, "lora_rank": 8, "max_steps": 8, "learning_rate": 0.02}
+    params: dict[str, Any] = {"gamma": 2.0, "lora_rank": 8, "max_steps": 8, "learning_rate": 0.02}
     result = run(config("focal_sft", backend=backend, **params), tmp_path, witness)
     assert (result.status, result.error) == ("completed", None)
     assert witness.steps[8]["train/mean_nll"] < witness.steps[1]["train/mean_nll"]

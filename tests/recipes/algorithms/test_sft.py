@@ -103,7 +103,7 @@ def test_a_conversation_that_cannot_be_one_sequence_is_several_in_the_same_batch
 
     turns = chats(1)[0]["messages"]
     backend = MockBackend(output_dir=tmp_path)
-    backend.get_tokenizer = lambda: tokenizer_with(THINKING)  # type: ignore[method-assign, assignment]
+    backend.get_tokenizer = lambda: tokenizer_with(THINKING)  # type: ignore[method-assign]
     algorithm = SFT(batch_size=2)
 
     async def build() -> TrainingBatch:
