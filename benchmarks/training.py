@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from datasets import Dataset
+import transformers
+import trl
+from datasets import Dataset  # type: ignore[import-untyped]
 from datasets import logging as datasets_logging
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
-from transformers import logging as transformers_logging
-from trl import SFTConfig, SFTTrainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -181,7 +181,7 @@ def train_with_trl(case: Case) -> Trial:
     )
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = SFTConfig(
+        arguments = trl.SFTConfig(
             output_dir=folder,
             per_device_train_batch_size=len(case.batches[0]),
             num_train_epochs=1,
@@ -206,7 +206,7 @@ def train_with_trl(case: Case) -> Trial:
         adapters = LoraConfig(
             r=case.lora_rank, lora_alpha=2 * case.lora_rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
         )
-        trainer = SFTTrainer(
+        trainer = trl.SFTTrainer(
             model=copy.deepcopy(case.model),
             args=arguments,
             train_dataset=dataset,
@@ -245,11 +245,11 @@ def main() -> int:
     parser.add_argument("--only", choices=["starter", "medium"])
     options = parser.parse_args()
     logging.disable(logging.WARNING)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     datasets_logging.disable_progress_bar()
     repeats = 1 if options.quick else options.repeats
-    sys.stdout.write("| model | threads | work | local tokens/s | TRL tokens/s | ratio | mean loss |\n|---|---|---|---|---|---|---|\n")
+    sys.stdout.write("| model | threads | work | local tokens/s | TRL tokens/s | ratio | mean loss |\n" + "|---" * 7 + "|\n")
     ratios = []
     if options.only != "medium":
         ratios.append(compare(starter_case(8 if options.quick else 40), repeats))

@@ -16,29 +16,32 @@ from torch import Tensor
 from recipes.losses import TARGETS, Loss
 from recipes.types import Array, Datum
 
-_LEAST_TOKENS = 512
-"""Below this size a micro-batch costs about as much as a fuller one: rows join it even if that means padding."""
-_LONGEST_RATIO = 1.15
-"""A row joins while the longest one is at most so many times as long."""
 
+def plan(lengths: Sequence[int], max_tokens: int, overhead_tokens: int = 0) -> list[list[int]]:
+    """Indices of the rows computed together, longest first: the split of the rows, sorted by length, that costs least.
 
-def plan(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Indices of the rows computed together, longest first.
-
-    Each group times its longest row stays within `max_tokens`; a row longer than that is a group of its own.
+    A group costs its rows times its longest one, plus `overhead_tokens` for being one more. Its tokens, padding included, stay
+    within `max_tokens`; a row longer than that is a group of its own.
     """
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    widths = np.array([lengths[index] for index in order], dtype=np.int64)
+    costs = np.zeros(len(order) + 1, dtype=np.int64)
+    starts = np.zeros(len(order) + 1, dtype=np.int64)
+    first = 0
+    for stop in range(1, len(order) + 1):
+        while first < stop - 1 and (stop - first) * widths[first] > max_tokens:
+            first += 1
+        candidates = costs[first:stop] + np.arange(stop - first, 0, -1) * widths[first:stop]
+        best = int(candidates.argmin())
+        costs[stop] = candidates[best] + overhead_tokens
+        starts[stop] = first + best
     groups: list[list[int]] = []
-    width = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if groups:
-            padded = len(groups[-1]) * width
-            alike = padded < _LEAST_TOKENS or width <= lengths[index] * _LONGEST_RATIO
-            if alike and padded + width <= max_tokens:
-                groups[-1].append(index)
-                continue
-        groups.append([index])
-        width = lengths[index]
-    return groups
+    stop = len(order)
+    while stop:
+        start = int(starts[stop])
+        groups.append(order[start:stop])
+        stop = start
+    return groups[::-1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from recipes.backends.local.config import LocalConfig, Precision
 from recipes.backends.local.loading import choose_device, choose_num_threads, is_out_of_memory, load_model, share
 from recipes.backends.local.optimizer import Optimizer
 from recipes.backends.local.projection import find_projection
+from recipes.chat_templates import load_tokenizer
 from recipes.config import BaseAlgorithmConfig, ModelConfig
 from recipes.errors import BackendError, CheckpointError, ConfigError, RecipeError
 from recipes.types import AdamParams, Array, Datum, ForwardBackwardResult, LossCallable, ModelOutput, OptimStepResult
@@ -32,17 +33,29 @@ from recipes.types import AdamParams, Array, Datum, ForwardBackwardResult, LossC
 LossOf = Callable[[Tensor, slice], tuple[float, Tensor]]
 """(C, K) log-probabilities of the positions in the slice → their summed loss and its gradient (C, K)."""
 
+_OVERHEAD = {"cpu": 2.5e7, "cuda": 1e10}
+"""Measured: about this many parameters of a layer times tokens take as long as the fixed work of one layer."""
+
 
 class Engine:
     """`lora_rank` 0 trains all weights. What is trained is float32 whatever the precision of the computation."""
 
     def __init__(
-        self, model: Any, config: LocalConfig, *, model_name: str, output_dir: Path, lora_rank: int, seed: int = 0
+        self,
+        model: Any,
+        config: LocalConfig,
+        *,
+        model_name: str,
+        output_dir: Path,
+        lora_rank: int,
+        seed: int = 0,
+        renderer_name: str | None = None,
     ) -> None:
         self.config = config
         self.model_name = model_name
         self.output_dir = output_dir
         self.lora_rank = lora_rank
+        self.renderer_name = renderer_name
         self.device = next(model.parameters()).device
         self.plain_model = share(model)
         self._peft_model = self._add_adapters(model, seed) if lora_rank else None
@@ -58,7 +71,7 @@ class Engine:
 
     @classmethod
     def load(cls, config: LocalConfig, model: ModelConfig, algorithm: BaseAlgorithmConfig, output_dir: Path) -> Engine:
-        """Load the model, add adapters, take over the weights to begin from. Raises ConfigError, CheckpointError, BackendError."""
+        """Load the model, add adapters, take over weights to begin from. Raises ConfigError, CheckpointError, BackendError."""
         device = choose_device(config.device)
         start_from = Path(model.init_from_checkpoint) if model.init_from_checkpoint else None
         is_adapter = start_from is not None and (start_from / adapters.CONFIG_FILE).is_file()
@@ -76,7 +89,13 @@ class Engine:
             num_parameters = sum(parameter.numel() for parameter in loaded.parameters())
             torch.set_num_threads(choose_num_threads(config.num_threads, num_parameters))
             engine = cls(
-                loaded, config, model_name=model.name, output_dir=output_dir, lora_rank=algorithm.lora_rank, seed=algorithm.seed
+                loaded,
+                config,
+                model_name=model.name,
+                output_dir=output_dir,
+                lora_rank=algorithm.lora_rank,
+                seed=algorithm.seed,
+                renderer_name=algorithm.renderer_name,
             )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -90,13 +109,15 @@ class Engine:
         return engine
 
     def _add_adapters(self, model: Any, seed: int) -> Any:
-        return adapters.add_adapters(model, rank=self.lora_rank, alpha_ratio=self.config.lora_alpha_ratio, seed=seed)
+        peft_model = adapters.add_adapters(model, rank=self.lora_rank, alpha_ratio=self.config.lora_alpha_ratio, seed=seed)
+        if self.config.dtype is Precision.FLOAT32:
+            adapters.shorten_forward(peft_model)
+        return peft_model
 
     @cached_property
     def tokenizer(self) -> Any:
-        from recipes.rendering import load_tokenizer
-
-        return load_tokenizer(self.model_name)
+        """Raises ConfigError when the model has none, or none that can render a chat."""
+        return load_tokenizer(self.model_name, renderer_name=self.renderer_name)
 
     # ------------------------------------------------------------------ losses and gradients
 
@@ -129,7 +150,7 @@ class Engine:
         losses.check(data, loss, vocab_size=self.vocab_size, max_positions=self.max_positions)
         outputs: list[dict[str, Array]] = [{} for _ in data]
         total = 0.0
-        for indices in plan([datum.num_tokens for datum in data], self.config.max_tokens_per_micro_batch):
+        for indices in plan([datum.num_tokens for datum in data], self.config.max_tokens_per_micro_batch, self._overhead_tokens):
             batch = collate(data, indices, loss, self.device, self._loss_dtype)
             if loss is not None:
                 loss_of = _named_loss(loss, batch, settings)
@@ -195,7 +216,7 @@ class Engine:
             logprobs = rows.log_softmax(-1).gather(1, batch.targets)
         value, gradient = loss_of(logprobs.detach(), slice(0, len(logprobs)))
         if with_gradient:
-            logprobs.backward(gradient)  # type: ignore[no-untyped-call]
+            logprobs.backward(gradient)
         return logprobs.detach(), value
 
     def _hidden_states(self, batch: MicroBatch, *, with_gradient: bool) -> Tensor:
@@ -221,6 +242,13 @@ class Engine:
     @cached_property
     def _loss_dtype(self) -> torch.dtype:
         return torch.promote_types(next(self.model.parameters()).dtype, torch.float32)
+
+    @cached_property
+    def _overhead_tokens(self) -> int:
+        """How many tokens' time one more micro-batch costs: much on a tiny model or a GPU, little on a large one."""
+        num_layers = getattr(self.model.config.get_text_config(), "num_hidden_layers", None) or 1
+        per_layer = sum(parameter.numel() for parameter in self.plain_model.parameters()) / num_layers
+        return 16 + int(_OVERHEAD.get(self.device.type, _OVERHEAD["cpu"]) / per_layer)
 
     # ------------------------------------------------------------------ optimizer
 

@@ -33,7 +33,7 @@ class Optimizer:
         for parameter in self.parameters.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in self.parameters.values()]
+        gradients = [parameter.grad for parameter in self.parameters.values() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         metrics = {"optim/grad_norm": float(norm)}
         if torch.isfinite(norm):
@@ -70,11 +70,10 @@ class Optimizer:
         if not tensors:
             return
         for name, parameter in self.parameters.items():
-            moments = {moment: tensors.get(f"{moment}.{name}") for moment in _MOMENTS}
-            if any(tensor is None for tensor in moments.values()) or moments["exp_avg"].shape != parameter.shape:
+            moments = {moment: tensors[key] for moment in _MOMENTS if (key := f"{moment}.{name}") in tensors}
+            if len(moments) < len(_MOMENTS) or moments["exp_avg"].shape != parameter.shape:
                 raise CheckpointError(f"The checkpoint holds no optimizer state that fits {name}.")
             self._adamw.state[parameter] = {
                 moment: tensor.to(parameter.device, torch.float32 if moment == "step" else parameter.dtype, copy=True)
                 for moment, tensor in moments.items()
-                if tensor is not None
             }
