@@ -129,7 +129,7 @@ class Conversation:
 
     def encode(self, text: str) -> list[int]:
         """The template has written every special token already, so none is added here."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
 
     def _opening_prompt(self) -> str:
         # Templates refuse an empty conversation; the header before a reply is learnt from a conversation of one question.

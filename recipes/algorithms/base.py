@@ -252,7 +252,7 @@ class _Run:
         state = self.state
         place = f" after step {state.step} of {state.num_steps}" if state.num_steps else " before the first step"
         sentence = str(error) if isinstance(error, RecipeError) else f"{type(error).__name__}: {error}"
-        log.warning("run %s failed%s", self.ctx.run_id, place, exc_info=error)
+        log.warning("run %s failed%s", self.ctx.run_id, place, exc_info=None if isinstance(error, RecipeError) else error)
         self.dispatch.event("error", f"Failed{place}: {sentence}")
         if self.loop is not None:
             try:

@@ -29,7 +29,14 @@ SPLIT_SEED = 1
 
 
 class SFTConfig(BaseAlgorithmConfig):
-    max_seq_len: int = knob(2048, "Longer conversations lose their end.", unit="tokens", ge=2, le=1_048_576, essential=True)
+    max_seq_len: int = knob(
+        2048,
+        "Longer conversations lose their end; never more than the model can read.",
+        unit="tokens",
+        ge=2,
+        le=1_048_576,
+        essential=True,
+    )
     supervise: Supervise = knob(Supervise.ALL_ASSISTANT, "Which assistant turns are learnt.", essential=True)
     validation_fraction: float = knob(0.0, "Share of the rows held out to measure the loss on; 0 holds out none.", ge=0, le=0.5)
     validation_every: int = knob(
@@ -59,6 +66,7 @@ class SFT(BaseAlgorithm):
         self._datums: list[list[Datum]] = []
         self._validation: list[Datum] = []
         self._train_rows: list[Row] = []
+        self._max_seq_len: int = self.cfg.max_seq_len
         self._order: tuple[int, np.ndarray[Any, Any]] | None = None
 
     async def setup(self, ctx: RunContext, backend: Backend) -> None:
@@ -68,13 +76,14 @@ class SFT(BaseAlgorithm):
         held_out = ctx.extras.get("validation_rows")
         if not rows:
             raise DataError("There are no rows to train on. Choose a dataset with at least one conversation.")
+        self._max_seq_len = self._limit(tokenizer, backend)
         self._train_rows, validation_rows = (rows, list(held_out)) if held_out is not None else self._split(rows)
         rendering = await self._render(self._train_rows, tokenizer, "training")
         self._datums = rendering.datums
         if not self._datums:
             raise DataError(
                 f"No row is left to train on: all {len(self._train_rows)} lose every trained token at max_seq_len"
-                f" {self.cfg.max_seq_len}. Raise max_seq_len."
+                f" {self._max_seq_len}. Raise max_seq_len."
             )
         if validation_rows:
             validation = await self._render(validation_rows, tokenizer, "validation")
@@ -110,6 +119,14 @@ class SFT(BaseAlgorithm):
 
     def train_rows(self, ctx: RunContext) -> Sequence[Row]:
         return self._train_rows
+
+    def _limit(self, tokenizer: Any, backend: Backend) -> int:
+        """`max_seq_len`, or what the model can read at once where that is less."""
+        known = (getattr(tokenizer, "model_max_length", None), getattr(backend, "max_positions", None))
+        readable = min((int(limit) for limit in known if limit), default=self.cfg.max_seq_len)
+        if readable < self.cfg.max_seq_len:
+            self.report("info", f"The model reads {readable:,} tokens at most, less than max_seq_len {self.cfg.max_seq_len:,}.")
+        return int(min(readable, self.cfg.max_seq_len))
 
     def _split(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
         num_held_out = min(len(rows) - 1, round(self.cfg.validation_fraction * len(rows)))
@@ -147,7 +164,7 @@ class SFT(BaseAlgorithm):
                 tokenizer,
                 supervise=self.cfg.supervise,
                 enable_thinking=self.cfg.enable_thinking,
-                max_seq_len=self.cfg.max_seq_len,
+                max_seq_len=self._max_seq_len,
                 tools=parsed.get("tools"),
             )
         except RenderingError as error:
@@ -158,7 +175,7 @@ class SFT(BaseAlgorithm):
             self.report(
                 "warning",
                 f"{rendering.num_truncated:,} of {num_rows:,} {purpose} rows are longer than max_seq_len"
-                f" {self.cfg.max_seq_len:,} and lost {rendering.tokens_cut:,} tokens at their end.",
+                f" {self._max_seq_len:,} and lost {rendering.tokens_cut:,} tokens at their end.",
             )
         if rendering.num_dropped:
             self.report(

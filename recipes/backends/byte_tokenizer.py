@@ -30,7 +30,7 @@ class ByteTokenizer:
     def get_chat_template(self, chat_template: str | None = None, tools: Any = None) -> str:
         return self.chat_template
 
-    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = False, verbose: bool = True) -> list[int]:
         """Bytes of the UTF-8 text; a special token written out is its one id."""
         ids: list[int] = []
         while text:

@@ -140,3 +140,17 @@ def test_settings_out_of_range_are_refused_with_their_path() -> None:
 
 def test_every_setting_has_a_sentence() -> None:
     assert all(field.description for field in SFTConfig.model_fields.values())
+
+
+def test_a_model_that_reads_less_than_max_seq_len_sets_the_limit(tmp_path: Path) -> None:
+    backend = MockBackend(output_dir=tmp_path)
+    backend.get_tokenizer().model_max_length = 80  # type: ignore[attr-defined]
+    rows = chats(2)
+    rows[0]["messages"][1]["content"] = "It is a long answer. " * 20
+    witness = Witness()
+    result = run(config(max_seq_len=2048), tmp_path, witness, rows=rows, backend=backend)
+    asyncio.run(backend.close())
+    assert result.status == "completed"
+    assert ("info", "The model reads 80 tokens at most, less than max_seq_len 2,048.") in witness.events
+    assert any("longer than max_seq_len 80" in message for _, message in witness.events)
+    assert witness.steps[1]["tokens/total"] < 160
