@@ -48,4 +48,5 @@ api = Api(
     auth=TokenAuth(),
 )
 errors.install(api)
+api.add_router("/v1/datasets", "evsys_web.datasets.api.router")
 api.add_router("/v1/runs", "evsys_web.runs.api.router")

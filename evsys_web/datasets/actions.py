@@ -51,8 +51,7 @@ def import_dataset(
     Raises PermissionDenied; ConfigError for the name; ReadingNeeded when the rows are foreign and no reading is given;
     RowsRefused when rows are bad and may not be left out, or none is good; DataError for a file that cannot be read at all.
     """
-    if not Project.objects.visible_to(user).filter(pk=project.pk).exists():
-        raise PermissionDenied("This project is not yours.")
+    _require_visible(user, project.pk)
     check_name(name)
     proposal = propose(path, filename)
     if reading is None:
@@ -74,6 +73,22 @@ def import_dataset(
     return Imported(version, created, intake.metadata_keys)
 
 
+class Made(NamedTuple):
+    """`created` is False when the project had a dataset of that name."""
+
+    dataset: Dataset
+    created: bool
+
+
+def create_dataset(*, user: User, project: Project, name: str, description: str = "") -> Made:
+    """An empty dataset, or the one of that name. Raises PermissionDenied, ConfigError."""
+    _require_visible(user, project.pk)
+    check_name(name)
+    return Made(
+        *Dataset.objects.get_or_create(project=project, name=name, defaults={"description": description, "created_by": user})
+    )
+
+
 def check_name(name: str) -> None:
     """Raises ConfigError with path ("name",)."""
     try:
@@ -86,7 +101,7 @@ def _publish(
     intake: Intake, reading: Reading, *, user: User, project: Project, name: str, description: str, source: str
 ) -> tuple[DatasetVersion, bool]:
     with transaction.atomic():
-        Dataset.objects.get_or_create(project=project, name=name, defaults={"description": description, "created_by": user})
+        create_dataset(user=user, project=project, name=name, description=description)
         dataset = Dataset.objects.select_for_update().get(project=project, name=name)
         same = dataset.versions.ready().filter(content_hash=intake.content_hash, format=reading.format).first()
         if same is not None:

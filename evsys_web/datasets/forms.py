@@ -61,7 +61,7 @@ class UploadForm(forms.Form):
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
         if "project" in self.errors and self.fields["project"].widget.is_hidden:
-            raise ValidationError(self.errors.pop("project"))
+            raise ValidationError(list(self.errors.pop("project")))
         if "file" in self.errors or "text" in self.errors:
             return cleaned
         if bool(cleaned.get("file")) == bool((cleaned.get("text") or "").strip()):

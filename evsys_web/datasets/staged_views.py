@@ -14,11 +14,11 @@ from django.views.decorators.http import require_GET, require_http_methods
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets import actions
 from evsys_web.datasets.chats import shown_row
+from evsys_web.datasets.downloads import errors_download
 from evsys_web.datasets.forms import CHOICES, MappingForm, chosen_reading
 from evsys_web.datasets.intake import Proposal, ReadingNeeded, RowsRefused, preview, propose
 from evsys_web.datasets.models import StagedUpload
 from evsys_web.datasets.views import say_imported
-from evsys_web.downloads import attachment
 from recipes.conversions import COLUMNS, Reading
 from recipes.errors import ConfigError, DataError
 
@@ -109,6 +109,4 @@ def errors(request: HttpRequest, pk: object) -> HttpResponseBase:
     kept = _staged(request, pk)
     if not kept.errors_file:
         raise Http404
-    file = kept.errors_file.open("rb")
-    filename = f"{kept.dataset_name}-errors.csv"
-    return attachment(request, file, filename=filename, size=kept.errors_file.size, content_type="text/csv; charset=utf-8")
+    return errors_download(kept)

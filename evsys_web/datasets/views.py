@@ -19,12 +19,12 @@ from django_htmx.http import HttpResponseClientRedirect
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets import actions
 from evsys_web.datasets.chats import shown_row
+from evsys_web.datasets.downloads import version_download
 from evsys_web.datasets.forms import UploadForm
 from evsys_web.datasets.intake import ReadingNeeded, RowsRefused, SpilledFile
 from evsys_web.datasets.lineage import dependents
 from evsys_web.datasets.models import Dataset, DatasetVersion
 from evsys_web.datasets.tokens import TokenForm, count_sample, preview_rows
-from evsys_web.downloads import attachment
 from recipes.errors import ConfigError, DataError
 from recipes.types import Row
 
@@ -180,10 +180,7 @@ def preview(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_GET
 def download(request: HttpRequest, pk: int) -> HttpResponseBase:
-    version = _version(request, pk)
-    filename = f"{version.dataset.name}-{version.number}.jsonl"
-    file = version.file.storage.open(str(version.file.name), "rb")
-    return attachment(request, file, filename=filename, size=version.num_bytes, content_type="application/jsonl")
+    return version_download(_version(request, pk))
 
 
 @require_http_methods(["GET", "POST"])

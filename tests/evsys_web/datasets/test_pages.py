@@ -70,7 +70,7 @@ def test_bad_rows_are_listed_and_nothing_is_stored_until_one_agrees(alice_client
     assert "&lt;b&gt;bot&lt;/b&gt;" in page
     assert not Dataset.objects.exists()
     staged = StagedUpload.objects.get()
-    listed = b"".join(alice_client.get(reverse("datasets:staged-errors", args=[staged.pk])))  # type: ignore[arg-type]
+    listed = b"".join(alice_client.get(reverse("datasets:staged-errors", args=[staged.pk])))
     assert listed.decode().count("\n") == 3
     agreed = alice_client.post(reverse("datasets:staged", args=[staged.pk]), {"action": "leave_out"}, follow=True)
     assert "1 row imported as sums@1. 2 bad rows left out." in agreed.content.decode()
@@ -164,7 +164,7 @@ def test_pages_that_are_not_there_are_no_error(alice_client: Client, version: Da
 def test_a_download_is_an_attachment_with_the_stored_rows(alice_client: Client, version: DatasetVersion) -> None:
     response = alice_client.get(reverse("datasets:download", args=[version.pk]))
     assert response["Content-Disposition"] == 'attachment; filename="sums-1.jsonl"'
-    assert b"".join(response) == version.file.open("rb").read()  # type: ignore[arg-type]
+    assert b"".join(response) == version.file.open("rb").read()
 
 
 def test_a_script_that_shows_progress_is_told_where_to_go(alice_client: Client) -> None:
