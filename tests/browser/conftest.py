@@ -17,7 +17,9 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-backgroun
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 
-expect.set_options(timeout=15_000)
+PATIENCE_MS = 15_000
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,6 +81,7 @@ def visit(browser: Browser, stack: Stack) -> Iterator[Callable[..., Visitor]]:
 
     def make(**options: object) -> Visitor:
         context = browser.new_context(base_url=stack.url, **{"viewport": DESKTOP, **options})  # type: ignore[arg-type]
+        context.set_default_timeout(PATIENCE_MS)
         visitors.append(Visitor(context))
         return visitors[-1]
 
