@@ -7,6 +7,7 @@ UniformContext keeps rows of one length in transformers' own cache, without any 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -201,19 +202,22 @@ class UniformContext:
 
     @classmethod
     def read(cls, model: Any, prompts: Sequence[Sequence[int]]) -> tuple[UniformContext, Tensor]:
-        ids = torch.tensor([list(prompt) for prompt in prompts], device=model.device)
-        cache = DynamicCache(config=model.config)
-        keep = {"logits_to_keep": 1} if model._supports_logits_to_keep() else {}
-        output = model(input_ids=ids, past_key_values=cache, use_cache=True, **keep)
-        lengths = np.full(len(prompts), ids.shape[1], dtype=np.int64)
-        return cls(model, output.past_key_values, lengths), output.logits[:, -1].float()
+        context = cls(model, DynamicCache(config=model.config), np.zeros(len(prompts), dtype=np.int64))
+        return context, context._read_on(torch.tensor([list(prompt) for prompt in prompts], device=model.device))
 
     def feed(self, tokens: Tensor) -> Tensor:
-        positions = torch.from_numpy(self.lengths).to(self._model.device)[:, None].clone()
-        output = self._model(input_ids=tokens[:, None], position_ids=positions, past_key_values=self._cache, use_cache=True)
-        self._cache = output.past_key_values
-        self.lengths += 1
-        logits: Tensor = output.logits[:, -1].float()
+        return self._read_on(tokens[:, None])
+
+    def _read_on(self, ids: Tensor) -> Tensor:
+        knows = inspect.signature(self._model.forward).parameters
+        inputs: dict[str, Any] = {"input_ids": ids, "use_cache": True}
+        inputs["past_key_values" if "past_key_values" in knows else "cache_params"] = self._cache
+        if "position_ids" in knows:
+            inputs["position_ids"] = torch.from_numpy(self.lengths[:, None] + np.arange(ids.shape[1])).to(ids.device)
+        if "logits_to_keep" in knows:
+            inputs["logits_to_keep"] = 1
+        logits: Tensor = self._model(**inputs).logits[:, -1].float()
+        self.lengths += ids.shape[1]
         return logits
 
     @classmethod

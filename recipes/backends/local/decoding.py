@@ -392,8 +392,9 @@ def _takes_padding(model: Any) -> bool:
 def bytes_per_token(model: Any) -> int:
     """Of keys and values in all layers, by the config; models that keep less are overestimated."""
     config = model.config.get_text_config()
-    num_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    num_heads = getattr(config, "num_attention_heads", None) or 1
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    num_heads = getattr(config, "num_key_value_heads", None) or num_heads
     return int(2 * config.num_hidden_layers * num_heads * head_dim * model.dtype.itemsize)
 
 
