@@ -33,9 +33,10 @@ def test_the_loss_falls_on_training_and_on_held_out_rows(tmp_path: Path) -> None
     result = run(local_config(num_epochs=12, batch_size=18, validation_fraction=0.25), tmp_path, witness, rows=sums())
     assert (result.status, result.error) == ("completed", None)
     nll = [row["train/mean_nll"] for row in witness.steps.values()]
-    assert sum(nll[-3:]) < 0.8 * sum(nll[:3])
+    assert nll == sorted(nll, reverse=True), "every step sees all rows, so every step improves on the last"
+    assert nll[-1] < 0.85 * nll[0]
     measured = [row["eval/validation_nll"] for row in witness.evals.values()]
-    assert measured[-1] < measured[0]
+    assert measured[-1] < 0.9 * measured[0]
 
 
 def test_n_steps_a_stop_and_m_steps_are_bit_equal_to_n_plus_m(tmp_path: Path) -> None:
