@@ -37,6 +37,7 @@ export class Chart {
     this.cursor = card.querySelector("[data-cursor]");
     this.isShown = false;
     this.isDrawn = false;
+    this.revision = 0;
   }
 
   setCurve(runIndex, curve) {
@@ -45,7 +46,8 @@ export class Chart {
 
   draw() {
     const paint = colours();
-    const layout = this.layout(paint);
+    // Live points are appended to the same arrays; without a new revision plotly takes them for unchanged.
+    const layout = { ...this.layout(paint), datarevision: (this.revision += 1) };
     const config = { displayModeBar: false, responsive: false, doubleClick: false, showTips: false, locale: "en-US" };
     window.Plotly.react(this.plot, this.traces(paint), layout, config);
     if (!this.isDrawn) this.plot.on("plotly_relayout", (change) => this.zoomed(change));
