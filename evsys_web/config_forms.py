@@ -18,6 +18,19 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 
+WORDS = {
+    "num": "",
+    "lora": "LoRA",
+    "lr": "learning rate",
+    "seq": "sequence",
+    "len": "length",
+    "eps": "epsilon",
+    "grad": "gradient",
+}
+WORDS |= {"adam": "Adam", "beta1": "beta 1", "beta2": "beta 2", "dtype": "precision", "kl": "KL"}
+"""How abbreviations in settings' names are said; other words stand as they are."""
+
+
 class Knob(forms.Field):
     """One setting. `parse` makes JSON's value of the text, `show` makes text of a value."""
 
@@ -170,13 +183,21 @@ def knob_for(name: str, info: FieldInfo) -> Knob:
     limits = _limits([*info.metadata, *metadata])
     knob = _knob_of_type(annotation, optional, limits)
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-    knob.label = info.title or name.replace("_", " ").capitalize()
+    knob.label = info.title or label_of(name)
     knob.help_text = info.description or ""
     knob.unit = str(extra.get("unit", ""))
     knob.essential = bool(extra.get("essential", True))
     knob.bounds = _bounds_sentence(limits) if isinstance(knob, NumberKnob) else ""
+    if knob.optional:
+        knob.widget.attrs["placeholder"] = "not set"
     knob.default_text = knob.prepare_value(None if info.is_required() else info.get_default(call_default_factory=True))
     return knob
+
+
+def label_of(name: str) -> str:
+    """`lr_warmup_steps` → `Learning rate warmup steps`."""
+    label = " ".join(filter(None, (WORDS.get(word, word) for word in name.split("_"))))
+    return label[:1].upper() + label[1:]
 
 
 def _knob_of_type(annotation: Any, optional: bool, limits: Mapping[str, Any]) -> Knob:

@@ -46,7 +46,7 @@ def new_run(request: HttpRequest) -> HttpResponse:
             form.choices.add_error("dataset_version", str(refusal))
         else:
             return redirect(run)
-    return _page(request, form, status=422)
+    return _page(request, form)
 
 
 @require_POST
@@ -98,7 +98,7 @@ def import_yaml(request: HttpRequest) -> HttpResponse:
     except (ConfigError, UnicodeDecodeError) as error:
         sentence = str(error) if isinstance(error, ConfigError) else "This file is no text."
         form = RunForm(user, start=starting_point(request, user))
-        return _page(request, form, status=422, yaml_error=sentence, yaml_text=text)
+        return _page(request, form, yaml_error=sentence, yaml_text=text)
     start, note = _start_of(config, user)
     return _page(request, RunForm(user, start=start), yaml_note=note)
 
@@ -159,7 +159,7 @@ def _asked(request: HttpRequest, name: str) -> int | None:
     return int(text) if text.isdecimal() and len(text) < 19 else None
 
 
-def _page(request: HttpRequest, form: RunForm, *, status: int = 200, **context: Any) -> HttpResponse:
+def _page(request: HttpRequest, form: RunForm, **context: Any) -> HttpResponse:
     user = signed_in(request)
     context |= {
         "form": form,
@@ -171,4 +171,4 @@ def _page(request: HttpRequest, form: RunForm, *, status: int = 200, **context: 
             for name, why in registry.load_failures.items()
         ],
     }
-    return render(request, "runs/new.html", context, status=status)
+    return render(request, "runs/new.html", context)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import uuid
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ NUM_MODELS_OFFERED = 30
 
 class VersionField(forms.ModelChoiceField[DatasetVersion]):
     def label_from_instance(self, version: DatasetVersion) -> str:
-        return f"{version.reference} · {version.num_rows:,} rows · {version.get_format_display().lower()}"
+        return f"{version.reference} ({version.num_rows:,} {version.get_format_display().lower()} rows)"
 
 
 class CheckpointField(forms.ModelChoiceField[Checkpoint]):
@@ -108,9 +107,9 @@ class RunForm:
         return str(self.choices[name].value() or "")
 
     def sentence(self, part: str) -> str:
-        """What the chosen algorithm or backend says of itself, in one sentence."""
+        """What the chosen algorithm or backend says of itself, in its class attribute `summary`."""
         registered = _class_of(algorithms if part == "algorithm" else backends, self.text(part))
-        return (inspect.getdoc(registered) or "").split("\n\n", 1)[0].replace("\n", " ") if registered else ""
+        return str(getattr(registered, "summary", ""))
 
     def algorithm_sentence(self) -> str:
         return self.sentence("algorithm")

@@ -31,6 +31,7 @@ class MockSFT(BaseAlgorithm):
     """mean_nll(s) = 2·exp(−3s/T) + 0.05·sin(0.3s) at step s of T. Rows are counted, never read; none are needed."""
 
     name: ClassVar[str] = "mock_sft"
+    summary: ClassVar[str] = "A made-up curve in the real loop, for tours and tests; nothing is trained."
     Config: ClassVar[type[BaseModel]] = MockSFTConfig
 
     async def open_backend(self, ctx: RunContext) -> Backend:

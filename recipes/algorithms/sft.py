@@ -59,6 +59,7 @@ class SFT(BaseAlgorithm):
     """Rows are `{"messages": […], "tools"?}`. The seam for other losses: override `build_batch` and set its `loss_fn`."""
 
     name: ClassVar[str] = "sft"
+    summary: ClassVar[str] = "Supervised fine-tuning: the model learns to give the assistant's replies in the rows."
     Config: ClassVar[type[BaseModel]] = SFTConfig
 
     def __init__(self, **params: Any) -> None:

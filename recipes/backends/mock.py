@@ -50,6 +50,7 @@ class MockBackend:
     """All work runs, in the order submitted, in one thread."""
 
     name: ClassVar[str] = "mock"
+    summary: ClassVar[str] = "A small table in place of a model, for tours and tests; needs no machine to speak of."
     Config: ClassVar[type[BaseModel]] = MockConfig
     ignored_fields: ClassVar[frozenset[str]] = frozenset({"lora_rank", "renderer_name", "enable_thinking"})
 

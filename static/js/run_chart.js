@@ -37,6 +37,7 @@ export class Chart {
     this.cursor = card.querySelector("[data-cursor]");
     this.isShown = false;
     this.isDrawn = false;
+    this.at = null;
     this.revision = 0;
   }
 
@@ -113,7 +114,8 @@ export class Chart {
     if (odd) parts.push(`${odd.toLocaleString("en")} not a number or infinite ✕`);
     this.note.textContent = parts.join(" · ");
     this.note.classList.toggle("text-bad", odd > 0);
-    this.showLast();
+    if (this.at === null) this.showLast();
+    else this.pointAt(this.at);
     const value = this.last.textContent.trim();
     this.plot.setAttribute("aria-label", `${this.key}: ${value || "no points yet"}. ${this.note.textContent}`);
   }
@@ -150,6 +152,7 @@ export class Chart {
     const axis = this.isDrawn && this.plot._fullLayout?.xaxis;
     const pixel = axis ? axis.d2p(x) : -1;
     if (!axis || pixel < 0 || pixel > axis._length) return this.unpoint();
+    this.at = x;
     this.cursor.hidden = false;
     this.cursor.style.transform = `translateX(${Math.round(pixel + axis._offset)}px)`;
     let where = "";
@@ -164,7 +167,8 @@ export class Chart {
   }
 
   unpoint() {
-    if (this.cursor.hidden) return;
+    if (this.at === null) return;
+    this.at = null;
     this.cursor.hidden = true;
     this.showLast();
   }

@@ -26,6 +26,7 @@ class LocalBackend:
     """PyTorch + PEFT in this process. All work runs, in the order submitted, in one thread of its own."""
 
     name: ClassVar[str] = "local"
+    summary: ClassVar[str] = "This machine: PyTorch on its GPU when there is one, else on its processor."
     Config: ClassVar[type[BaseModel]] = LocalConfig
     ignored_fields: ClassVar[frozenset[str]] = frozenset()
 
