@@ -17,11 +17,16 @@ from threading import Thread
 from typing import TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
+import httpx
 import psutil
 import psycopg
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 90.0
+MAKE_TOKEN = """
+from evsys_web.accounts.models import ApiToken, User
+print(ApiToken.objects.issue(User.objects.get(username="admin"), name="test")[1])
+"""
 T = TypeVar("T")
 
 
@@ -63,6 +68,11 @@ class Stack:
     @property
     def text(self) -> str:
         return "".join(self.output)
+
+    def api(self) -> httpx.Client:
+        """The REST API, as the administrator."""
+        token = self.manage("shell", "-c", MAKE_TOKEN).split()[-1]
+        return httpx.Client(base_url=f"{self.url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=30)
 
     def worker(self) -> psutil.Process:
         """The Celery worker's main process; it exists a moment after it was restarted."""

@@ -20,10 +20,6 @@ CONFIG = {
     "algorithm": {"kind": "sft", "params": {"max_steps": STEPS, "batch_size": 2, "save_every": 5}},
     "backend": {"kind": "local"},
 }
-MAKE_TOKEN = """
-from evsys_web.accounts.models import ApiToken, User
-print(ApiToken.objects.issue(User.objects.get(username="admin"), name="test")[1])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +34,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def api(stack: Stack) -> Iterator[httpx.Client]:
-    token = stack.manage("shell", "-c", MAKE_TOKEN).split()[-1]
-    with httpx.Client(base_url=f"{stack.url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=30) as client:
+    with stack.api() as client:
         yield client
 
 
