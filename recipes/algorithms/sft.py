@@ -27,6 +27,8 @@ from recipes.types import Datum, ForwardBackwardResult, Metrics, Row, RunContext
 SPLIT_SEED = 1
 """Keeps the draw of validation rows apart from the shuffles, which are seeded (seed, 0, epoch)."""
 
+ROWS_PER_REPORT = 20_000
+
 
 class SFTConfig(BaseAlgorithmConfig):
     max_seq_len: int = knob(
@@ -144,6 +146,8 @@ class SFT(BaseAlgorithm):
         for number, row in enumerate(rows, 1):
             if number % 64 == 0:
                 await asyncio.sleep(0)  # a stop is seen while a large dataset is rendered
+            if number % ROWS_PER_REPORT == 0:
+                self.report("info", f"Rendered {number:,} of {len(rows):,} {purpose} rows.")
             sequences = self._sequences(row, number, tokenizer)
             cut = sum(sequence.truncated for sequence in sequences)
             trained = [datum_of(sequence) for sequence in sequences if any(sequence.weights[1:])]
