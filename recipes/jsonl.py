@@ -69,8 +69,46 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)[:80]
 
 
+def is_storable(row: Any) -> bool:
+    """Whether JSON can carry the value within MAX_DEPTH. Quick: it does not say where the trouble is."""
+    pending: list[Any] = [row]
+    for _ in range(MAX_DEPTH + 2):
+        if not pending:
+            return True
+        inner: list[Any] = []
+        for value in pending:
+            kind = type(value)
+            if kind is str:
+                if not value.isascii() and not _is_whole(value):
+                    return False
+            elif kind is dict:
+                inner.extend(value)
+                inner.extend(value.values())
+                if any(type(key) is not str for key in value):
+                    return False
+            elif kind is list:
+                inner.extend(value)
+            elif kind is float:
+                if not math.isfinite(value):
+                    return False
+            elif kind is not int and kind is not bool and value is not None:
+                return False
+        pending = inner
+    return False
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def refuse_unstorable(row: Any, at: At) -> None:
     """Raises DataError for what JSON cannot carry: NaN, infinity, half a character, bytes, other objects, deep nesting."""
+    if is_storable(row):
+        return
     pending: list[tuple[str, Any, int]] = [("", row, 1)]
     while pending:
         path, value, depth = pending.pop()
@@ -185,6 +223,9 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
             yield line, row
 
 
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def canonical_line(row: Row) -> bytes:
     """The row as one line of compact UTF-8 JSON. The order of keys is kept: templates print tool definitions in it."""
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+    return _encoder.encode(row).encode() + b"\n"

@@ -1,12 +1,24 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recipes.errors import DataError
-from recipes.jsonl import MAX_LINE_BYTES, At, canonical_line, parse_json, read_jsonl, scan_jsonl
+from recipes.jsonl import (
+    MAX_DEPTH,
+    MAX_LINE_BYTES,
+    At,
+    canonical_line,
+    is_storable,
+    parse_json,
+    read_jsonl,
+    refuse_unstorable,
+    scan_jsonl,
+)
 
 
 def errors(text: bytes) -> list[DataError]:
@@ -69,3 +81,32 @@ def test_a_canonical_line_reads_back_and_keeps_order_and_letters() -> None:
     line = canonical_line(row)
     assert line == '{"b":"ünï😀","a":[1.0,null,true]}\n'.encode()
     assert parse_json(line, At(1)) == row
+
+
+def nested(levels: int) -> Any:
+    value: Any = "x"
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"a": [1, 2.5, True, None, "ü"], "b": {"c": {}}}, ""),
+        (nested(MAX_DEPTH), ""),
+        (nested(MAX_DEPTH + 1), "nesting deeper"),
+        ({"a": {"\udc00": 1}}, "surrogate"),
+        ({"a": [{"b": "\ud800"}]}, "a[0].b"),
+        ({"a": {1: 2}}, "a key that is 1"),
+        ({"a": [float("inf")]}, "a[0]: found inf"),
+        ({"a": (1, 2)}, "type tuple"),
+    ],
+)
+def test_the_quick_check_and_the_one_that_says_where_agree(value: Any, words: str) -> None:
+    assert is_storable(value) is not bool(words)
+    if words:
+        with pytest.raises(DataError, match=re.escape(words)):
+            refuse_unstorable(value, At(1))
+    else:
+        refuse_unstorable(value, At(1))
