@@ -161,15 +161,16 @@ def _stack(parts: Sequence[tuple[Tensor, int, Array, Index]], filled: int, capac
     """The chosen rows of each buffer below each other, the last column of each at `filled` - 1."""
     first = parts[0][0]
     num_rows = sum(len(index) for *_, index in parts)
-    stacked = first.new_zeros((num_rows, first.shape[1], capacity, first.shape[3]))
+    stacked = first.new_empty((num_rows, first.shape[1], capacity, first.shape[3]))
     start = 0
     for buffer, own_filled, lengths, index in parts:
         if not len(index):
             continue
         width = int(lengths[index].max())
         rows = torch.from_numpy(index).to(buffer.device)
-        target = stacked[start : start + len(index), :, filled - width : filled]
-        target.copy_(buffer[:, :, own_filled - width : own_filled].index_select(0, rows))
+        target = stacked[start : start + len(index)]
+        target[:, :, : filled - width] = 0.0  # masked, but a NaN left over there would survive a weight of 0
+        target[:, :, filled - width : filled] = buffer[:, :, own_filled - width : own_filled].index_select(0, rows)
         start += len(index)
     return stacked
 
