@@ -13,8 +13,11 @@ from evsys_web.api.auth import TokenAuth
 DESCRIPTION = """Everything a page can do.
 
 **Sign in** by a token from the API tokens page: `Authorization: Bearer evs_…`. Reading needs the scope *read*, all else *write*.
+
 **Create** calls take an `Idempotency-Key` header: the same key with the same body gives the same answer for 24 hours.
+
 **Lists** return `{items, next_cursor}`; pass `next_cursor` as `cursor` to go on.
+
 **Refusals** are problem+json: `{type, title, status, detail, errors: [{field, message, rule}]}`."""
 
 
