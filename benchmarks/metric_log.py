@@ -1,0 +1,190 @@
+"""What it costs a training loop to have its metrics recorded, against the same loop bare.
+
+    python -m benchmarks.metric_log [--quick]
+
+A step reports ten numbers. Work of 20 ms a step is done in three ways: asleep (as if on a device), in numpy (without the
+interpreter's lock), in Python (holding it: the worst case, since the recorder's thread needs it too). Bare and recorded
+stretches of half a second alternate, and the lower quartiles are compared. Then: points a second when steps cost nothing, and
+reading a million points. "call" is what the training thread does; "cpu" what all threads together do besides the work.
+Goal: less than 1 % of a 20 ms step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks._product import held_run, say, throwaway_product
+
+if TYPE_CHECKING:
+    from evsys_web.accounts.models import User
+
+STEP_SECONDS = 0.02
+GOAL = 0.01
+KEYS = [
+    "train/mean_nll",
+    "train/loss_sum",
+    "optim/lr",
+    "optim/grad_norm",
+    "tokens/trained",
+    "tokens/total",
+    "tokens/per_second",
+    "time/step",
+    "progress/epoch",
+    "progress/done",
+]
+Work = Callable[[], object]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="Does it run, not how fast is it.")
+    quick = parser.parse_args().quick
+    with throwaway_product() as product:
+        say(f"{'work of a 20 ms step':<22}{'call, µs':>10}{'cpu, µs':>10}{'bare, ms':>10}{'recorded, ms':>14}{'overhead':>10}")
+        overheads = [measure(product.user, name, work, quick=quick) for name, work in works().items()]
+        measure_rate(product.user, num_steps=2_000 if quick else 30_000)
+        measure_reading(product.user, num_points=100_000 if quick else 1_000_000)
+    met = max(overheads) < GOAL
+    say(f"Goal: below {GOAL:.0%} of a {STEP_SECONDS * 1000:.0f} ms step: {'met' if met else 'missed'}.")
+    return 0 if met or quick else 1
+
+
+def works() -> dict[str, Work]:
+    """Each takes about STEP_SECONDS, a fixed amount of work so that a slower loop shows."""
+    matrix = np.random.default_rng(0).normal(size=(192, 192)).astype(np.float32)
+
+    def multiply() -> None:
+        np.matmul(matrix, matrix)
+
+    def count() -> int:
+        return sum(range(2_000))
+
+    return {
+        "asleep": lambda: time.sleep(STEP_SECONDS),
+        "numpy": repeated(multiply, STEP_SECONDS),
+        "python": repeated(count, STEP_SECONDS),
+    }
+
+
+def repeated(work: Work, seconds: float) -> Work:
+    rates = []
+    for _ in range(5):
+        began, times = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            work()
+            times += 1
+        rates.append(times)
+    times = int(statistics.median(rates))
+
+    def repeat() -> None:
+        for _ in range(times):
+            work()
+
+    return repeat
+
+
+def measure(user: User, name: str, work: Work, *, quick: bool) -> float:
+    """Share of the bare step that recording adds; prints a line."""
+    from evsys_web.runs.recorder import RunRecorder
+    from recipes.types import LoopState, RunResult
+
+    run = held_run(user)
+    num_steps, num_trials = (10, 3) if quick else (25, 30)
+    bare, recorded, calls = [], [], []
+    cpu = 0.0
+    with RunRecorder(run) as recorder:
+        state = LoopState(str(run.pk), 10**6, Path("unused"))
+        recorder.on_train_start(state)
+        for _ in range(num_trials):
+            cpu += time.process_time()
+            bare.append(stretch(work, num_steps, lambda values: None))
+            cpu -= time.process_time()
+
+            def record(values: dict[str, float]) -> None:
+                state.step += 1
+                began = time.perf_counter()
+                recorder.on_step_end(state, state.step, None, values)
+                calls.append(time.perf_counter() - began)
+
+            cpu -= time.process_time()
+            recorded.append(stretch(work, num_steps, record))
+            cpu += time.process_time()
+        recorder.result = RunResult(str(run.pk), "completed")
+    before, after = quiet(bare), quiet(recorded)
+    share = after / before - 1
+    extra = cpu / num_steps / num_trials * 1e6
+    say(f"{name:<22}{statistics.median(calls) * 1e6:>10.0f}{extra:>10.0f}{before * 1e3:>10.3f}{after * 1e3:>14.3f}{share:>10.2%}")
+    return share
+
+
+def quiet(seconds: list[float]) -> float:
+    """The lower quartile: what else runs on a machine only ever adds time."""
+    return statistics.quantiles(seconds, n=4)[0]
+
+
+def stretch(work: Work, num_steps: int, report: Callable[[dict[str, float]], None]) -> float:
+    """Seconds a step."""
+    began = time.perf_counter()
+    for step in range(num_steps):
+        work()
+        report(dict.fromkeys(KEYS, 1.0 / (step + 1)))
+    return (time.perf_counter() - began) / num_steps
+
+
+def measure_rate(user: User, *, num_steps: int) -> None:
+    from evsys_web.runs import metrics
+    from evsys_web.runs.recorder import RunRecorder
+    from recipes.types import LoopState, RunResult
+
+    kept: list[dict[str, float]] = []
+    bare = stretch(lambda: None, num_steps, kept.append) * num_steps
+    run = held_run(user)
+    began = time.perf_counter()
+    with RunRecorder(run) as recorder:
+        state = LoopState(str(run.pk), num_steps, Path("unused"))
+        recorder.on_train_start(state)
+        for step in range(1, num_steps + 1):
+            state.step = step
+            recorder.on_step_end(state, step, None, dict.fromkeys(KEYS, 1.0 / step))
+        recorder.flush()
+        committed = time.perf_counter() - began
+        recorder.result = RunResult(str(run.pk), "completed")
+    count = metrics.series(run, [KEYS[0]])[KEYS[0]].count
+    assert count == num_steps, f"{count} of {num_steps} steps were recorded"
+    rate = num_steps * len(KEYS) / committed
+    say(f"\n{num_steps:,} steps without work: {rate:,.0f} points/s committed ({num_steps / committed:,.0f} steps/s);")
+    say(f"a bare list takes {num_steps * len(KEYS) / bare:,.0f} points/s")
+
+
+def measure_reading(user: User, *, num_points: int) -> None:
+    from evsys_web.runs import metrics
+    from evsys_web.runs.models import MetricChunk
+
+    run = held_run(user)
+    rng = np.random.default_rng(0)
+    stretches = []
+    for first in range(1, num_points + 1, metrics.FOLD_ROWS):
+        last = first + metrics.FOLD_ROWS - 1
+        shared = {"run": run, "first_seq": first, "last_seq": last, "first_step": first, "last_step": last}
+        data = rng.normal(size=metrics.FOLD_ROWS).astype("<f8").tobytes()
+        for key, chunk in ((metrics.STEP, b""), (KEYS[0], data)):
+            stretches.append(MetricChunk(key=key, count=metrics.FOLD_ROWS, data=chunk, **shared))
+    MetricChunk.objects.bulk_create(stretches)
+    times = []
+    for _ in range(7):
+        began = time.perf_counter()
+        curve = metrics.series(run, [KEYS[0]])[KEYS[0]]
+        curve.as_json()
+        times.append(time.perf_counter() - began)
+    say(f"{curve.count:,} points of one key read and thinned out to {len(curve.x):,}: {statistics.median(times) * 1e3:.0f} ms\n")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
