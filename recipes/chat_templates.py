@@ -16,6 +16,8 @@ from recipes.types import Row
 
 Message = Mapping[str, Any]
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
 RENDERERS = {
     "role_colon": (
         "{{ bos_token or '' }}{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] | trim }}"
@@ -26,14 +28,15 @@ RENDERERS = {
 """Chat templates by `renderer_name`, for base models that bring none (or whose own should not be used)."""
 
 
-def load_tokenizer(name: str, *, renderer_name: str | None = None) -> Any:
+def load_tokenizer(name: str, *, renderer_name: str | None = None, download: bool = True) -> Any:
     """The Hugging Face tokenizer of a model: "starter", a folder, or a hub id. Cached.
 
+    download: False looks on this machine only and never waits for a network, for a page that is being rendered.
     Raises ConfigError when there is no tokenizer there, when it has no chat template, or when the renderer is unknown.
     """
     from recipes.backends.local.models import resolve  # knows where models lie; imports no torch
 
-    tokenizer = with_renderer(_load_tokenizer(str(resolve(name))), renderer_name)
+    tokenizer = with_renderer(_load_tokenizer(str(resolve(name)), download), renderer_name)
     if not tokenizer.chat_template:
         raise ConfigError(
             f"The tokenizer of {name!r} has no chat template, so it cannot render messages. Choose the instruct variant of the"
@@ -59,22 +62,30 @@ def with_renderer(tokenizer: Any, renderer_name: str | None) -> Any:
 
 
 @lru_cache(maxsize=8)
-def _load_tokenizer(source: str) -> Any:
+def _load_tokenizer(source: str, download: bool) -> Any:
     from transformers import AutoTokenizer
 
-    if Path(source).is_dir() and not any(
-        (Path(source) / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-    ):
+    is_folder = Path(source).is_dir()
+    if is_folder and not any((Path(source) / file).is_file() for file in TOKENIZER_FILES):
         raise ConfigError(f"The folder {source} holds no tokenizer (no tokenizer.json in it).", path=("model", "name"))
     try:
+        try:
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+        except OSError:
+            if is_folder or not download:
+                raise
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(
-            f"The tokenizer of {source!r} cannot be loaded: {reason} Give a folder with a tokenizer, or a hub id that can be"
-            " reached.",
-            path=("model", "name"),
-        ) from error
+    except Exception as error:  # noqa: BLE001 - the Rust part raises bare Exception for a broken tokenizer.json
+        raise ConfigError(_why_not_loaded(source, download or is_folder, error), path=("model", "name")) from error
+
+
+def _why_not_loaded(source: str, looked_everywhere: bool, error: Exception) -> str:
+    if not looked_everywhere:
+        return f"The tokenizer of {source!r} is not on this machine yet; a run that uses the model fetches it."
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"The tokenizer of {source!r} cannot be loaded: {reason} Give a folder with a tokenizer, or a hub id that can be reached."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from recipes.config import RunConfig
-from recipes.errors import CheckpointError
+from recipes.errors import CheckpointError, DataError
 from recipes.jsonl import canonical_line
 from recipes.stores import metrics_from_json, metrics_to_json, write_atomically
 from recipes.types import Checkpoint, Row
@@ -108,7 +108,10 @@ def _has_state(checkpoint: Checkpoint) -> bool:
 
 
 def fingerprint_of(config: RunConfig, rows: Sequence[Row], validation_rows: Sequence[Row] | None = None) -> dict[str, Any]:
-    """What a run is made of, as JSON: every setting with its default filled in, the model, and a digest of the rows."""
+    """What a run is made of, as JSON: every setting with its default filled in, the model, and a digest of the rows.
+
+    Raises DataError for a row that JSON cannot hold.
+    """
     algorithm = config.algorithm_config().model_dump(mode="json", exclude=set(FREE_TO_CHANGE))
     return {
         "model": config.model.model_dump(mode="json") | _model_files(config.model.name),
@@ -123,9 +126,9 @@ def refuse_change(saved: Mapping[str, Any], now: Mapping[str, Any], checkpoint: 
     """Raises CheckpointError that names every difference between two fingerprints."""
     before, after = dict(_leaves(saved)), dict(_leaves(now))
     differences = [
-        f"{path} was {_shown(before.get(path))} and is now {_shown(after.get(path))}"
-        for path in sorted({*before, *after})
-        if before.get(path) != after.get(path)
+        f"{path} was {_shown(before[path])} and is now {_shown(after.get(path))}"
+        for path in sorted(before)  # a setting that did not exist then has its default now
+        if before[path] != after.get(path)
     ]
     if differences:
         raise CheckpointError(
@@ -144,8 +147,11 @@ def _model_files(name: str) -> dict[str, Any]:
 
 def _digest(rows: Sequence[Row]) -> str:
     digest = hashlib.sha256()
-    for row in rows:
-        digest.update(canonical_line(row))
+    for number, row in enumerate(rows, 1):
+        try:
+            digest.update(canonical_line(row))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"Row {number:,} cannot be written as JSON: {error}.", line=number) from error
     return digest.hexdigest()
 
 

@@ -24,7 +24,7 @@ from recipes.chat_templates import (
     place,
     with_renderer,
 )
-from recipes.errors import RenderingError
+from recipes.errors import ConfigError, RenderingError
 from recipes.types import Datum, float_array, int_array
 
 __all__ = [
@@ -238,7 +238,9 @@ def _supervised_turns(conversation: Conversation, supervise: str) -> list[int]:
     turns = [index for index, message in enumerate(conversation.messages) if message.get("role") == "assistant"]
     if not turns:
         raise RenderingError("The conversation has no assistant turn, so nothing in it can be trained.", field="messages")
-    return turns if Supervise(supervise) is Supervise.ALL_ASSISTANT else turns[-1:]
+    if supervise not in list(Supervise):
+        raise ConfigError(f"supervise is one of {', '.join(Supervise)}, not {supervise!r}.", path=("supervise",))
+    return turns if supervise == Supervise.ALL_ASSISTANT else turns[-1:]
 
 
 def _render_one(conversation: Conversation, turns: list[int]) -> Rendered:

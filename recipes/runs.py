@@ -40,8 +40,11 @@ def train(
             extras["validation_rows"] = list(validation_rows)
         if resume_from is None:
             write_atomically(output_dir / CONFIG_FILE, config.to_yaml())
-    except RecipeError as error:
-        return _refused(error, run_id, output_dir, callbacks)
+    except Exception as error:  # noqa: BLE001 - callbacks must hear of the end; only what was foreseen is swallowed
+        result = _refused(error, run_id, output_dir, callbacks)
+        if isinstance(error, RecipeError):
+            return result
+        raise
     ctx = RunContext(
         run_id=run_id,
         output_dir=output_dir,
@@ -82,11 +85,12 @@ def _rows_of(config: RunConfig) -> list[Row]:
     return [row for _, row in read_jsonl(path)]
 
 
-def _refused(error: RecipeError, run_id: str, output_dir: Path, callbacks: Sequence[Callback]) -> RunResult:
+def _refused(error: Exception, run_id: str, output_dir: Path, callbacks: Sequence[Callback]) -> RunResult:
     """The end of a run that could not begin: callbacks hear of it as of any other failure."""
     state = LoopState(run_id=run_id, num_steps=0, output_dir=output_dir)
     dispatch = Dispatch(callbacks, state)
-    result = RunResult(run_id=run_id, status="failed", error=str(error))
-    dispatch.event("error", f"Failed before the first step: {error}")
+    sentence = str(error) if isinstance(error, RecipeError) else f"{type(error).__name__}: {error}"
+    result = RunResult(run_id=run_id, status="failed", error=sentence)
+    dispatch.event("error", f"Failed before the first step: {sentence}")
     dispatch.fire("on_train_end", state, result)
     return result

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -24,6 +26,7 @@ from recipes.protocols import Backend, Callback, Evaluator
 from recipes.registry import backends, callbacks
 from recipes.schedules import WITHOUT_WARMUP, adam_at
 from recipes.types import (
+    Checkpoint,
     ForwardBackwardResult,
     LoopState,
     Metrics,
@@ -111,7 +114,10 @@ class BaseAlgorithm:
     def train(self, ctx: RunContext) -> RunResult:
         """One whole run, in an event loop of its own. Foreseen failures (RecipeError) end as status failed; others are recorded
         and raised again."""
-        return asyncio.run(_Run(self, ctx).execute())
+        with ThreadPoolExecutor(max_workers=1) if _in_event_loop() else nullcontext() as other_thread:
+            if other_thread is None:
+                return asyncio.run(_Run(self, ctx).execute())
+            return other_thread.submit(lambda: asyncio.run(_Run(self, ctx).execute())).result()
 
     def plan(self, fingerprint: dict[str, Any]) -> Plan:
         """What `setup` has decided. Raises ConfigError when it left `_steps_per_epoch` unset."""
@@ -137,6 +143,15 @@ class BaseAlgorithm:
         )
 
 
+def _in_event_loop() -> bool:
+    """True in a notebook, whose cells run inside an event loop of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 class _Ending(NamedTuple):
     status: Any
     error: str | None = None
@@ -155,9 +170,9 @@ class _Run:
         self.loop: TrainingLoop | None = None
 
     async def execute(self) -> RunResult:
-        self.ctx.output_dir.mkdir(parents=True, exist_ok=True)
         self.algorithm._emit = self.dispatch
         try:
+            self.ctx.output_dir.mkdir(parents=True, exist_ok=True)
             await self._prepare_and_train()
             ending = self._ending()
         except StoppedNow:
@@ -265,7 +280,7 @@ class _Run:
 
     def _result(self, ending: _Ending) -> RunResult:
         artifacts = {"run_dir": str(self.ctx.output_dir)}
-        for checkpoint in self.manifest.read():
+        for checkpoint in self._listed():
             if checkpoint.sampler_path:
                 artifacts[f"checkpoint-{checkpoint.name}"] = checkpoint.sampler_path
             if checkpoint.state_path:
@@ -279,6 +294,12 @@ class _Run:
             steps=self.state.step,
             num_steps=self.state.num_steps,
         )
+
+    def _listed(self) -> list[Checkpoint]:
+        try:
+            return self.manifest.read()
+        except CheckpointError:  # told already: it is why this run failed
+            return []
 
     async def _close(self) -> None:
         """Only a backend that was opened here is closed here."""

@@ -301,3 +301,18 @@ def test_an_algorithm_without_setup_is_refused_with_its_name(tmp_path: Path) -> 
     run_config = config("mock_sft")
     result = Hollow().train(RunContext("7", tmp_path, run_config, None))  # type: ignore[arg-type]
     assert result.status == "failed" and "hollow" in (result.error or "") and "_steps_per_epoch" in (result.error or "")
+
+
+def test_a_run_can_be_started_from_inside_an_event_loop(tmp_path: Path) -> None:
+    async def cell() -> RunResult:
+        return run(config("mock_sft", max_steps=2), tmp_path)
+
+    assert asyncio.run(cell()).status == "completed"
+
+
+def test_a_folder_that_cannot_be_written_is_told_to_callbacks_and_raised(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    witness = Witness()
+    with pytest.raises(OSError, match="file"):
+        run(config("mock_sft", max_steps=2), tmp_path / "file" / "run", witness)
+    assert witness.result and witness.result.status == "failed"

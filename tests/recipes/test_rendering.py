@@ -228,5 +228,28 @@ def test_a_folder_that_is_no_model_and_one_without_template_are_refused(tmp_path
         load_tokenizer(str(tmp_path))
     bare_tokenizer.save_pretrained(tmp_path / "base")
     (tmp_path / "base" / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ConfigError, match=r"chat template|no weights"):
+    with pytest.raises(ConfigError, match="no .*safetensors"):
         load_tokenizer(str(tmp_path / "base"))
+    (tmp_path / "base" / "model.safetensors").touch()
+    with pytest.raises(ConfigError, match="no chat template"):
+        load_tokenizer(str(tmp_path / "base"))
+    assert load_tokenizer(str(tmp_path / "base"), renderer_name="role_colon").chat_template
+
+
+def test_a_broken_tokenizer_and_one_that_is_elsewhere_become_sentences(tmp_path: Any) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "model.safetensors").touch()
+    with pytest.raises(ConfigError, match="holds no tokenizer"):
+        load_tokenizer(str(folder))
+    (folder / "tokenizer.json").write_text("{oops")
+    with pytest.raises(ConfigError, match="cannot be loaded"):
+        load_tokenizer(str(folder))
+    with pytest.raises(ConfigError, match="not on this machine yet"):
+        load_tokenizer("nobody/no-such-model", download=False)
+
+
+def test_an_unknown_way_to_supervise_is_refused(tokenizer_with: Any) -> None:
+    with pytest.raises(ConfigError, match="all_assistant, last_assistant"):
+        render(CHAT, tokenizer_with(CHATML), supervise="every_assistant")
