@@ -26,11 +26,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import transformers
-import trl
 from datasets import Dataset  # type: ignore[import-untyped]
 from datasets import logging as datasets_logging
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM, TrainerCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -181,7 +182,7 @@ def train_with_trl(case: Case) -> Trial:
     )
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = trl.SFTConfig(
+        arguments = SFTConfig(
             output_dir=folder,
             per_device_train_batch_size=len(case.batches[0]),
             num_train_epochs=1,
@@ -206,7 +207,7 @@ def train_with_trl(case: Case) -> Trial:
         adapters = LoraConfig(
             r=case.lora_rank, lora_alpha=2 * case.lora_rank, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
         )
-        trainer = trl.SFTTrainer(
+        trainer = SFTTrainer(
             model=copy.deepcopy(case.model),
             args=arguments,
             train_dataset=dataset,

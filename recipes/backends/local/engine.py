@@ -63,7 +63,7 @@ class Engine:
         self.parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._projection = find_projection(model)
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
             model.train()
         self._optimizer = Optimizer(self.parameters)
         self._num_pending = 0
@@ -185,7 +185,7 @@ class Engine:
             hidden_gradient[batch.positions[:num_gated]] = gradient
             logprobs = torch.cat([gated, rest])
             values.append(loss_of(rest, slice(num_gated, len(logprobs)))[0])
-        flat.backward(hidden_gradient)  # type: ignore[no-untyped-call]
+        flat.backward(hidden_gradient)
         return logprobs, sum(values)
 
     def _compute_custom(
@@ -205,7 +205,7 @@ class Engine:
             _, flow = self._projection.logprobs_and_gradient(hidden, batch.targets, lambda _, rows: gradient[rows])
             hidden_gradient = torch.zeros_like(flat)
             hidden_gradient[batch.positions] = flow
-        flat.backward(hidden_gradient)  # type: ignore[no-untyped-call]
+        flat.backward(hidden_gradient)
         return logprobs, value
 
     def _compute_from_logits(self, batch: MicroBatch, loss_of: LossOf, *, with_gradient: bool) -> tuple[Tensor, float]:

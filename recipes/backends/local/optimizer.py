@@ -65,15 +65,15 @@ class Optimizer:
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what `tensors` gave. Raises CheckpointError when moments are missing or belong to other shapes."""
-        self._adamw.state.clear()
-        self.clear_gradient()
-        if not tensors:
-            return
-        for name, parameter in self.parameters.items():
+        states: dict[Tensor, dict[str, Tensor]] = {}
+        for name, parameter in self.parameters.items() if tensors else ():
             moments = {moment: tensors[key] for moment in _MOMENTS if (key := f"{moment}.{name}") in tensors}
             if len(moments) < len(_MOMENTS) or moments["exp_avg"].shape != parameter.shape:
                 raise CheckpointError(f"The checkpoint holds no optimizer state that fits {name}.")
-            self._adamw.state[parameter] = {
+            states[parameter] = {
                 moment: tensor.to(parameter.device, torch.float32 if moment == "step" else parameter.dtype, copy=True)
                 for moment, tensor in moments.items()
             }
+        self.clear_gradient()
+        self._adamw.state.clear()
+        self._adamw.state.update(states)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from recipes import losses
-from recipes.backends.local import engine as engine_module
 from recipes.backends.local.engine import Engine
+from recipes.backends.local.projection import Projection
 from recipes.types import Datum, ModelOutput
 from tests.recipes.backends.local.tiny_models import (
     MODELS,
@@ -207,7 +207,8 @@ def test_a_custom_loss_that_says_the_same_gives_the_same(kind: str, tmp_path: Pa
     expected = taken_gradients(engine)
 
     def custom(model_output: ModelOutput, meta: Any) -> torch.Tensor:
-        return -(model_output.logprobs * meta["weights"]).sum()
+        weighted: torch.Tensor = model_output.logprobs * meta["weights"]
+        return -weighted.sum()
 
     result = engine.forward_backward(data, custom)
     assert result.metrics["loss:sum"] == pytest.approx(named.metrics["loss:sum"], rel=1e-6)
@@ -221,12 +222,13 @@ def test_a_custom_loss_over_all_positions_of_a_datum_has_its_exact_gradient(tmp_
 
     def focal(model_output: ModelOutput, meta: Any) -> torch.Tensor:
         logprobs: torch.Tensor = model_output.logprobs
-        return -((1 - logprobs.exp()) ** 2 * logprobs).mean()
+        surprise: torch.Tensor = (1 - logprobs.exp()) ** 2 * logprobs
+        return -surprise.mean()
 
     result = engine.forward_backward(data, focal)
     found = taken_gradients(engine)
     total = torch.stack([focal(ModelOutput(plain_logprobs(engine.model, datum)), {}) for datum in data]).sum()
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()
     assert result.metrics["loss:sum"] == pytest.approx(total.item(), rel=1e-9)
     assert largest_difference(found, taken_gradients(engine)) < 1e-9
 
@@ -237,7 +239,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path: Path) -> No
     thrifty = tiny_engine(tiny_model(dtype=torch.float64), tmp_path, gradient_checkpointing=True)
     for engine in (plain, thrifty):
         engine.forward_backward(data, "cross_entropy")
-    assert thrifty.model.is_gradient_checkpointing
+    assert thrifty.model.is_activation_checkpointing
     assert largest_difference(taken_gradients(thrifty), taken_gradients(plain)) < 1e-9
 
 
@@ -245,10 +247,13 @@ def test_logits_of_a_batch_are_never_held_at_once(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("recipes.backends.local.projection._CHUNK_ELEMENTS", {"cpu": 5 * 61})
     engine = tiny_engine(tiny_model(), tmp_path)
     seen: list[int] = []
-    whole = engine_module.find_projection(engine.model)
-    assert whole is not None
-    original = type(whole).logits
-    monkeypatch.setattr(type(whole), "logits", lambda self, hidden: seen.append(len(hidden)) or original(self, hidden))
+    original = Projection.logits
+
+    def counted(self: Projection, hidden: torch.Tensor) -> torch.Tensor:
+        seen.append(len(hidden))
+        return original(self, hidden)
+
+    monkeypatch.setattr(Projection, "logits", counted)
     data = datums(8)
     engine.forward_backward(data, "cross_entropy")
     assert sum(seen) == sum(datum.num_tokens for datum in data), "each position is projected once"

@@ -134,7 +134,7 @@ def rl_datums(count: int = 6, seed: int = 0) -> list[Datum]:
 
 def plain_logprobs(model: Any, datum: Datum) -> torch.Tensor:
     """log p of the targets by the model's own forward pass on this row alone: (N,) or (N, K), with gradient."""
-    logits = model(input_ids=torch.from_numpy(datum.model_input)[None]).logits[0]
+    logits: torch.Tensor = model(input_ids=torch.from_numpy(datum.model_input)[None]).logits[0]
     targets = torch.from_numpy(datum.loss_fn_inputs["target_tokens"])
     chosen = logits.log_softmax(-1).gather(1, targets.reshape(len(targets), -1))
     return chosen.reshape(targets.shape)
