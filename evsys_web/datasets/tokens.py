@@ -127,7 +127,7 @@ def count_sample(version: DatasetVersion, form: TokenForm) -> TokenSample:
     from recipes.token_lengths import count_tokens
 
     options = form.options()
-    tokenizer = load_tokenizer(form.model_name)
+    tokenizer = load_tokenizer(form.model_name, download=False)
     format = RowFormat(version.format)
     counts = count_tokens(version.rows.between(0, SAMPLE_ROWS), format, tokenizer, **options)
     num_counted = len(counts.lengths) + counts.refused
@@ -203,7 +203,7 @@ def preview_rows(version: DatasetVersion, form: TokenForm) -> Preview:
     from recipes.token_lengths import count_tokens
 
     options = form.options()
-    tokenizer = load_tokenizer(form.model_name)
+    tokenizer = load_tokenizer(form.model_name, download=False)
     format = RowFormat(version.format)
     start = min(form.first_row, max(0, version.num_rows - 1))
     rows = version.rows_between(start, start + PREVIEW_ROWS)

@@ -74,7 +74,7 @@ def _folder(model_name: str) -> Path | None:
 
 def _count(version: DatasetVersion, model_name: str, renderer_name: str | None, options: dict[str, Any]) -> TokenSample | None:
     try:
-        tokenizer = load_tokenizer(model_name, renderer_name=renderer_name)
+        tokenizer = load_tokenizer(model_name, renderer_name=renderer_name, download=False)
         rendered = [render(row["messages"], tokenizer, **options) for row in _spread(version) if "messages" in row]
     except RecipeError:
         return None

@@ -25,7 +25,7 @@ class FocalSFT(SFT):
     async def build_batch(self, step_idx: int) -> TrainingBatch:
         batch = await super().build_batch(step_idx)  # reuse SFT's slicing
 
-        def focal_loss(model_output, meta):  # a LossCallable
+        def focal_loss(model_output, meta):  # type: ignore[no-untyped-def]  # a LossCallable
             import torch  # noqa: F401
 
             logp = model_output.logprobs  # per-token target logprob
