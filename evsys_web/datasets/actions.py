@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from evsys_web.datasets.models import Dataset, DatasetVersion, StagedUpload, Ver
 from recipes import starter
 from recipes.conversions import Reading
 from recipes.errors import ConfigError
+from recipes.rows import Report, RowFormat, check
 
 STAGED_FOR = timedelta(days=1)
 STARTER_NAME = "starter-sums"
@@ -212,6 +214,42 @@ def sweep_staged() -> None:
     """Forget what nobody decided about within a day."""
     for staged in StagedUpload.objects.filter(created_at__lt=now() - STAGED_FOR)[:100]:
         forget_staged(staged)
+
+
+def validate_file(*, path: Path, filename: str) -> Report:
+    """Read and check every row as an import would, and store nothing. Raises as `import_dataset`."""
+    proposal = propose(path, filename)
+    if proposal.reading is None or proposal.reading.conversion:
+        raise ReadingNeeded(proposal)
+    intake, errors_csv = take_in(path, proposal.kind, proposal.reading)
+    intake.close()
+    if intake.report.num_errors:
+        raise RowsRefused(intake.report, proposal.reading, errors_csv)
+    errors_csv.close()
+    return intake.report
+
+
+class Soundness(NamedTuple):
+    is_sound: bool
+    sentence: str
+
+
+def validate_version(version: DatasetVersion) -> Soundness:
+    """Whether the stored file is still the one that was imported: its hash, its number of rows, and each row's format."""
+    digest = hashlib.sha256()
+    try:
+        with version.file.storage.open(str(version.file.name), "rb") as stream:
+            while chunk := stream.read(1024 * 1024):
+                digest.update(chunk)
+        if digest.hexdigest() != version.content_hash:
+            return Soundness(False, "the file was changed after it was imported.")
+        report = check(version.read_rows(), RowFormat(version.format))
+    except OSError as error:
+        return Soundness(False, f"the file cannot be read: {error.strerror or error}.")
+    if report.num_errors or report.count != version.num_rows:
+        first = f" {report.errors[0]}" if report.errors else ""
+        return Soundness(False, f"{report.count:,} of {version.num_rows:,} rows are good.{first}")
+    return Soundness(True, f"all {version.num_rows:,} rows are good and unchanged.")
 
 
 def import_starter_rows(project: Project, user: User) -> DatasetVersion:

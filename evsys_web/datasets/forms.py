@@ -74,6 +74,12 @@ class UploadForm(forms.Form):
         return cleaned
 
 
+class AdminUploadForm(UploadForm):
+    leave_out_bad = forms.BooleanField(
+        required=False, label="Leave out bad rows", help_text="Import the good rows although others are refused."
+    )
+
+
 def name_from_file(filename: str) -> str:
     """A dataset name from a file's: train-v2.jsonl → train-v2."""
     name = re.sub(r"[^\w .\-]+", "-", Path(filename).stem).strip(" .-_")[:100]

@@ -57,7 +57,7 @@ def upload(request: HttpRequest) -> HttpResponse:
 
 def _import(request: HttpRequest, data: dict[str, Any]) -> str:
     """Import what the form holds, or keep it until its owner has decided; gives the address to go to."""
-    user, upload = signed_in(request), _on_disk(data["file"])
+    user, upload = signed_in(request), on_disk(data["file"])
     where = {"user": user, "project": data["project"], "name": data["name"], "description": data["description"]}
     try:
         imported = actions.import_dataset(**where, path=Path(upload.temporary_file_path()), filename=data["file"].name)
@@ -68,7 +68,8 @@ def _import(request: HttpRequest, data: dict[str, Any]) -> str:
     return imported.version.get_absolute_url()
 
 
-def _on_disk(file: UploadedFile[Any] | Any) -> TemporaryUploadedFile:
+def on_disk(file: UploadedFile[Any] | Any) -> TemporaryUploadedFile:
+    """The upload as a file with a path, whether it came as a file or was pasted."""
     if isinstance(file, TemporaryUploadedFile):
         return file
     spilled = SpilledFile(file.name or "upload")
