@@ -17,7 +17,6 @@ from django.forms.boundfield import BoundField
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-
 WORDS = {
     "num": "",
     "lora": "LoRA",

@@ -158,8 +158,10 @@ def compare(request: HttpRequest) -> HttpResponse:
     visible = {run.pk: run for run in TrainingRun.objects.visible_to(signed_in(request)).filter(pk__in=asked)}
     runs = [visible[pk] for pk in dict.fromkeys(asked) if pk in visible]
     keys = chart_order({key for run in runs for key in metrics.keys(run)})
+    losses = metrics.last_values([run.pk for run in runs], LOSS_KEY)
     context = {
         "runs": runs,
+        "listed": [Listed(run, losses.get(run.pk)) for run in runs],
         "chart_runs": [_chart_run(run) for run in runs],
         "chart_keys": keys,
         "differences": compare_configs([run.config for run in runs]),

@@ -49,7 +49,7 @@ export class Chart {
     const paint = colours();
     // Live points are appended to the same arrays; without a new revision plotly takes them for unchanged.
     const layout = { ...this.layout(paint), datarevision: (this.revision += 1) };
-    const config = { displayModeBar: false, responsive: false, doubleClick: false, showTips: false, locale: "en-US" };
+    const config = { displayModeBar: false, responsive: false, doubleClick: "autosize", showTips: false, locale: "en-US" };
     window.Plotly.react(this.plot, this.traces(paint), layout, config);
     if (!this.isDrawn) this.plot.on("plotly_relayout", (change) => this.zoomed(change));
     this.isDrawn = true;
@@ -88,7 +88,7 @@ export class Chart {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: paint.font, color: paint.ink, size: 11 },
       height: this.plot.clientHeight || undefined, width: this.plot.clientWidth || undefined,
       xaxis: { ...axis, showgrid: false, ...this.xRange(), nticks: 6, ...(this.view.x === "time" ? { ticksuffix: " s" } : {}) },
-      yaxis: { ...axis, type: this.view.log ? "log" : "linear", fixedrange: true, nticks: 5, exponentformat: "power", minexponent: 4 },
+      yaxis: { ...axis, type: this.view.log ? "log" : "linear", fixedrange: true, nticks: 5, exponentformat: "e", minexponent: 4 },
       yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
       selections: [], newselection: { line: { color: paint.ink } },
     };
@@ -100,6 +100,7 @@ export class Chart {
 
   zoomed(change) {
     const [low, high] = [change["xaxis.range[0]"], change["xaxis.range[1]"]];
+    if (change["xaxis.autorange"]) this.card.dispatchEvent(new CustomEvent("chartzoom", { bubbles: true, detail: null }));
     if (finite(low) && finite(high)) this.card.dispatchEvent(new CustomEvent("chartzoom", { bubbles: true, detail: [low, high] }));
   }
 
@@ -111,7 +112,7 @@ export class Chart {
     const odd = all.reduce((sum, curve) => sum + curve.numNonFinite, 0);
     const parts = [];
     if (total > drawn) parts.push(`${drawn.toLocaleString("en")} of ${total.toLocaleString("en")} points, band is min to max`);
-    if (odd) parts.push(`${odd.toLocaleString("en")} not a number or infinite ✕`);
+    if (odd) parts.push(odd === 1 ? "1 point is NaN or infinite ✕" : `${odd.toLocaleString("en")} points are NaN or infinite ✕`);
     this.note.textContent = parts.join(" · ");
     this.note.classList.toggle("text-bad", odd > 0);
     if (this.at === null) this.showLast();
@@ -173,11 +174,18 @@ export class Chart {
     this.showLast();
   }
 
+  // By way of an SVG in a data: address; plotly's own PNG goes through blob:, which the policy does not let images use.
   async savePng(name) {
     const paint = colours();
-    const layout = { ...this.layout(paint), paper_bgcolor: paint.surface, title: { text: this.key, font: { size: 14 } }, margin: { ...margin, t: 40 } };
-    const size = { format: "png", width: 900, height: 500, scale: 2 };
-    this.save(await window.Plotly.toImage({ data: this.traces(paint), layout: { ...layout, width: 900, height: 500 } }, size), name, "png");
+    const [width, height, scale] = [900, 500, 2];
+    const title = { text: this.key.replaceAll("<", "&lt;"), font: { size: 14 } };
+    const layout = { ...this.layout(paint), paper_bgcolor: paint.surface, title, margin: { ...margin, t: 40 }, width, height };
+    const drawing = new Image(width * scale, height * scale);
+    drawing.src = await window.Plotly.toImage({ data: this.traces(paint), layout }, { format: "svg", width, height });
+    await drawing.decode();
+    const canvas = Object.assign(document.createElement("canvas"), { width: width * scale, height: height * scale });
+    canvas.getContext("2d").drawImage(drawing, 0, 0, canvas.width, canvas.height);
+    this.save(canvas.toDataURL("image/png"), name, "png");
   }
 
   // The points as drawn, one line each; the run's own CSV has all of them.

@@ -144,6 +144,7 @@ document.addEventListener("chartseen", ({ detail }) => seen(detail));
 document.addEventListener("chartgroups", () => writeView(view));
 document.addEventListener("chartresize", ({ detail }) => soil(detail));
 document.addEventListener("chartzoom", ({ detail }) => {
+  if (!detail && !view.zoom) return;
   view.zoom = detail;
   changed("zoom");
 });

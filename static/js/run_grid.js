@@ -19,7 +19,6 @@ export class Grid {
     panel.addEventListener("pointermove", (event) => this.pointed(event));
     panel.addEventListener("pointerleave", () => this.unpoint());
     panel.addEventListener("click", (event) => this.clicked(event));
-    panel.addEventListener("dblclick", (event) => event.target.closest("[data-plot]") && this.resetZoom());
   }
 
   add(key) {
@@ -105,10 +104,6 @@ export class Grid {
   unpoint() {
     this.at = null;
     for (const chart of this.charts.values()) chart.unpoint();
-  }
-
-  resetZoom() {
-    if (this.view.zoom) document.querySelector('[data-view="reset"]').click();
   }
 
   async clicked(event) {

@@ -10,7 +10,7 @@ export function readView() {
   if (smooth > 0 && smooth < 1) view.smooth = smooth;
   view.log = query.get("log") === "1";
   if (["time", "tokens"].includes(query.get("x"))) view.x = query.get("x");
-  const zoom = (query.get("zoom") ?? "").split("~").map(Number);
+  const zoom = (query.get("zoom") ?? "").split("_").map(Number);
   if (zoom.length === 2 && zoom.every(Number.isFinite) && zoom[0] < zoom[1]) view.zoom = zoom;
   view.closed = (query.get("closed") ?? "").split(",").filter(Boolean);
   view.find = query.get("find") ?? "";
@@ -23,7 +23,7 @@ export function writeView(view) {
   put("smooth", view.smooth ? String(view.smooth) : "");
   put("log", view.log ? "1" : "");
   put("x", view.x === "step" ? "" : view.x);
-  put("zoom", view.zoom ? view.zoom.map((edge) => Number(edge.toPrecision(8))).join("~") : "");
+  put("zoom", view.zoom ? view.zoom.map((edge) => Number(edge.toPrecision(8))).join("_") : "");
   put("closed", view.closed.join(","));
   put("find", view.find);
   const text = query.toString();
