@@ -87,6 +87,14 @@ class Stack:
             process.kill()
         psutil.wait_procs([worker], timeout=10)
 
+    def kill_supervisor(self) -> list[psutil.Process]:
+        """kill -9 of `manage.py up` alone; returns every process that it had started, directly or not."""
+        assert self._process is not None
+        family = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.kill()
+        self._process.wait(10)
+        return family
+
     def manage(self, *arguments: str) -> str:
         command = [sys.executable, "manage.py", *arguments]
         done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=60, check=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.stack import Stack
@@ -96,3 +98,18 @@ def test_a_restart_in_mid_run_hands_it_back_and_goes_on(stack: Stack, api: httpx
     stack.worker().terminate()  # as an update or a Ctrl-C does; the supervisor starts the next one
     wait_for_status(stack, api, run_id, "completed")
     assert steps_with_a_loss(api, run_id) == list(range(1, STEPS + 1))
+
+
+def test_a_killed_supervisor_leaves_no_process_behind_even_while_training(tmp_path: Path) -> None:
+    stack = Stack(tmp_path / "home")
+    try:
+        stack.start()
+        with stack.api() as api:
+            run_id = api.post("/runs", json=CONFIG).raise_for_status().json()["id"]
+            wait_for_status(stack, api, run_id, "running", step=1)
+        family = stack.kill_supervisor()
+        assert len(family) >= 3  # pages, worker, and the pool process that trains
+        gone, alive = psutil.wait_procs(family, timeout=5)
+        assert alive == []
+    finally:
+        stack.stop()
