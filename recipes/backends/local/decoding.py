@@ -178,14 +178,15 @@ def _objects(items: Sequence[Any]) -> Array:
 class Decoder:
     """One model, and the batch that it is working on. Everything here runs in the thread that calls `run`."""
 
-    def __init__(self, model: Any, *, stop_ids: frozenset[int], tokenizer: Any) -> None:
+    def __init__(self, model: Any, *, stop_ids: frozenset[int], tokenizer: Any, max_rows: int | None = None) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._window = padded_window(model)
         self._stop_ids = np.array(sorted(stop_ids), dtype=np.int64)
         vocab_size = int(model.config.get_text_config().vocab_size)
         device = model.device.type
-        self._max_rows = max(1, min(_MAX_ROWS.get(device, 512), _LOGITS_BYTES.get(device, 1 << 28) // (4 * vocab_size)))
+        max_rows_here = min(_MAX_ROWS.get(device, 512), _LOGITS_BYTES.get(device, 1 << 28) // (4 * vocab_size))
+        self._max_rows = max_rows or max(1, max_rows_here)
         self._max_prompt_tokens = _PROMPT_TOKENS.get(device, 1 << 13)
         self._bytes_per_token = bytes_per_token(model)
         self._memory = memory_for_context(model.device)

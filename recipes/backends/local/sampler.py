@@ -40,13 +40,22 @@ class LocalSampler:
     """A SamplingClient on `model`, a plain transformers causal model, with `weights` (name → tensor) put in place of its own.
 
     All other tensors are shared, none is written to. Work runs in `executor`, one thread, in the order it was submitted;
-    calls made meanwhile join the batch that is being decoded.
+    calls made meanwhile join the batch that is being decoded, of at most `max_rows` samples (by default as suits the device).
     """
 
-    def __init__(self, executor: Executor, model: Any, tokenizer: Any, *, weights: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        model: Any,
+        tokenizer: Any,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        max_rows: int | None = None,
+    ) -> None:
         self._executor = executor
         self._source: tuple[Any, Mapping[str, Tensor] | None] | None = (model, weights)
         self._tokenizer = tokenizer
+        self._max_rows = max_rows
         self._model: Any = None
         self._decoder: Decoder | None = None
         self._projection: Projection | None = None
@@ -174,7 +183,7 @@ class LocalSampler:
         if self._source is not None:
             model, weights = self._source
             self._model = share(model, weights).eval()
-            self._decoder = Decoder(self._model, stop_ids=self._stop_ids, tokenizer=self._tokenizer)
+            self._decoder = Decoder(self._model, stop_ids=self._stop_ids, tokenizer=self._tokenizer, max_rows=self._max_rows)
             self._projection = find_projection(self._model)
             self._source = None
 
