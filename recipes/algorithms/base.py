@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -153,7 +153,7 @@ def _in_event_loop() -> bool:
 
 
 class _Ending(NamedTuple):
-    status: Any
+    status: Literal["completed", "failed", "cancelled"]
     error: str | None = None
     cause: Exception | None = None
 
@@ -172,6 +172,12 @@ class _Run:
     async def execute(self) -> RunResult:
         self.algorithm._emit = self.dispatch
         try:
+            return await self._train_and_tell()
+        finally:
+            await self._close()  # after callbacks were told: a step that was abandoned may take its time to end
+
+    async def _train_and_tell(self) -> RunResult:
+        try:
             self.ctx.output_dir.mkdir(parents=True, exist_ok=True)
             await self._prepare_and_train()
             ending = self._ending()
@@ -182,7 +188,6 @@ class _Run:
         result = self._result(ending)
         self.dispatch.report_failures()
         self.dispatch.fire("on_train_end", self.state, result)
-        await self._close()
         if ending.cause is not None and not isinstance(ending.cause, RecipeError):
             raise ending.cause
         return result

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -130,3 +133,28 @@ def test_a_checkpoint_row_can_be_read_without_this_program(tmp_path: Path) -> No
     assert Path(row["state_path"]).is_dir() and Path(row["sampler_path"]).is_dir()
     assert row["cursor"]["next_step_index"] == 2
     assert (row["cursor"]["epoch"], row["cursor"]["batch_in_epoch"]) == (0, 2)
+
+
+def test_a_killed_process_goes_on_with_no_step_lost_or_doubled(tmp_path: Path) -> None:
+    slow = config(num_epochs=4, save_every=2)
+    slow.backend.params = {"step_seconds": 0.05}
+    script = (
+        "from pathlib import Path\nfrom recipes.config import RunConfig\nfrom tests.recipes.runs_under_test import run\n"
+        f"run(RunConfig.from_yaml(Path({str(tmp_path / 'slow.yaml')!r}).read_text()), Path({str(tmp_path / 'killed')!r}))\n"
+    )
+    (tmp_path / "slow.yaml").write_text(slow.to_yaml())
+    worker = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    try:
+        deadline = monotonic() + 60
+        while not (metrics.exists() and metrics.read_text().count("\n") >= 5):
+            assert worker.poll() is None and monotonic() < deadline
+            sleep(0.01)
+    finally:
+        worker.kill()
+        worker.wait()
+    result = run(slow, tmp_path / "killed", resume=True)
+    assert (result.status, result.steps) == ("completed", 12)
+    whole = run(config(num_epochs=4, save_every=2), tmp_path / "whole")
+    assert result.metrics["train/mean_nll"] == whole.metrics["train/mean_nll"]
+    assert [row["step"] for row in read_metrics(metrics)] == list(range(1, 13))
