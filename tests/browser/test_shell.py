@@ -124,3 +124,21 @@ def test_the_api_can_be_tried_from_its_documentation(page: Page) -> None:
     listing.get_by_role("button", name="Try it out").click()
     listing.get_by_role("button", name="Execute").click()
     expect(listing.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
+
+
+def test_a_session_that_ended_leads_to_the_door_and_not_into_the_page(page: Page) -> None:
+    page.goto("/runs/")
+    page.context.clear_cookies()
+    page.keyboard.press("Control+k")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    expect(page).to_have_url("/accounts/login/?next=/runs/")
+
+
+def test_a_server_that_is_away_is_said(visit: Callable[..., Visitor], stack: Stack) -> None:
+    visitor = visit()
+    page = visitor.open()
+    sign_in(page, stack)
+    page.route("**/search*", lambda route: route.abort())
+    page.keyboard.press("Control+k")
+    expect(page.locator("#trouble")).to_contain_text("cannot be reached")
+    visitor.complaints.clear()  # htmx and Chromium report the aborted request on the console, as they should
