@@ -109,6 +109,11 @@ class LocalBackend:
     def get_tokenizer(self) -> Any:
         return self._engine.tokenizer
 
+    @property
+    def max_positions(self) -> int | None:
+        """How many tokens the model reads at once; None when it does not say."""
+        return self._engine.max_positions
+
     async def close(self) -> None:
         """Wait for the work submitted, then free the model."""
         await asyncio.get_running_loop().run_in_executor(None, self._executor.shutdown)
