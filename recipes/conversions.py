@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recipes.errors import ConfigError, DataError
-from recipes.jsonl import NOTHING, At, Words, parse_json
+from recipes.jsonl import NOTHING, At, Words, parse_json, refuse_unstorable
 from recipes.rows import RowFormat, detect, parse
 from recipes.types import Row
 
@@ -56,7 +56,7 @@ def _from_sharegpt(row: Row, at: At) -> Row:
         messages.insert(0, {"role": "system", "content": system})
     tools = row.get("tools")
     if isinstance(tools, str):
-        tools = parse_json(tools.encode(), at) if tools.strip() else None
+        tools = _json_text(tools, "tools", at) if tools.strip() else None
     return {"messages": messages, "tools": tools} | rest
 
 
@@ -66,7 +66,7 @@ def _from_sharegpt_turn(turn: Any, path: str, at: At) -> Row:
     if "role" in turn:
         return turn
     speaker, value = turn.get("from", NOTHING), turn.get("value", NOTHING)
-    if speaker not in SHAREGPT_ROLES:
+    if not isinstance(speaker, str) or speaker not in SHAREGPT_ROLES:
         at.refuse(f"{path}.from", speaker, f"one of {', '.join(SHAREGPT_ROLES)}")
     if not isinstance(value, str) or isinstance(value, Words):
         at.refuse(f"{path}.value", value, "text")
@@ -74,9 +74,16 @@ def _from_sharegpt_turn(turn: Any, path: str, at: At) -> Row:
         at.refuse(f"{path}.{key}", turn[key], "the keys from and value and no others")
     _refuse_weight_zero(turn, path, at)
     if speaker == "function_call":
-        call = parse_json(value.encode(), at)
+        call = _json_text(value, f"{path}.value", at)
         return {"role": "assistant", "content": "", "tool_calls": call if isinstance(call, list) else [call]}
     return {"role": SHAREGPT_ROLES[speaker], "content": value}
+
+
+def _json_text(text: str, path: str, at: At) -> Any:
+    try:
+        return parse_json(text.encode(), at)
+    except DataError:
+        at.refuse(path, text, "JSON text")
 
 
 def _from_alpaca(row: Row, at: At) -> Row:
@@ -87,7 +94,10 @@ def _from_alpaca(row: Row, at: At) -> Row:
     if not isinstance(extra, str):
         at.refuse("input", extra, "text, or nothing")
     messages: list[Row] = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    for index, pair in enumerate(row.get("history") or []):
+    history = row.get("history") or []
+    if not isinstance(history, list):
+        at.refuse("history", history, "a list of pairs, or nothing")
+    for index, pair in enumerate(history):
         if not isinstance(pair, list) or len(pair) != 2:
             at.refuse(f"history[{index}]", pair, "a pair: what the user said, what the assistant replied")
         messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
@@ -133,6 +143,8 @@ def _from_openai(row: Row, at: At) -> Row:
     converted: Row = {key: value for key, value in row.items() if key not in ("parallel_tool_calls", "functions")}
     converted["messages"] = [_from_openai_message(message, f"messages[{index}]", at) for index, message in enumerate(messages)]
     if row.get("functions"):
+        if not isinstance(row["functions"], list):
+            at.refuse("functions", row["functions"], "a list of function definitions")
         converted["tools"] = [{"type": "function", "function": definition} for definition in row["functions"]]
     return converted
 
@@ -346,6 +358,7 @@ class Reading:
         """The row in our shape. Raises DataError; what is wrong only after a conversion says so."""
         if not self.conversion and not self.columns:
             return parse(row, self.format, line=at.line, place=at.place)
+        refuse_unstorable(row, at)
         converted = CONVERSIONS[self.conversion].convert(row, at) if self.conversion else self._from_columns(row, at)
         try:
             return parse(converted, self.format, line=at.line, place=at.place)

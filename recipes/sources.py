@@ -142,6 +142,9 @@ def scan_json_array(stream: BinaryIO) -> Iterator[Scanned]:
             return
         chunk = stream.read(CHUNK_BYTES)
     rest = bytes(cutter.item).strip() or chunk.strip()
+    if not cutter.closed and rest:  # the last item, whole or cut off
+        number += 1
+        yield Scanned(number, object_or_error(rest, At(number, "item")), "item")
     after = At(number + 1, "item")
     if not cutter.closed:
         yield Scanned(after.line, after.error("", Words("the end of the file"), "the ] that closes the array"), "item")
