@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TextIO
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -71,6 +71,7 @@ class MetricsFile(Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file: TextIO | None = None
 
     def on_train_start(self, state: LoopState) -> None:
         kept = [json.dumps(row) for row in read_metrics(self.path) if row["step"] <= state.start_step]
@@ -82,11 +83,17 @@ class MetricsFile(Callback):
     def on_eval(self, state: LoopState, step: int, name: str, metrics: Metrics) -> None:
         self._append(step, metrics)
 
+    def on_train_end(self, state: LoopState, result: RunResult) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
     def _append(self, step: int, metrics: Metrics) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         row = {"step": step, "at": at, "metrics": metrics_to_json(metrics)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        if self._file is None:
+            self._file = self.path.open("a", encoding="utf-8", buffering=1)  # a line at a time
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
