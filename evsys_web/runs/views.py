@@ -39,10 +39,11 @@ class Listed(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """num_bytes is None for weights that are not on this machine."""
+    """num_bytes is None for weights that are not on this machine. shown: its loss and its evals."""
 
     checkpoint: Checkpoint
     num_bytes: int | None
+    shown: list[tuple[str, float | str]]
 
 
 @require_safe
@@ -218,7 +219,11 @@ def begun_from(run: TrainingRun, user: User) -> Checkpoint | None:
 
 
 def _saved(run: TrainingRun) -> list[Saved]:
-    return [Saved(checkpoint, checkpoint_bytes(checkpoint)) for checkpoint in run.checkpoints.select_related("run")]
+    saved = []
+    for checkpoint in run.checkpoints.select_related("run"):
+        shown = [(key, value) for key, value in checkpoint.metrics.items() if key == LOSS_KEY or key.startswith("eval/")]
+        saved.append(Saved(checkpoint, checkpoint_bytes(checkpoint), shown))
+    return saved
 
 
 def _header(run: TrainingRun) -> dict[str, Any]:

@@ -35,6 +35,7 @@ export class Chart {
     this.note = card.querySelector("[data-note]");
     this.last = card.querySelector("[data-last]");
     this.cursor = card.querySelector("[data-cursor]");
+    this.tip = card.querySelector("[data-tip]");
     this.isShown = false;
     this.isDrawn = false;
     this.at = null;
@@ -43,6 +44,7 @@ export class Chart {
 
   setCurve(runIndex, curve) {
     this.curves.set(runIndex, curve);
+    this.curves = new Map([...this.curves].sort(([a], [b]) => a - b));
   }
 
   draw() {
@@ -88,10 +90,15 @@ export class Chart {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: paint.font, color: paint.ink, size: 11 },
       height: this.plot.clientHeight || undefined, width: this.plot.clientWidth || undefined,
       xaxis: { ...axis, showgrid: false, ...this.xRange(), nticks: 6, ...(this.view.x === "time" ? { ticksuffix: " s" } : {}) },
-      yaxis: { ...axis, type: this.view.log ? "log" : "linear", fixedrange: true, nticks: 5, exponentformat: "e", minexponent: 4 },
+      yaxis: { ...axis, type: this.view.log ? "log" : "linear", fixedrange: true, nticks: 5, exponentformat: this.isLarge() ? "SI" : "e", minexponent: 3 },
       yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
       selections: [], newselection: { line: { color: paint.ink } },
     };
+  }
+
+  // Millions read better as 2M, millionths as 2e-6.
+  isLarge() {
+    return [...this.curves.values()].some((curve) => Math.abs(curve.y.at(-1) ?? 0) >= 1e4);
   }
 
   xRange() {
@@ -102,6 +109,13 @@ export class Chart {
     const [low, high] = [change["xaxis.range[0]"], change["xaxis.range[1]"]];
     if (change["xaxis.autorange"]) this.card.dispatchEvent(new CustomEvent("chartzoom", { bubbles: true, detail: null }));
     if (finite(low) && finite(high)) this.card.dispatchEvent(new CustomEvent("chartzoom", { bubbles: true, detail: [low, high] }));
+  }
+
+  // The chart on its own, to be drawn elsewhere: {data, layout} as plotly takes them.
+  figure(size) {
+    const paint = colours();
+    const title = { text: this.key.replaceAll("<", "&lt;"), font: { size: 14 } };
+    return { data: this.traces(paint), layout: { ...this.layout(paint), paper_bgcolor: paint.surface, title, margin: { ...margin, t: 40 }, ...size } };
   }
 
   // The value, how many of how many points are drawn, and what is no number: in words, for everybody.
@@ -121,19 +135,26 @@ export class Chart {
     this.plot.setAttribute("aria-label", `${this.key}: ${value || "no points yet"}. ${this.note.textContent}`);
   }
 
+  // One run: the last value in the card's corner. Several: the table above the charts has them.
   showLast() {
-    this.say([...this.curves].map(([index, curve]) => [index, curve.y.at(-1) ?? curve.nonFinite.at(-1)?.value]));
+    const curve = this.runs.length === 1 ? this.curves.get(0) : null;
+    this.last.textContent = curve?.x.length ? shortNumber(curve.y.at(-1) ?? curve.nonFinite.at(-1)?.value) : "";
   }
 
-  // Values in the card's corner; with several runs each beside its colour.
-  say(values, where = "") {
-    const parts = values.map(([index, value]) => {
-      const part = document.createElement("span");
-      if (this.runs.length > 1) part.className = `swatch swatch-${(index % 8) + 1}`;
-      part.textContent = shortNumber(value);
-      return part;
-    });
-    this.last.replaceChildren(...parts, ...(where ? [Object.assign(document.createElement("small"), { textContent: where })] : []));
+  // What is under the cursor: in the corner for one run, in a small table beside the cursor for several.
+  say(values, where, pixel) {
+    const part = (tag, className, text) => Object.assign(document.createElement(tag), { className, textContent: text });
+    if (this.runs.length === 1) {
+      return this.last.replaceChildren(part("span", "", shortNumber(values[0]?.[1])), part("small", "", where));
+    }
+    const rows = values.flatMap(([index, value]) => [
+      part("span", `swatch swatch-${(index % 8) + 1} truncate`, this.runs[index].name),
+      part("span", "", shortNumber(value)),
+    ]);
+    this.tip.replaceChildren(part("small", "", where), ...rows);
+    this.tip.hidden = !this.card.matches(":hover");
+    const room = this.plot.clientWidth - this.tip.offsetWidth;
+    this.tip.style.transform = `translateX(${pixel + 12 > room ? Math.max(0, pixel - this.tip.offsetWidth - 12) : pixel + 12}px)`;
   }
 
   smoothedY(curve) {
@@ -156,51 +177,24 @@ export class Chart {
     this.at = x;
     this.cursor.hidden = false;
     this.cursor.style.transform = `translateX(${Math.round(pixel + axis._offset)}px)`;
-    let where = "";
-    const values = [...this.curves].map(([index, curve]) => {
-      const point = curve.near(x);
-      if (!point) return [index, null];
-      where = `${axisWords[this.view.x]} ${shortNumber(point.x)}${this.view.x === "time" ? " s" : ""}`;
-      const odd = point.y === null && curve.nonFinite.find((marker) => marker.x === point.x);
-      return [index, odd ? odd.value : this.view.smooth ? this.smoothedY(curve)[point.index] : point.y];
-    });
-    this.say(values, where);
+    const points = [...this.curves].map(([run, curve]) => ({ run, curve, ...curve.near(x) }));
+    const nearest = points.reduce((best, point) => (Math.abs(point.x - x) < Math.abs(best.x - x) ? point : best), points[0]);
+    const where = nearest?.x === undefined ? "" : `${axisWords[this.view.x]} ${shortNumber(nearest.x)}${this.view.x === "time" ? " s" : ""}`;
+    this.say(points.map((point) => [point.run, this.valueAt(point, x)]), where, pixel + axis._offset);
+  }
+
+  // Smoothed as drawn; null where the curve has ended before x, the word where it is no number.
+  valueAt({ curve, x: found, y, index }, x) {
+    if (found === undefined || (this.runs.length > 1 && x > curve.x.at(-1) && found < x)) return null;
+    if (y === null) return curve.nonFinite.find((marker) => marker.x === found)?.value ?? null;
+    return this.view.smooth ? this.smoothedY(curve)[index] : y;
   }
 
   unpoint() {
     if (this.at === null) return;
     this.at = null;
     this.cursor.hidden = true;
+    this.tip.hidden = true;
     this.showLast();
-  }
-
-  // By way of an SVG in a data: address; plotly's own PNG goes through blob:, which the policy does not let images use.
-  async savePng(name) {
-    const paint = colours();
-    const [width, height, scale] = [900, 500, 2];
-    const title = { text: this.key.replaceAll("<", "&lt;"), font: { size: 14 } };
-    const layout = { ...this.layout(paint), paper_bgcolor: paint.surface, title, margin: { ...margin, t: 40 }, width, height };
-    const drawing = new Image(width * scale, height * scale);
-    drawing.src = await window.Plotly.toImage({ data: this.traces(paint), layout }, { format: "svg", width, height });
-    await drawing.decode();
-    const canvas = Object.assign(document.createElement("canvas"), { width: width * scale, height: height * scale });
-    canvas.getContext("2d").drawImage(drawing, 0, 0, canvas.width, canvas.height);
-    this.save(canvas.toDataURL("image/png"), name, "png");
-  }
-
-  // The points as drawn, one line each; the run's own CSV has all of them.
-  saveCsv(name) {
-    const lines = [`run,${this.view.x},${this.key}`];
-    for (const [index, curve] of this.curves) {
-      const run = `"${this.runs[index].name.replaceAll('"', '""')}"`;
-      curve.x.forEach((x, at) => lines.push(`${run},${x},${curve.y[at] ?? ""}`));
-    }
-    const url = URL.createObjectURL(new Blob([lines.join("\n"), "\n"], { type: "text/csv" }));
-    this.save(url, name, "csv");
-    setTimeout(() => URL.revokeObjectURL(url), 10000);
-  }
-
-  save(url, name, kind) {
-    Object.assign(document.createElement("a"), { href: url, download: `${name}-${this.key.replaceAll("/", "-")}.${kind}` }).click();
   }
 }

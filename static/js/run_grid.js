@@ -1,5 +1,7 @@
 // The cards of the charts in their groups: made from <template>s, folded, filtered, watched for coming into view; the shared cursor.
 
+import { saveCsv, savePng } from "./run_export.js";
+
 const order = ["train", "reward", "optim", "eval", "tokens", "time", "progress"];
 const rank = (group) => (order.indexOf(group) + 1 || order.indexOf("eval") + 1.5);
 
@@ -108,10 +110,10 @@ export class Grid {
 
   async clicked(event) {
     const chart = this.chartOf(event.target);
-    if (event.target.closest("[data-png]")) await chart.savePng(this.panel.dataset.name);
+    if (event.target.closest("[data-png]")) await savePng(chart, this.panel.dataset.name);
     const wide = event.target.closest("[data-wide]");
     if (wide) wide.setAttribute("aria-pressed", String(chart.card.toggleAttribute("data-wide-card")));
-    if (event.target.closest("[data-csv]")) chart.saveCsv(this.panel.dataset.name);
+    if (event.target.closest("[data-csv]")) saveCsv(chart, this.panel.dataset.name);
   }
 
   // A sentence above the charts; `again` is tried after a few seconds.

@@ -21,7 +21,7 @@ def short_number(value: float | None) -> str:
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "-∞"
     if value and (abs(value) >= 1e6 or abs(value) < 1e-3):
-        return f"{value:.2e}"
+        return f"{value:.2e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
