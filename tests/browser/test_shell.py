@@ -138,6 +138,7 @@ def test_a_server_that_is_away_is_said(visit: Callable[..., Visitor], stack: Sta
     visitor = visit()
     page = visitor.open()
     sign_in(page, stack)
+    expect(page).to_have_url("/")
     page.route("**/search*", lambda route: route.abort())
     page.keyboard.press("Control+k")
     expect(page.locator("#trouble")).to_contain_text("cannot be reached")

@@ -20,6 +20,7 @@ from evsys_web.api.errors import Conflict
 from evsys_web.api.idempotency import idempotent
 from evsys_web.api.pagination import Page, PageQuery, Slice, paginate
 from evsys_web.urls import open_to_tokens
+from evsys_web.urls import urlpatterns as product
 from recipes.errors import BackendError, ConfigError, DataError
 
 api = Api(title="Test", version="test", urls_namespace="api", auth=TokenAuth())
@@ -81,6 +82,6 @@ def fail(request: HttpRequest, kind: str) -> None:
 
 patterns, app_name, namespace = api.urls
 urlpatterns = [
-    path("", include("evsys_web.home.urls")),
+    *(entry for entry in product if str(entry.pattern) != "api/"),
     path("api/", include((open_to_tokens(patterns), app_name), namespace=namespace)),
 ]
