@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from django import forms
 from django.db.models import QuerySet
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from evsys_web.accounts.models import User
 from evsys_web.config_forms import ConfigForm
@@ -222,16 +222,11 @@ def models_on_offer(user: User) -> list[str]:
     """The starter first, then what lies in the hub's cache on this machine, then what earlier runs used."""
     cached = [
         place.name.removeprefix("models--").replace("--", "/")
-        for place in sorted(_hub_cache().glob("models--*"))
+        for place in sorted(Path(HF_HUB_CACHE).glob("models--*"))
         if place.is_dir()
     ]
     used = TrainingRun.objects.visible_to(user).newest_first().values_list("config__model__name", flat=True)[:100]
     return list(dict.fromkeys([STARTER_NAME, *cached, *filter(None, used)]))[:NUM_MODELS_OFFERED]
-
-
-def _hub_cache() -> Path:
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
 
 
 def _start_texts(model_name: str, algorithm: str) -> dict[str, str]:
