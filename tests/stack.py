@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -33,6 +34,8 @@ T = TypeVar("T")
 class Stack:
     """Started by `start`; `password` is the administrator's, read from what `up` printed."""
 
+    _broker_numbers = itertools.cycle(range(1, 16))
+
     def __init__(self, home: Path, **environment: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -41,6 +44,7 @@ class Stack:
         kept = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
         self.environment = {**kept, "EVSYS_HOME": str(home), "PORT": str(self.port), "OMP_NUM_THREADS": "1", **environment}
         self._own_database()
+        self._own_broker()
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -122,6 +126,12 @@ class Stack:
         with closing(psycopg.connect(self._server_url, autocommit=True)) as connection:
             connection.execute(f'CREATE DATABASE "{self._name}"')
         self.environment["DATABASE_URL"] = urlunsplit(urlsplit(self._server_url)._replace(path=f"/{self._name}"))
+
+    def _own_broker(self) -> None:
+        """On Redis each stack takes a numbered database for itself, so that none reads another's messages."""
+        if url := self.environment.get("EVSYS_TEST_BROKER_URL"):
+            number = next(Stack._broker_numbers)
+            self.environment["CELERY_BROKER_URL"] = urlunsplit(urlsplit(url)._replace(path=f"/{number}"))
 
     def _drop_database(self) -> None:
         if "DATABASE_URL" in self.environment:
