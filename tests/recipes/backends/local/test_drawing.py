@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -44,11 +46,10 @@ def test_temperature_zero_takes_the_likeliest() -> None:
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(5, 1.0), (-1, 0.7), (8, 0.6), (1, 1.0), (100, 0.999)])
 def test_cuts_leave_what_transformers_leaves_and_logprobs_are_those_before_the_cut(top_k: int, top_p: float) -> None:
+    warpers: list[Any] = ([TopKLogitsWarper(top_k)] if top_k > 0 else []) + ([TopPLogitsWarper(top_p)] if top_p < 1 else [])
     scores = LOGITS[None]
-    if top_k > 0:
-        scores = TopKLogitsWarper(top_k)(None, scores)  # type: ignore[arg-type, no-untyped-call]
-    if top_p < 1:
-        scores = TopPLogitsWarper(top_p)(None, scores)  # type: ignore[arg-type, no-untyped-call]
+    for warper in warpers:
+        scores = warper(None, scores)
     drawn = draw_many(LOGITS, 20_000, top_k=top_k, top_p=top_p)
     assert torch.allclose(shares(drawn, 40), scores[0].softmax(-1), atol=2e-4)
     assert torch.allclose(drawn.logprobs, LOGITS.log_softmax(-1)[drawn.tokens], atol=1e-5)

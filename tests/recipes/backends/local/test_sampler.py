@@ -58,7 +58,8 @@ def plain_logprobs(model: Any, prompt: list[int], said: list[int], temperature: 
     """By one forward pass over everything, without a cache."""
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([prompt + said]), use_cache=False).logits[0, len(prompt) - 1 : -1]
-    return (logits / temperature).log_softmax(-1).gather(1, torch.tensor(said)[:, None]).squeeze(1).tolist()
+    logprobs: list[float] = (logits / temperature).log_softmax(-1).gather(1, torch.tensor(said)[:, None]).squeeze(1).tolist()
+    return logprobs
 
 
 @pytest.mark.parametrize("kind", ALL_MODELS)
