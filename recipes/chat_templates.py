@@ -138,6 +138,13 @@ class Conversation:
         encoded = self._apply(self.messages[:count], tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
         return list(encoded["input_ids"]), list(encoded["assistant_masks"])
 
+    def has_control_text(self) -> bool:
+        """Whether the text of a message spells out a special token, which the tokenizer will read as one."""
+        pattern = _special_texts(self.tokenizer)
+        if pattern is None:
+            return False
+        return any(isinstance(message.get("content"), str) and pattern.search(message["content"]) for message in self.messages)
+
     def encode(self, text: str) -> list[int]:
         """The template has written every special token already, so none is added here."""
         return list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
@@ -175,6 +182,13 @@ class Conversation:
 def control_ids(tokenizer: Any) -> frozenset[int]:
     """Ids of the tokens that stand beside ordinary text: end-of-turn markers among them."""
     return frozenset(tokenizer.all_special_ids) | frozenset(tokenizer.added_tokens_decoder)
+
+
+@lru_cache(maxsize=8)
+def _special_texts(tokenizer: Any) -> re.Pattern[str] | None:
+    added = tokenizer.added_tokens_decoder.values()
+    texts = {str(token) for token in added if getattr(token, "special", True)}  # <think> and the like may well be text
+    return re.compile("|".join(map(re.escape, sorted(texts)))) if texts else None
 
 
 def _for_template(message: Message) -> Row:

@@ -9,7 +9,7 @@ where even that fails, a RenderingError says which turn and why. No mask is ever
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -55,12 +55,14 @@ class Rendered:
     """One token sequence. token_ids, weights: both length L; weight 1 where the token is trained, else 0.
 
     truncated: how many tokens were cut off the end. unrendered: fields of supervised turns that the template left out.
+    has_control_text: a message spells out a control token such as <|im_end|>, which is read as one.
     """
 
     token_ids: list[int]
     weights: list[float]
     truncated: int = 0
     unrendered: tuple[str, ...] = ()
+    has_control_text: bool = False
 
     @property
     def num_trained(self) -> int:
@@ -101,7 +103,7 @@ def render(
     """
     conversation = Conversation.of(messages, tokenizer, enable_thinking, tools)
     turns = _supervised_turns(conversation, supervise)
-    return _truncated(_render_one(conversation, turns), max_seq_len)
+    return _finished(conversation, _render_one(conversation, turns), max_seq_len)
 
 
 def render_sequences(
@@ -124,7 +126,7 @@ def render_sequences(
         sequences = [_render_one(conversation, turns)]
     except _NotAPrefix:
         sequences = [_render_turn(conversation, turn) for turn in turns]
-    return [_truncated(sequence, max_seq_len) for sequence in sequences]
+    return [_finished(conversation, sequence, max_seq_len) for sequence in sequences]
 
 
 def render_prompt(
@@ -180,57 +182,50 @@ def prompt_for_preview(
 
 def hard_checks(sequences: Sequence[Rendered], tokenizer: Any) -> list[Finding]:
     """What is certainly wrong, or probably not meant, with sequences about to be trained. Empty when all is well."""
-    total = len(sequences)
-    control = control_ids(tokenizer)
-    nothing = sum(sequence.num_trained == 0 for sequence in sequences)
-    everything = sum(sequence.num_trained >= max(1, len(sequence.token_ids) - 1) for sequence in sequences)
-    cut = sum(sequence.truncated > 0 for sequence in sequences)
-    endless = sum(_has_open_end(sequence, control) for sequence in sequences)
-    unrendered = sum(bool(sequence.unrendered) for sequence in sequences)
-    fields = ", ".join(sorted({name for sequence in sequences for name in sequence.unrendered}))
-    found = [
-        Finding(
-            "nothing_trained",
-            "error" if nothing == total else "warning",
-            nothing,
-            total,
-            f"{nothing} of {total} sequences have no trained token and will be left out; a larger max_seq_len may keep them.",
-        ),
-        Finding(
-            "everything_trained",
-            "warning",
-            everything,
-            total,
-            f"In {everything} of {total} sequences every token is trained: nothing is left as context.",
-        ),
-        Finding(
-            "end_of_turn_untrained",
-            "warning",
-            endless,
-            total,
-            f"In {endless} of {total} sequences a reply ends without a trained end-of-turn marker: the model will not learn to"
-            " stop.",
-        ),
-        Finding(
-            "truncated",
-            "warning",
-            cut,
-            total,
-            f"{cut} of {total} sequences ({cut / max(1, total):.0%}) are longer than max_seq_len and lose their end.",
-        ),
-        Finding(
-            "unrendered",
-            "warning",
-            unrendered,
-            total,
-            f"The chat template leaves out {fields} in {unrendered} of {total} sequences: it is not trained.",
-        ),
-    ]
-    return [finding for finding in found if finding.num_found]
+    control, total = control_ids(tokenizer), len(sequences)
+    findings = []
+    for check, (is_found, sentence) in _CHECKS.items():
+        num_found = sum(is_found(sequence, control) for sequence in sequences)
+        level = "error" if check == "nothing_trained" and num_found == total else "warning"
+        if num_found:
+            findings.append(Finding(check, level, num_found, total, f"{num_found:,} of {total:,} sequences {sentence}"))
+    return findings
+
+
+_CHECKS: dict[str, tuple[Callable[[Rendered, frozenset[int]], bool], str]] = {
+    "nothing_trained": (
+        lambda sequence, control: not sequence.num_trained,
+        "have no trained token and will be left out; a larger max_seq_len may keep them.",
+    ),
+    "everything_trained": (
+        lambda sequence, control: sequence.num_trained >= max(1, len(sequence.token_ids) - 1),
+        "are trained on every token: nothing is left as context.",
+    ),
+    "end_of_turn_untrained": (
+        lambda sequence, control: _has_open_end(sequence, control),
+        "hold a reply without a trained end-of-turn marker: the model will not learn to stop.",
+    ),
+    "truncated": (
+        lambda sequence, control: sequence.truncated > 0,
+        "are longer than max_seq_len and lose their end.",
+    ),
+    "unrendered": (
+        lambda sequence, control: bool(sequence.unrendered),
+        "have reasoning or tool calls in a reply that the chat template leaves out: they are not trained.",
+    ),
+    "control_text": (
+        lambda sequence, control: sequence.has_control_text,
+        "spell out a control token of this model in a message: it ends or begins a turn there instead of being text.",
+    ),
+}
 
 
 class _NotAPrefix(RenderingError):
     """The rendering up to a turn is not a token prefix of the whole: no exact mask as one sequence."""
+
+
+class _Merged(_NotAPrefix):
+    """It is one as text, but a token lies across the boundary."""
 
 
 def _supervised_turns(conversation: Conversation, supervise: str) -> list[int]:
@@ -246,8 +241,9 @@ def _supervised_turns(conversation: Conversation, supervise: str) -> list[int]:
 def _render_one(conversation: Conversation, turns: list[int]) -> Rendered:
     try:
         return _render_whole(conversation, turns)
-    except _NotAPrefix:
-        marked = _render_marked(conversation, turns)
+    except _NotAPrefix as error:
+        # The template's own marks are places in the text: where a token lies across one, they say nothing exact either.
+        marked = None if isinstance(error, _Merged) else _render_marked(conversation, turns)
         if marked is not None:
             return marked
         if len(turns) > 1:
@@ -333,8 +329,8 @@ def _divergence(text: str, prefix: str, turn: int) -> _NotAPrefix:
     )
 
 
-def _merged(turn: int) -> _NotAPrefix:
-    return _NotAPrefix(
+def _merged(turn: int) -> _Merged:
+    return _Merged(
         f"The tokenizer merges characters across the beginning or end of {place(turn)}, so no token boundary separates the reply"
         " from its surroundings. Choose supervise: last_assistant, or a chat template that ends turns with a special token.",
         field=place(turn),
@@ -352,7 +348,9 @@ def _train(conversation: Conversation, ids: list[int], weights: list[float], sta
     weights[start:end] = [1.0] * (end - start)
 
 
-def _truncated(rendered: Rendered, max_seq_len: int | None) -> Rendered:
+def _finished(conversation: Conversation, rendered: Rendered, max_seq_len: int | None) -> Rendered:
+    """Cut to max_seq_len, with what else is to be known of the sequence."""
+    rendered = replace(rendered, has_control_text=conversation.has_control_text())
     length = len(rendered.token_ids)
     if max_seq_len is None or length <= max_seq_len:
         return rendered

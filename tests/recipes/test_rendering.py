@@ -215,6 +215,14 @@ def test_hard_checks_name_what_is_wrong_and_are_silent_when_all_is_well(tokenize
     assert [f.check for f in hard_checks(render_sequences(CHAT, plain), plain)] == ["end_of_turn_untrained"]
 
 
+def test_text_that_spells_a_control_token_is_noticed(tokenizer_with: Any) -> None:
+    tokenizer = tokenizer_with(CHATML)
+    chat = [{"role": "user", "content": "What does <|im_end|> mean?"}, CHAT[1]]
+    (finding,) = hard_checks([render(chat, tokenizer), render(CHAT, tokenizer)], tokenizer)
+    assert (finding.check, finding.num_found, finding.total) == ("control_text", 1, 2)
+    assert trained(render(chat, tokenizer), tokenizer) == ["It is two.<|im_end|>"], "the mask holds all the same"
+
+
 def test_a_base_model_without_template_can_be_given_a_renderer(bare_tokenizer: Any) -> None:
     tokenizer = with_renderer(bare_tokenizer, "role_colon")
     assert trained(render(CHAT, tokenizer), tokenizer) == [" It is two.</s>", " I am fine, thank you.</s>"]
