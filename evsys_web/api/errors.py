@@ -149,7 +149,7 @@ def install(api: NinjaAPI) -> None:
     when(Exception, broke)
     when(HttpError, refused)
     when(AuthenticationError, lambda error: problem(401))
-    when(PermissionDenied, lambda error: problem(403, str(error)))
+    when(PermissionDenied, lambda error: problem(403, _sentence(str(error)) if str(error) else ""))
     when(Http404, lambda error: problem(404))
     when(ObjectDoesNotExist, lambda error: problem(404))
     when(ValidationError, invalid)
