@@ -255,7 +255,7 @@ def main() -> int:
     if options.only != "medium":
         ratios.append(compare(starter_case(8 if options.quick else 40), repeats))
     if options.only != "starter":
-        ratios.append(compare(medium_case(2 if options.quick else 6, options.threads), repeats))
+        ratios.append(compare(medium_case(2 if options.quick else 3, options.threads), repeats))
     sys.stdout.write(f"goal: at least {GOAL} on each: {'met' if min(ratios) >= GOAL else 'NOT met'}\n")
     return 0
 

@@ -38,7 +38,10 @@ _OVERHEAD = {"cpu": 2.5e7, "cuda": 1e10}
 
 
 class Engine:
-    """`lora_rank` 0 trains all weights. What is trained is float32 whatever the precision of the computation."""
+    """`lora_rank` 0 trains all weights. What is trained is float32 whatever the precision of the computation.
+
+    model_name: what saves call the base model. source: where its weights were read, when that is another place.
+    """
 
     def __init__(
         self,
@@ -50,12 +53,14 @@ class Engine:
         lora_rank: int,
         seed: int = 0,
         renderer_name: str | None = None,
+        source: str | None = None,
     ) -> None:
         self.config = config
         self.model_name = model_name
         self.output_dir = output_dir
         self.lora_rank = lora_rank
         self.renderer_name = renderer_name
+        self._source = source or model_name
         self.device = next(model.parameters()).device
         self.plain_model = share(model)
         self._peft_model = self._add_adapters(model, seed) if lora_rank else None
@@ -96,6 +101,7 @@ class Engine:
                 lora_rank=algorithm.lora_rank,
                 seed=algorithm.seed,
                 renderer_name=algorithm.renderer_name,
+                source=source,
             )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -179,14 +185,12 @@ class Engine:
             hidden = flat.detach()[batch.positions]
             rest = self._projection.logprobs(hidden[num_gated:], batch.targets[num_gated:])
             if not num_gated:
-                return rest, loss_of(rest, slice(0, len(rest)))[0]
+                return rest, loss_of(rest[: batch.num_gated], slice(0, batch.num_gated))[0]
             gated, gradient = self._projection.logprobs_and_gradient(hidden[:num_gated], batch.targets[:num_gated], gradient_of)
             hidden_gradient = torch.zeros_like(flat)
             hidden_gradient[batch.positions[:num_gated]] = gradient
-            logprobs = torch.cat([gated, rest])
-            values.append(loss_of(rest, slice(num_gated, len(logprobs)))[0])
-        flat.backward(hidden_gradient)
-        return logprobs, sum(values)
+        torch.autograd.backward(flat, hidden_gradient)
+        return torch.cat([gated, rest]), sum(values)
 
     def _compute_custom(
         self, batch: MicroBatch, data: Sequence[Datum], loss_fn: LossCallable, *, with_gradient: bool
@@ -205,7 +209,7 @@ class Engine:
             _, flow = self._projection.logprobs_and_gradient(hidden, batch.targets, lambda _, rows: gradient[rows])
             hidden_gradient = torch.zeros_like(flat)
             hidden_gradient[batch.positions] = flow
-        flat.backward(hidden_gradient)
+        torch.autograd.backward(flat, hidden_gradient)
         return logprobs, value
 
     def _compute_from_logits(self, batch: MicroBatch, loss_of: LossOf, *, with_gradient: bool) -> tuple[Tensor, float]:
@@ -214,9 +218,10 @@ class Engine:
             logits = self.model(input_ids=batch.input_ids, use_cache=False).logits
             rows = logits.reshape(-1, logits.shape[-1])[batch.positions].to(self._loss_dtype)
             logprobs = rows.log_softmax(-1).gather(1, batch.targets)
-        value, gradient = loss_of(logprobs.detach(), slice(0, len(logprobs)))
+        gated = logprobs[: batch.num_gated]
+        value, gradient = loss_of(gated.detach(), slice(0, batch.num_gated))
         if with_gradient:
-            logprobs.backward(gradient)
+            torch.autograd.backward(gated, gradient)
         return logprobs.detach(), value
 
     def _hidden_states(self, batch: MicroBatch, *, with_gradient: bool) -> Tensor:
@@ -232,7 +237,9 @@ class Engine:
 
     @cached_property
     def vocab_size(self) -> int:
-        return int(min(self.model.get_input_embeddings().weight.shape[0], self.model.get_output_embeddings().weight.shape[0]))
+        """Ids below this can be read and predicted."""
+        tables = (self.model.get_input_embeddings(), self.model.get_output_embeddings())
+        return min(int(table.weight.shape[0]) for table in tables if table is not None)
 
     @cached_property
     def max_positions(self) -> int | None:
@@ -310,10 +317,10 @@ class Engine:
         return self.plain_model, {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
     def reference(self) -> Any:
-        """The model as it was before training: shared when it is frozen, read again when all weights are trained."""
+        """The model without what is trained here: shared when it is frozen, read again when all weights are trained."""
         if self._peft_model is not None:
             return self.plain_model
-        return load_model(self.model_name, self.device, torch.float32)
+        return load_model(self._source, self.device, torch.float32)
 
     @contextmanager
     def _out_of_memory_told(self, data: Sequence[Datum]) -> Iterator[None]:

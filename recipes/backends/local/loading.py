@@ -80,10 +80,15 @@ def choose_device(device: Device) -> torch.device:
 
 
 def choose_num_threads(num_threads: int, num_parameters: int) -> int:
-    """As asked; else one for a tiny model, where handing work to a second thread costs more than it brings, else all."""
+    """As asked; else one for a tiny model, where handing work to a second thread costs more than it brings; else OMP_NUM_THREADS
+    where it is set, or every core that this process may use."""
     if num_threads:
         return num_threads
-    return 1 if num_parameters < _TINY_PARAMETERS else max(1, len(os.sched_getaffinity(0)))
+    if num_parameters < _TINY_PARAMETERS:
+        return 1
+    if (given := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():
+        return max(1, int(given))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_out_of_memory(error: BaseException) -> bool:

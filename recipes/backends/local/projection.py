@@ -99,9 +99,10 @@ def find_projection(model: Any) -> Projection | None:
     ids = (torch.arange(_PROBE_TOKENS, device=head.weight.device)[None] * 7 + 1) % vocab_size
     with torch.no_grad():
         expected = model(input_ids=ids, use_cache=False).logits[0].float()
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
-        if hidden.shape[-1] != head.weight.shape[1]:
+        states = getattr(model.base_model(input_ids=ids, use_cache=False), "last_hidden_state", None)
+        if states is None or states.shape[-1] != head.weight.shape[1]:
             return None
+        hidden = states[0]
         for scale, softcap in _twists(model.config.get_text_config()):
             projection = Projection(head.weight, head.bias, scale, softcap)
             found = projection.logits(hidden.to(head.weight.dtype)).float()

@@ -33,7 +33,7 @@ def plain_gradients(engine: Engine, data: list[Datum], loss_fn: str) -> tuple[fl
         logprobs = plain_logprobs(engine.model, datum)
         inputs = {name: torch.from_numpy(datum.loss_fn_inputs[name]).to(logprobs.dtype) for name in loss.inputs}
         value = loss.terms(logprobs, inputs, losses.settings_of(loss, None)).sum()
-        value.backward()
+        torch.autograd.backward(value)
         total += value.item()
     return total, taken_gradients(engine)
 
@@ -188,6 +188,19 @@ def test_forward_computes_the_same_numbers_and_no_gradient(tmp_path: Path) -> No
     assert trained.metrics["loss:sum"] == pytest.approx(forward.metrics["loss:sum"], rel=1e-5)
 
 
+def test_a_masked_position_cannot_spoil_the_loss(tmp_path: Path) -> None:
+    engine = tiny_engine(tiny_model(), tmp_path)
+    data = rl_datums(2)
+    for datum in data:
+        datum.loss_fn_inputs["logprobs"][datum.loss_fn_inputs["advantages"] == 0] = -1e5
+    assert any((datum.loss_fn_inputs["advantages"] == 0).any() for datum in data)
+    for loss_fn in ("importance_sampling", "ppo", "cispo"):
+        trained = engine.forward_backward(data, loss_fn).metrics["loss:sum"]
+        assert np.isfinite(trained)
+        assert engine.forward(data, loss_fn).metrics["loss:sum"] == pytest.approx(trained, rel=1e-4)
+        assert all(torch.isfinite(gradient).all() for gradient in taken_gradients(engine).values())
+
+
 def test_a_row_without_weights_adds_nothing(tmp_path: Path) -> None:
     engine = tiny_engine(tiny_model(dtype=torch.float64), tmp_path)
     data = datums(3)
@@ -228,7 +241,7 @@ def test_a_custom_loss_over_all_positions_of_a_datum_has_its_exact_gradient(tmp_
     result = engine.forward_backward(data, focal)
     found = taken_gradients(engine)
     total = torch.stack([focal(ModelOutput(plain_logprobs(engine.model, datum)), {}) for datum in data]).sum()
-    total.backward()
+    torch.autograd.backward(total)
     assert result.metrics["loss:sum"] == pytest.approx(total.item(), rel=1e-9)
     assert largest_difference(found, taken_gradients(engine)) < 1e-9
 
