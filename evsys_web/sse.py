@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
@@ -110,7 +110,7 @@ class Reader:
     def num_viewers(self) -> int:
         return sum(len(topic.viewers) for topic in self._topics.values())
 
-    async def stream(self, topic_id: int, after: int) -> AsyncIterator[bytes]:
+    async def stream(self, topic_id: int, after: int) -> AsyncGenerator[bytes]:
         """The events of a topic beyond `after`, until it ends, is gone, or the viewer is too slow."""
         topic = self._topics.setdefault(topic_id, _Topic())
         queue: asyncio.Queue[list[Frame] | None] = asyncio.Queue(QUEUE_SIZE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from evsys_web.accounts.models import Membership, Project, Role, User
 from evsys_web.datasets.models import DatasetVersion, VersionStatus
 from evsys_web.runs import metrics
 from evsys_web.runs.metrics import Point
-from evsys_web.runs.models import RunEvent, Status, TrainingRun
+from evsys_web.runs.models import RunEvent, Status, TrainingRun, storable
 from evsys_web.runs.tasks import train_run
 from recipes.backends.local.models import resolve
 from recipes.config import DataConfig, RunConfig
@@ -53,7 +54,7 @@ def launch_run(
             run = TrainingRun.objects.create(
                 project=project,
                 created_by=user,
-                name=config.name,
+                name=storable(config.name),
                 dataset_version=dataset_version,
                 dataset_reference=dataset_version.reference,
                 config=config.model_dump(mode="json"),
@@ -63,7 +64,7 @@ def launch_run(
                 cloned_from=cloned_from,
                 auto_resume=auto_resume,
             )
-            train_run.delay_on_commit(run.pk)
+            _announce(run)
     except IntegrityError:  # the same form, posted twice at the same moment
         made = _made_before(user, idempotency_key or "")
         if made is None:
@@ -92,7 +93,7 @@ def resume_run(*, user: User, run: TrainingRun) -> TrainingRun:
         if not run.queue():
             raise RunRefused(_standing_sentence(run, "resumed"))
         _note(run, f"Resume asked by {user}.")
-        train_run.delay_on_commit(run.pk)
+        _announce(run)
     return run
 
 
@@ -115,10 +116,12 @@ def launch_external_run(
 ) -> TrainingRun:
     """A run that is trained elsewhere and reports in by `log_points`."""
     _require_membership(user, project)
+    if "\\u0000" in json.dumps(config or {}):
+        raise ConfigError("The config holds a NUL character, which no database keeps.", path=("config",))
     run: TrainingRun = TrainingRun.objects.create(
         project=project,
         created_by=user,
-        name=name,
+        name=storable(name),
         num_steps=num_steps,
         config=config or {},
         is_external=True,
@@ -201,6 +204,12 @@ def _standing_sentence(run: TrainingRun, what: str) -> str:
     if run.is_external:
         return f"This run is trained elsewhere and cannot be {what} from here."
     return f"This run is {run.get_status_display().lower()} and cannot be {what}."
+
+
+def _announce(run: TrainingRun) -> None:
+    """Tell the workers once the row is written. A broker that is away only costs time: an idle worker's sweep finds the run."""
+    pk = run.pk
+    transaction.on_commit(lambda: train_run.delay(pk), robust=True)
 
 
 def _note(run: TrainingRun, message: str) -> None:

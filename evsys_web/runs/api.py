@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
@@ -53,8 +54,8 @@ class RunQuery(PageQuery):
 class CurveQuery(Schema):
     key: list[str] = Field(default_factory=list, max_length=100, description="Keys such as train/mean_nll; none for all.")
     x: metrics.Axis = "step"
-    start: float | None = Field(None, description="Smallest x.")
-    stop: float | None = Field(None, description="Largest x.")
+    start: float | None = Field(None, allow_inf_nan=False, description="Smallest x.")
+    stop: float | None = Field(None, allow_inf_nan=False, description="Largest x.")
     points: int = Field(
         1500, ge=2, le=20_000, description="Most buckets per key; each says its smallest, largest and last value."
     )
@@ -167,7 +168,7 @@ def log_batch(request: HttpRequest, run_id: int, points: Body[Points]) -> dict[s
     """May be sent again: of two values for the same step and key the first stays. At most 10,000 points a call."""
     run = _run(request, run_id)
     moment = now()
-    batch = [Point(point.step, point.at or moment, point.values) for point in points]
+    batch = [Point(point.step, _aware(point.at) or moment, point.values) for point in points]
     accepted = actions.log_points(user=caller(request), run=run, points=batch)
     repeated = sum(len(point.values) for point in points) - accepted
     return {"accepted": accepted, "repeated": repeated, "last_seq": run.last_seq}
@@ -177,6 +178,11 @@ def log_batch(request: HttpRequest, run_id: int, points: Body[Points]) -> dict[s
 def finish_run(request: HttpRequest, run_id: int, body: FinishIn) -> TrainingRun:
     run = _run(request, run_id)
     return actions.finish_external_run(user=caller(request), run=run, status=models.Status(body.status), error=body.error)
+
+
+def _aware(at: datetime | None) -> datetime | None:
+    """A time without a zone is UTC."""
+    return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
 
 
 def _run(request: HttpRequest, run_id: int) -> TrainingRun:

@@ -33,6 +33,8 @@ from recipes.errors import DataError
 FOLD_ROWS = 1000
 KEEP_ROWS = 500
 """So many rows stay unfolded while a run is live, so that viewers seldom have to look into chunks."""
+MAX_STEP = 2**53
+"""Integers beyond it are not exact as floats; a zoom to there (or to infinity, or NaN) is not looked up in the tables."""
 SEQ, STEP, AT = ":seq", ":step", ":at"
 """The axes of a stretch are stored like keys; a metric's key never begins with a colon."""
 TOKENS = "tokens/total"
@@ -58,7 +60,7 @@ def checked(values: Mapping[str, Any]) -> dict[str, float]:
     """The values as floats. Raises DataError for what is no number, and for a key that cannot be stored."""
     numbers = {}
     for key, value in values.items():
-        if not isinstance(key, str) or not 0 < len(key) <= 200 or key.startswith(":"):
+        if not isinstance(key, str) or not 0 < len(key) <= 200 or key.startswith(":") or not key.isprintable():
             raise DataError(f"{key!r} is no metric key: use area/name, at most 200 characters, no leading colon.", field="values")
         try:
             numbers[key] = float(value)
@@ -299,9 +301,9 @@ def _read_chunks(
 ) -> tuple[list[Floats], dict[str, list[Column]], int, int]:
     """The axis of every stretch, the columns by key with positions counted over all stretches, rows and newest seq of them."""
     chunks = MetricChunk.objects.filter(run=run, key__in=[axis, *names]).order_by("first_seq")
-    if steps[0] is not None:
+    if steps[0] is not None and abs(steps[0]) < MAX_STEP:
         chunks = chunks.filter(last_step__gte=steps[0])
-    if steps[1] is not None:
+    if steps[1] is not None and abs(steps[1]) < MAX_STEP:
         chunks = chunks.filter(first_step__lte=steps[1])
     stretches: dict[int, dict[str, tuple[int, int, bytes]]] = {}
     last_seq = 0

@@ -198,11 +198,11 @@ class TrainingRun(models.Model):
 
     def fail(self, error: str, *, error_type: str = "", detail: str = "") -> bool:
         """A foreseen end: the sentence says what to do."""
-        return self._end(Status.FAILED, error=error, error_type=error_type, error_detail=detail)
+        return self._end(Status.FAILED, error=storable(error), error_type=error_type, error_detail=storable(detail))
 
     def crash(self, error: str, *, error_type: str = "", detail: str = "") -> bool:
         """An unforeseen end, seen by the worker itself."""
-        return self._end(Status.CRASHED, error=error, error_type=error_type, error_detail=detail)
+        return self._end(Status.CRASHED, error=storable(error), error_type=error_type, error_detail=storable(detail))
 
     def give_back(self) -> bool:
         """The worker shuts down: back to the queue, to go on from its last checkpoint."""
@@ -258,7 +258,7 @@ class TrainingRun(models.Model):
 
     def report_end(self, status: Status, *, error: str = "") -> bool:
         """A run trained elsewhere says how it ended."""
-        return self._change(Q(is_external=True, status=Status.RUNNING), status=status, error=error, finished_at=now())
+        return self._change(Q(is_external=True, status=Status.RUNNING), status=status, error=storable(error), finished_at=now())
 
     def next_seqs(self, count: int) -> int:
         """Reserve `count` numbers for a writer without a lease and return the first. Call it inside the writing transaction."""
@@ -278,6 +278,11 @@ class TrainingRun(models.Model):
         if won:
             self.refresh_from_db()
         return won
+
+
+def storable(text: str) -> str:
+    """PostgreSQL refuses NUL, and errors and events carry what a model or a library said."""
+    return text.replace("\x00", "\ufffd")
 
 
 NO_LEASE: dict[str, Any] = {"lease_owner": "", "lease_until": None}

@@ -24,7 +24,7 @@ from django.utils.timezone import now
 from evsys_web.runs import metrics
 from evsys_web.runs.chunks import plain
 from evsys_web.runs.metrics import Point
-from evsys_web.runs.models import Checkpoint, EventKind, RunEvent, Standing, Stop, TrainingRun
+from evsys_web.runs.models import Checkpoint, EventKind, RunEvent, Standing, Stop, TrainingRun, storable
 from recipes import types
 from recipes.callbacks import METRICS_FILE, read_metrics
 from recipes.config import BaseAlgorithmConfig
@@ -101,7 +101,7 @@ class RunRecorder(Callback):
         self.flush()
 
     def on_event(self, state: LoopState, level: str, message: str) -> None:
-        self._add(RunEvent(run=self._run, level=level[:10], step=state.step, message=message))
+        self._add(RunEvent(run=self._run, level=level[:10], step=state.step, message=storable(message)))
 
     def on_train_end(self, state: LoopState, result: RunResult) -> None:
         self.result = result

@@ -92,9 +92,11 @@ class PlainLoader(yaml.SafeLoader):
 def read_body(request: HttpRequest) -> Any:
     """The body as YAML if it says so, else as JSON. Raises Unprocessable with the place of the mistake."""
     try:
-        if request.content_type in YAML_TYPES:
-            return yaml.load(request.body.decode(), PlainLoader)  # noqa: S506 - a SafeLoader
-        return json.loads(request.body)
+        is_yaml = request.content_type in YAML_TYPES
+        values = yaml.load(request.body.decode(), PlainLoader) if is_yaml else json.loads(request.body)  # noqa: S506 - a SafeLoader
+        if "\\u0000" in json.dumps(values, default=str):
+            raise ValueError("it holds a NUL character")
+        return values
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""

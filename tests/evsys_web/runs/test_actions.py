@@ -12,6 +12,7 @@ from evsys_web.accounts.models import Project, User
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.runs.actions import RunRefused, delete_run, launch_run, resume_run, stop_run
 from evsys_web.runs.models import Status, TrainingRun
+from evsys_web.runs.tasks import train_run
 from recipes.config import RunConfig
 from recipes.errors import ConfigError, DataError
 from tests.evsys_web.runs.conftest import MakeRun, mock_config
@@ -68,6 +69,23 @@ def test_a_folder_of_a_run_one_cannot_see_is_no_place_to_begin_from(
             launch_run(user=alice, project=project, config=config(init_from_checkpoint=name), dataset_version=version)
     own = f"{runs_dir}/{seen.pk}/checkpoints/final"
     assert launch_run(user=alice, project=project, config=config(init_from_checkpoint=own), dataset_version=version)
+
+
+def test_a_broker_that_is_away_does_not_lose_the_run(
+    alice: User,
+    project: Project,
+    version: DatasetVersion,
+    monkeypatch: pytest.MonkeyPatch,
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError("connection refused")
+
+    monkeypatch.setattr(train_run, "delay", refuse)
+    with django_capture_on_commit_callbacks(execute=True):
+        run = launch_run(user=alice, project=project, config=config(), dataset_version=version)
+    run.refresh_from_db()
+    assert run.status == Status.QUEUED
 
 
 def test_stopping_a_run_that_has_ended_is_refused_with_a_sentence(alice: User, run: TrainingRun) -> None:

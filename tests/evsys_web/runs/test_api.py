@@ -106,6 +106,8 @@ def test_several_mistakes_are_told_at_once(client: Client, alice_headers: Header
         ("a: &x [1]\nb: *x", "application/yaml", "aliases are not allowed"),
         ("- 1", "application/yaml", ""),
         ("\xff", "application/json", ""),
+        ('{"name": "\\u0000"}', "application/json", "NUL"),
+        ("name: 2026-01-01", "application/yaml", ""),
     ],
 )
 def test_a_body_that_is_no_config_is_refused(
@@ -203,7 +205,7 @@ def test_a_run_trained_elsewhere_reports_its_points_and_its_end(
 ) -> None:
     made = post(client, "/external", {"name": "cluster", "num_steps": 4, "config": {"note": "A100"}}, alice_headers).json()
     assert made["is_external"] and made["status"] == "running"
-    points = [{"step": step, "values": {"train/mean_nll": 1 / step}} for step in (1, 2)]
+    points: list[dict[str, Any]] = [{"step": step, "values": {"train/mean_nll": 1 / step}} for step in (1, 2)]
     points.append({"step": 2, "values": {"train/mean_nll": 9.0, "optim/lr": "NaN"}, "at": "2026-01-01T00:00:00Z"})
     first = post(client, f"/{made['id']}/log-batch", points, alice_headers)
     assert first.json() == {"accepted": 3, "repeated": 1, "last_seq": 3}

@@ -141,6 +141,14 @@ def test_zooming_in_brings_more_detail_of_that_stretch(run: TrainingRun, monkeyp
     assert curve.x.tolist() == list(range(333, 873))
     by_tokens = metrics.series(run, ["optim/lr"], x="tokens", start=33_300, stop=87_200)["optim/lr"]
     assert by_tokens.count == 540
+    for start, stop, count in (
+        (-math.inf, math.inf, 950),
+        (math.nan, None, 0),
+        (1e300, None, 0),
+        (-5, 0.5, 0),
+        (949.5, 1e300, 1),
+    ):
+        assert metrics.series(run, ["optim/lr"], start=start, stop=stop)["optim/lr"].count == count
 
 
 def test_a_run_without_points_has_empty_curves(run: TrainingRun) -> None:

@@ -88,13 +88,11 @@ def launch(alice: User, project: Project, version: DatasetVersion) -> Launch:
 
 
 def send(run: TrainingRun, *, times: int = 1) -> None:
-    folder = Path(settings.HOME) / "broker"
-    sender = Celery(broker="filesystem://", set_as_current=False)
-    sender.conf.broker_transport_options = {
-        "data_folder_in": str(folder / "queue"),
-        "data_folder_out": str(folder / "queue"),
-        "control_folder": str(folder / "control"),
-    }
+    broker = os.environ.get("CELERY_BROKER_URL") or "filesystem://"
+    sender = Celery(broker=broker, set_as_current=False)
+    if broker.startswith("filesystem:"):
+        folders = {name: str(Path(settings.HOME) / "broker" / "queue") for name in ("data_folder_in", "data_folder_out")}
+        sender.conf.broker_transport_options = folders | {"control_folder": str(Path(settings.HOME) / "broker" / "control")}
     for _ in range(times):
         sender.send_task("evsys_web.runs.tasks.train_run", args=[run.pk], queue="training")
 
