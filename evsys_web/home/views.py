@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.utils.http import urlencode
 from django.utils.timezone import now
 from django.views.decorators.http import require_POST
+from django.views.decorators.vary import vary_on_headers
 
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets.actions import import_starter_rows
@@ -39,6 +40,7 @@ DESTINATIONS = (
 BROKEN = (Status.FAILED, Status.CRASHED)
 
 
+@vary_on_headers("HX-Request")
 def dashboard(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     runs = TrainingRun.objects.visible_to(user).select_related("project").defer("error_detail")
@@ -72,7 +74,7 @@ def search(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     runs = TrainingRun.objects.visible_to(user).newest_first()
     datasets = Dataset.objects.visible_to(user).order_by("-created_at")
-    words = request.GET.get("q", "").split()[:8]
+    words = request.GET.get("q", "").replace("\0", "").split()[:8]
     for word in words:
         runs = runs.filter(name__icontains=word)
         datasets = datasets.filter(name__icontains=word)

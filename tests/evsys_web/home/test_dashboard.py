@@ -73,7 +73,9 @@ def test_the_week_in_numbers_leaves_older_runs_out(alice_client: Client, make_ru
 
 def test_the_refresh_is_the_live_part_alone(alice_client: Client, make_run: MakeRun) -> None:
     make_run("live one", Status.RUNNING)
-    text = alice_client.get("/", headers={"HX-Request": "true"}).content.decode()
+    response = alice_client.get("/", headers={"HX-Request": "true"})
+    text = response.content.decode()
+    assert "HX-Request" in response["Vary"], "or the Back button shows the part instead of the page"
     assert "live one" in text
     assert "<html" not in text
 
