@@ -100,7 +100,7 @@ class TrainingLoop:
         if step == self._state.start_step or any(checkpoint.step == step for checkpoint in self.checkpoints):
             return "Nothing was trained since the last checkpoint."
         if not self._weights_are_of_step:
-            return "The weights were not saved: the failure came in the middle of an update."
+            return "The weights were not saved: the failure came before the update was complete and recorded."
         await self._save(f"step_{step}")
         return f"Step {step} was saved and can be resumed from."
 

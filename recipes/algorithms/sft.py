@@ -13,14 +13,14 @@ from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from recipes.algorithms.base import BaseAlgorithm
 from recipes.config import BaseAlgorithmConfig, knob
 from recipes.errors import BackendError, DataError, RenderingError
 from recipes.protocols import Backend, Evaluator, SamplingClient
 from recipes.registry import register_algorithm
-from recipes.rendering import Supervise, datum_of, render_sequences, with_renderer
+from recipes.rendering import RENDERERS, Supervise, datum_of, render_sequences, with_renderer
 from recipes.rows import RowFormat, parse
 from recipes.types import Datum, ForwardBackwardResult, Metrics, Row, RunContext, TrainingBatch
 
@@ -44,6 +44,13 @@ class SFTConfig(BaseAlgorithmConfig):
     validation_every: int = knob(
         0, "Measure the validation loss every so many steps; 0 measures it once per epoch.", unit="steps", ge=0, le=10_000_000
     )
+
+    @field_validator("renderer_name")
+    @classmethod
+    def _renderer_exists(cls, name: str | None) -> str | None:
+        if name and name not in RENDERERS:
+            raise ValueError(f"leave it empty for the model's own chat template, or choose one of: {', '.join(RENDERERS)}")
+        return name
 
 
 class Rendering(NamedTuple):

@@ -134,6 +134,8 @@ def test_settings_out_of_range_are_refused_with_their_path() -> None:
     with pytest.raises(ConfigError) as refusal:
         SFT(learning_rate=float("nan"))
     assert refusal.value.path == ("algorithm", "params", "learning_rate")
+    with pytest.raises(ConfigError, match="role_colon"):
+        SFT(renderer_name="of_my_own")
     with pytest.raises(ConfigError, match="max_seq_length"):
         SFT(max_seq_length=5)
 
