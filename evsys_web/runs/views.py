@@ -15,6 +15,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.vary import vary_on_headers
 
 from evsys_web.accounts.models import User
 from evsys_web.accounts.views import signed_in
@@ -47,6 +48,7 @@ class Saved(NamedTuple):
 
 
 @require_safe
+@vary_on_headers("HX-Request")
 def run_list(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     runs = TrainingRun.objects.visible_to(user).select_related("dataset_version").defer("error_detail").newest_first()
