@@ -1,28 +1,11 @@
 // One chart: the curves of one metric key, one per run. Draws with plotly, reads its colours from the style sheet.
 
 import { finite, shortNumber, smoothed } from "./run_curve.js";
+import { colours, faint } from "./run_paint.js";
 
 const margin = { l: 48, r: 10, t: 6, b: 26 };
 const axisWords = { step: "step", time: "time", tokens: "tokens" };
 const coarse = matchMedia("(pointer: coarse)");
-
-function colours() {
-  const style = getComputedStyle(document.documentElement);
-  const read = (name) => style.getPropertyValue(name).trim();
-  return {
-    series: Array.from({ length: 8 }, (_, index) => read(`--series-${index + 1}`)),
-    ink: read("--text-muted"),
-    line: read("--line"),
-    bad: read("--bad"),
-    surface: read("--surface"),
-    font: getComputedStyle(document.body).fontFamily,
-  };
-}
-
-function faint(colour, share) {
-  const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
-  return `rgba(${red},${green},${blue},${share})`;
-}
 
 export class Chart {
   constructor(card, key, runs, view) {
@@ -90,7 +73,7 @@ export class Chart {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: paint.font, color: paint.ink, size: 11 },
       height: this.plot.clientHeight || undefined, width: this.plot.clientWidth || undefined,
       xaxis: { ...axis, showgrid: false, ...this.xRange(), nticks: 6, ...(this.view.x === "time" ? { ticksuffix: " s" } : {}) },
-      yaxis: { ...axis, type: this.view.log ? "log" : "linear", fixedrange: true, nticks: 5, exponentformat: this.isLarge() ? "SI" : "e", minexponent: 3 },
+      yaxis: { ...axis, ...this.yRange(), type: this.view.log ? "log" : "linear", fixedrange: true, nticks: 5, exponentformat: this.isLarge() ? "SI" : "e", minexponent: 3 },
       yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
       selections: [], newselection: { line: { color: paint.ink } },
     };
@@ -99,6 +82,14 @@ export class Chart {
   // Millions read better as 2M, millionths as 2e-6.
   isLarge() {
     return [...this.curves.values()].some((curve) => Math.abs(curve.y.at(-1) ?? 0) >= 1e4);
+  }
+
+  // A level curve gets room above and below; plotly would show 0.0001 as a line at 0 between -1 and 1.
+  yRange() {
+    const levels = new Set([...this.curves.values()].flatMap((curve) => (curve.isThinned ? [...curve.min, ...curve.max] : curve.y)));
+    levels.delete(null);
+    const [level] = levels;
+    return levels.size === 1 && level && !this.view.log ? { range: [level - Math.abs(level) / 2, level + Math.abs(level) / 2] } : { autorange: true };
   }
 
   xRange() {

@@ -5,11 +5,14 @@ const page = document.querySelector("[data-live-url]");
 const ended = ["completed", "failed", "crashed", "cancelled"];
 const refreshed = ["event", "checkpoint", "rewind"];
 
+let standing = "waiting";
+
 function say(state) {
+  standing = state;
   const light = document.querySelector("[data-live-state]");
   if (!light) return;
   light.dataset.liveState = state;
-  light.textContent = { live: "live", waiting: "connecting again…", over: "" }[state];
+  light.textContent = { live: "live", waiting: "connecting…", over: "" }[state];
 }
 
 function open() {
@@ -33,5 +36,7 @@ function open() {
   addEventListener("pagehide", () => source.close(), { once: true });
 }
 
+// The light stands in the header, which comes anew with each status.
+document.addEventListener("htmx:afterSettle", ({ target }) => target.id === "run-header" && say(standing));
 addEventListener("pageshow", (event) => event.persisted && location.reload());
 if (page.dataset.liveUrl) open();
