@@ -9,6 +9,7 @@ from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from recipes.errors import ConfigError, RenderingError
@@ -27,6 +28,8 @@ RENDERERS = {
 }
 """Chat templates by `renderer_name`, for base models that bring none (or whose own should not be used)."""
 
+_loading = Lock()  # two threads that import transformers at once break it: one finds the package half made
+
 
 def load_tokenizer(name: str, *, renderer_name: str | None = None, download: bool = True) -> Any:
     """The Hugging Face tokenizer of a model: "starter", a folder, or a hub id. Cached.
@@ -36,7 +39,9 @@ def load_tokenizer(name: str, *, renderer_name: str | None = None, download: boo
     """
     from recipes.backends.local.models import resolve  # knows where models lie; imports no torch
 
-    tokenizer = with_renderer(_load_tokenizer(str(resolve(name)), download), renderer_name)
+    with _loading:
+        tokenizer = _load_tokenizer(str(resolve(name)), download)
+    tokenizer = with_renderer(tokenizer, renderer_name)
     if not tokenizer.chat_template:
         raise ConfigError(
             f"The tokenizer of {name!r} has no chat template, so it cannot render messages. Choose the instruct variant of the"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -261,3 +263,15 @@ def test_a_broken_tokenizer_and_one_that_is_elsewhere_become_sentences(tmp_path:
 def test_an_unknown_way_to_supervise_is_refused(tokenizer_with: Any) -> None:
     with pytest.raises(ConfigError, match="all_assistant, last_assistant"):
         render(CHAT, tokenizer_with(CHATML), supervise="every_assistant")
+
+
+def test_threads_may_ask_for_the_first_tokenizer_at_once() -> None:
+    # In a fresh process: transformers is imported by whoever asks first.
+    program = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from recipes.rendering import load_tokenizer\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    assert len({id(tokenizer) for tokenizer in pool.map(load_tokenizer, ['starter'] * 4)}) == 1\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
