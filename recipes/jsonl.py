@@ -179,7 +179,7 @@ def parse_json(text: bytes, at: At) -> Any:
         )
     except json.JSONDecodeError as error:
         there = shown(error.doc[error.pos : error.pos + 30])
-        found = Words(f"broken JSON ({error.msg.rstrip(':')} at character {error.pos + 1:,}: {there})")
+        found = Words(f"broken JSON ({error.msg.rstrip(':').removesuffix(' at')} at character {error.pos + 1:,}: {there})")
         at.refuse("", found, "one whole JSON object")
     except _NotJSON as error:
         at.refuse("", Words(str(error)), "strict JSON")
