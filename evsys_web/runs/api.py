@@ -27,6 +27,7 @@ from evsys_web.runs.schemas import (
     LoggedOut,
     MetricsOut,
     PointIn,
+    RowId,
     RunDetail,
     RunOut,
     RunRequest,
@@ -48,7 +49,7 @@ OVERRIDES_BODY = {
 
 class RunQuery(PageQuery):
     status: list[models.Status] = Field(default_factory=list, description="Only runs in one of these states.")
-    project: int | None = Field(None, description="Only runs of this project.")
+    project: RowId | None = Field(None, description="Only runs of this project.")
 
 
 class CurveQuery(Schema):

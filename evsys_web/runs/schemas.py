@@ -22,6 +22,7 @@ from recipes.config import DataConfig, ModelConfig, RunConfig, Settings
 from recipes.registry import Registry, algorithms, backends
 
 MAX_POINTS = 10_000
+RowId = Annotated[int, Field(ge=1, le=2**63 - 1)]
 YAML_TYPES = {"application/yaml", "application/x-yaml", "text/yaml"}
 
 
@@ -39,7 +40,7 @@ class RunFields(Settings):
     name: str = Field("run", min_length=1, max_length=200, description="What people call this run.")
     model: ModelConfig = Field(default_factory=lambda: ModelConfig())
     data: DatasetChoice
-    project: int | None = Field(None, description="Id of the project it belongs to; left away, your first one.")
+    project: RowId | None = Field(None, description="Id of the project it belongs to; left away, your first one.")
     auto_resume: bool = Field(False, description="After a lost worker, go on from the last checkpoint unasked.")
 
 
@@ -226,7 +227,7 @@ class CheckpointOut(Schema):
 
 class ExternalRunIn(Schema):
     name: str = Field(min_length=1, max_length=200, description="What people call this run.")
-    project: int | None = Field(None, description="Id of the project; left away, your first one.")
+    project: RowId | None = Field(None, description="Id of the project; left away, your first one.")
     num_steps: int = Field(0, ge=0, le=10**12, description="Steps it will take; 0 if unknown.")
     config: dict[str, Any] = Field(default_factory=dict, description="Its settings, for people to read; no secrets.")
 

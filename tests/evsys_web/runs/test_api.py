@@ -134,6 +134,11 @@ def test_runs_are_listed_newest_first_page_by_page_and_by_status(
     assert rest["next_cursor"] is None
 
 
+@pytest.mark.parametrize("project", [0, -1, 10**40, "sums"])
+def test_a_project_that_cannot_be_is_refused(client: Client, alice_headers: Headers, project: Any) -> None:
+    assert client.get("/api/v1/runs", {"project": project}, headers=alice_headers).status_code == 422
+
+
 def test_a_run_is_stopped_resumed_and_deleted(client: Client, alice_headers: Headers, version: DatasetVersion) -> None:
     made = post(client, "", BODY, alice_headers).json()["id"]
     assert post(client, f"/{made}/stop", None, alice_headers).json()["status"] == "cancelled"
