@@ -5,16 +5,20 @@ The verbs are here; what they do stands in `recipes.runs` and is imported when t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from recipes.chat import ChatClient
     from recipes.config import RunConfig
+    from recipes.eval_config import EvalConfig
+    from recipes.evals.runner import EvalResult
     from recipes.protocols import Backend, Callback
-    from recipes.types import Row, RunResult
+    from recipes.rollouts import AttemptResult
+    from recipes.types import Row, RunResult, Task
 
-__all__ = ["train"]
+__all__ = ["evaluate", "train"]
 
 
 def train(
@@ -51,4 +55,40 @@ def train(
         backend=backend,
         secrets=secrets,
         resume=resume,
+    )
+
+
+def evaluate(
+    config: EvalConfig,
+    *,
+    tasks: Iterable[Task] | None = None,
+    run_dir: Path | None = None,
+    done: Collection[tuple[str, int]] | None = None,
+    on_attempt: Callable[[AttemptResult], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    client: ChatClient | None = None,
+    secrets: Mapping[str, str] | None = None,
+) -> EvalResult:
+    """Sample `config.attempts` attempts of every task, verify them and say how it ended. Synchronous: runs its own event loop.
+
+    tasks: None reads `config.data.path`. on_attempt: called in this thread with each attempt as it finishes.
+    done: (task_id, attempt) pairs to leave out. With a run_dir, config.yaml and attempts.jsonl are kept there, and done=None
+    leaves out what attempts.jsonl holds already, errors excepted: the same call again runs only what is missing.
+    should_stop: asked a few times a second; attempts in flight get a few seconds to finish, the rest is left for a resume.
+    client: samples from it instead of opening what the config names; one that is given stays open.
+    secrets: "api_key" goes to the endpoint, "judge_api_key" to the judge, the rest to the backend; stored nowhere.
+
+    A foreseen failure (RecipeError) ends as `status="failed"` with a sentence; anything else is raised. What was done is kept.
+    """
+    from recipes.evals.runner import evaluate as run
+
+    return run(
+        config,
+        tasks=tasks,
+        run_dir=run_dir,
+        done=done,
+        on_attempt=on_attempt,
+        should_stop=should_stop,
+        client=client,
+        secrets=secrets,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -27,6 +27,36 @@ class Settings(BaseModel):
     """Base of every Config: no unknown keys, no NaN, no infinity."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class Document(Settings):
+    """A Config that people keep as a file: YAML in and out."""
+
+    def check(self) -> None:
+        """Check the settings of the parts that are chosen by kind. Raises ConfigError with the path of the field."""
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Self:
+        """Parse and check, the parts' settings included. Raises ConfigError with the place of the mistake."""
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+            raise ConfigError(f"This is not YAML{where}: {getattr(error, 'problem', None) or error}.") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"This YAML is no mapping. It holds some of: {', '.join(cls.model_fields)}.")
+        return cls.from_values(values)
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """The same from a dict. Raises ConfigError."""
+        config = validated(cls, values)
+        config.check()
+        return config
 
 
 class LRSchedule(StrEnum):
@@ -120,7 +150,7 @@ class BackendChoice(Settings):
     params: dict[str, Any] = Field(default_factory=dict, description="Its settings.")
 
 
-class RunConfig(Settings):
+class RunConfig(Document):
     """One training run, as YAML or JSON."""
 
     version: Literal[1] = 1
@@ -130,42 +160,23 @@ class RunConfig(Settings):
     algorithm: AlgorithmChoice = Field(default_factory=lambda: AlgorithmChoice())
     backend: BackendChoice = Field(default_factory=lambda: BackendChoice())
 
+    def check(self) -> None:
+        self.algorithm_config()
+        self.backend_config()
+
     def algorithm_config(self) -> BaseModel:
         """The algorithm's own Config, validated. Raises ConfigError with the path of the field."""
-        config: BaseModel = _validated(algorithms.get(self.algorithm.kind).Config, self.algorithm.params, ("algorithm", "params"))
+        config: BaseModel = validated(algorithms.get(self.algorithm.kind).Config, self.algorithm.params, ("algorithm", "params"))
         return config
 
     def backend_config(self) -> BaseModel:
         """The backend's own Config, validated. Raises ConfigError with the path of the field."""
-        config: BaseModel = _validated(backends.get(self.backend.kind).Config, self.backend.params, ("backend", "params"))
-        return config
-
-    def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
-
-    @classmethod
-    def from_yaml(cls, text: str) -> RunConfig:
-        """Parse and check, algorithm and backend settings included. Raises ConfigError with the place of the mistake."""
-        try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-            raise ConfigError(f"This is not YAML{where}: {getattr(error, 'problem', None) or error}.") from None
-        if not isinstance(values, dict):
-            raise ConfigError("A run's YAML is a mapping with name, model, data, algorithm and backend.")
-        return cls.from_values(values)
-
-    @classmethod
-    def from_values(cls, values: dict[str, Any]) -> RunConfig:
-        """The same from a dict. Raises ConfigError."""
-        config = _validated(cls, values, ())
-        config.algorithm_config()
-        config.backend_config()
+        config: BaseModel = validated(backends.get(self.backend.kind).Config, self.backend.params, ("backend", "params"))
         return config
 
 
-def _validated(config_class: type[ConfigT], values: dict[str, Any], path: tuple[str | int, ...]) -> ConfigT:
+def validated(config_class: type[ConfigT], values: dict[str, Any], path: tuple[str | int, ...] = ()) -> ConfigT:
+    """Raises ConfigError: a sentence per mistake, and the path of the first."""
     try:
         return config_class.model_validate(values)
     except ValidationError as error:

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
+
+
+class ErrorKind(StrEnum):
+    """Why a call or an attempt failed, in a word that lists can be filtered by."""
+
+    AUTH = "auth"
+    RATE_LIMIT = "rate_limit"
+    REQUEST = "request"
+    SERVER = "server"
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    BAD_ANSWER = "bad_answer"
+    BACKEND = "backend"
+    DATA = "data"
+    VERIFIER = "verifier"
 
 
 class RecipeError(Exception):
@@ -40,11 +56,12 @@ class CheckpointError(RecipeError):
 
 
 class BackendError(RecipeError):
-    """The training service refused or failed. `permanent` means: the same call will fail again."""
+    """The service that trains or samples refused or failed. `permanent` means: the same call will fail again."""
 
-    def __init__(self, message: str, *, permanent: bool) -> None:
+    def __init__(self, message: str, *, permanent: bool, kind: ErrorKind = ErrorKind.BACKEND) -> None:
         super().__init__(message)
         self.permanent = permanent
+        self.kind = kind
 
 
 class VerifierError(RecipeError):

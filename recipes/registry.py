@@ -88,7 +88,20 @@ backends = Registry(
         "mock": "recipes.backends.mock:MockBackend",
     },
 )
-verifiers = Registry("verifier", builtins={})
+verifiers = Registry(
+    "verifier",
+    builtins={
+        "exact_match": "recipes.verifiers:ExactMatch",
+        "contains": "recipes.verifiers:Contains",
+        "regex_match": "recipes.verifiers:RegexMatch",
+        "numeric": "recipes.verifiers:Numeric",
+        "math": "recipes.verifiers:Math",
+        "json_schema": "recipes.verifiers:JsonSchema",
+        "tool_calls_match": "recipes.verifiers:ToolCallsMatch",
+        "format_only": "recipes.verifiers:FormatOnly",
+        "llm_judge": "recipes.judge:LLMJudge",
+    },
+)
 callbacks = Registry(
     "callback",
     builtins={

@@ -1,0 +1,149 @@
+"""One eval run, as YAML or JSON: what to sample from, which tasks, how to verify, how often."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from recipes.config import BackendChoice, DataConfig, Document, Settings, knob, validated
+from recipes.registry import backends, verifiers
+from recipes.types import SamplingParams
+
+
+class EvalModel(Settings):
+    """A model that a backend opens, with the weights of a checkpoint when one is named."""
+
+    name: str = knob(
+        "starter",
+        "The model: starter, a folder, or a hub id such as Qwen/Qwen3-0.6B.",
+        min_length=1,
+        max_length=500,
+        essential=True,
+    )
+    checkpoint: str | None = knob(
+        None, "Weights of a checkpoint to sample from; empty takes the model as it is.", max_length=1000, essential=True
+    )
+
+
+class Endpoint(Settings):
+    """An OpenAI-compatible server. The key itself is never here: `credential` names it."""
+
+    base_url: str = Field(max_length=1000, description="Address of an OpenAI-compatible server, up to and with /v1.")
+    model: str = Field(min_length=1, max_length=300, description="The model's name on that server.")
+    credential: str | None = knob(None, "Name of the stored key to send; empty sends none.", max_length=200)
+    timeout_seconds: float = knob(120.0, "Longest wait for one answer.", unit="seconds", gt=0, le=3600)
+    max_retries: int = knob(4, "Further tries after 429, 5xx, a lost connection or no answer.", unit="tries", ge=0, le=20)
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or any(character.isspace() for character in value):
+            raise ValueError("an address that begins with http:// or https:// and names a host is needed")
+        if parts.username or parts.password:
+            raise ValueError("leave the name and password out of the address; give a credential")
+        if parts.query or parts.fragment:
+            raise ValueError("the address ends before any ? or #")
+        return value.rstrip("/")
+
+
+class VerifierChoice(Settings):
+    kind: str = Field("exact_match", max_length=100, description="Name of a registered verifier.")
+    params: dict[str, Any] = Field(default_factory=dict, description="Its settings.")
+
+
+class SamplingSettings(Settings):
+    """How each attempt is sampled. Attempt i of a task has a seed of its own, made from `seed`, the task's id and i."""
+
+    temperature: float = knob(1.0, "How freely words are drawn; 0 always takes the likeliest.", ge=0, le=10, essential=True)
+    top_p: float = knob(1.0, "Draw from the likeliest tokens that have this share together; 1 is off.", gt=0, le=1)
+    top_k: int | None = knob(None, "Draw from so many of the likeliest tokens; empty is off.", unit="tokens", ge=1, le=1_000_000)
+    max_tokens: int = knob(256, "Longest reply.", unit="tokens", ge=1, le=1_000_000, essential=True)
+    seed: int | None = knob(0, "Same seed, same attempts, as far as the sampler allows; empty draws anew.", ge=0, le=2**31 - 1)
+    stop: list[str] = knob([], "Texts that end a reply; they are left out of it.", max_length=16)
+    system_prompt: str | None = knob(
+        None, "Put before the conversation of every task that has no system message.", max_length=100_000
+    )
+
+    @field_validator("stop")
+    @classmethod
+    def _stops_hold_text(cls, values: list[str]) -> list[str]:
+        if "" in values:
+            raise ValueError("a text that ends a reply cannot be empty")
+        return values
+
+    def params(self) -> SamplingParams:
+        """As the sampling clients take it."""
+        return SamplingParams(
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=-1 if self.top_k is None else self.top_k,
+            seed=self.seed,
+            stop=tuple(self.stop),
+        )
+
+
+class EvalConfig(Document):
+    """One eval run. Exactly one of `model` and `endpoint` says what is sampled from."""
+
+    version: Literal[1] = 1
+    name: str = Field("eval", min_length=1, max_length=200, description="What people call this eval run.")
+    model: EvalModel | None = Field(None, description="Sample from a model or a checkpoint.")
+    endpoint: Endpoint | None = Field(None, description="Sample from an OpenAI-compatible server.")
+    backend: BackendChoice = Field(default_factory=lambda: BackendChoice(), description="What opens the model.")
+    data: DataConfig = Field(description="The tasks.")
+    verifier: VerifierChoice = Field(
+        default_factory=lambda: VerifierChoice(), description="What decides whether a reply is right."
+    )
+    sampling: SamplingSettings = Field(default_factory=lambda: SamplingSettings(), description="How attempts are sampled.")
+    attempts: int = knob(8, "Attempts per task (k).", unit="attempts", ge=1, le=1024, essential=True)
+    concurrency: int | None = knob(
+        None,
+        "Attempts in flight at once; empty is 16 for an endpoint and what fills the batch on this machine.",
+        unit="attempts",
+        ge=1,
+        le=4096,
+    )
+    max_tasks: int | None = knob(None, "Only the first so many tasks; empty takes all.", unit="tasks", ge=1, le=10_000_000)
+    max_errors_in_a_row: int = knob(
+        20,
+        "Give up after so many attempts in a row that failed for reasons of infrastructure.",
+        unit="attempts",
+        ge=1,
+        le=100_000,
+    )
+
+    @model_validator(mode="after")
+    def _one_model(self) -> EvalConfig:
+        if (self.model is None) == (self.endpoint is None):
+            raise ValueError("give exactly one of model and endpoint")
+        return self
+
+    @property
+    def model_label(self) -> str:
+        """What is sampled from, in a word or two."""
+        if self.endpoint is not None:
+            return self.endpoint.model
+        assert self.model is not None
+        return self.model.name
+
+    def check(self) -> None:
+        self.verifier_config()
+        self.backend_config()
+
+    def verifier_config(self) -> BaseModel:
+        """The verifier's own Config, validated. Raises ConfigError with the path of the field."""
+        config: BaseModel = validated(verifiers.get(self.verifier.kind).Config, self.verifier.params, ("verifier", "params"))
+        return config
+
+    def backend_config(self) -> BaseModel:
+        """The backend's own Config, validated. Raises ConfigError with the path of the field."""
+        config: BaseModel = validated(backends.get(self.backend.kind).Config, self.backend.params, ("backend", "params"))
+        return config
