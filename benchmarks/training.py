@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -221,8 +221,9 @@ def train_with_trl(case: Case) -> Trial:
 
 def compare(case: Case, repeats: int) -> float:
     """Print one line of the table; returns the ratio of the medians."""
-    train_locally(case)
-    train_with_trl(case)
+    warm_up = replace(case, batches=case.batches[:1])
+    train_locally(warm_up)
+    train_with_trl(warm_up)
     ours, theirs = [], []
     for _ in range(repeats):
         ours.append(train_locally(case))

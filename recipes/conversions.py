@@ -354,6 +354,11 @@ class Reading:
         """In words, for people: the conversion, or that columns were chosen, or nothing."""
         return CONVERSIONS[self.conversion].title if self.conversion else "chosen columns" if self.columns else ""
 
+    @property
+    def sentence(self) -> str:
+        """What a conversion does; empty for none."""
+        return CONVERSIONS[self.conversion].sentence if self.conversion else ""
+
     def convert(self, row: Row, at: At) -> Row:
         """The row in our shape. Raises DataError; what is wrong only after a conversion says so."""
         if not self.conversion and not self.columns:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import datetime
 import decimal
-import json
 import re
 import uuid
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from recipes.errors import DataError
-from recipes.jsonl import MAX_LINE_BYTES, At, Scanned, Words, object_or_error, scan_jsonl, shown
+from recipes.jsonl import MAX_LINE_BYTES, At, Scanned, Words, object_or_error, parse_json, scan_jsonl, shown
 from recipes.types import Row
 
 JSON_COLUMNS = frozenset({"messages", "conversations", "tools", "metadata", "history", "input_messages"})
@@ -216,8 +215,8 @@ def _csv_row(header: list[str], cells: list[str], at: At) -> Scanned:
             row[name] = cell
             continue
         try:
-            row[name] = json.loads(cell)
-        except (ValueError, RecursionError):
+            row[name] = parse_json(cell.encode(), at)
+        except DataError:
             return Scanned(at.line, at.error(name, cell, "JSON in this column"))
     return Scanned(at.line, row)
 

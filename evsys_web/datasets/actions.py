@@ -60,7 +60,9 @@ def import_dataset(
         reading = proposal.reading
         if reading is None or reading.conversion:
             raise ReadingNeeded(proposal)
-    intake, errors_csv = take_in(path, proposal.kind, reading)
+    kind = proposal.kind
+    del proposal  # its sample may hold megabytes
+    intake, errors_csv = take_in(path, kind, reading)
     try:
         report = intake.report
         if report.num_errors and not (leave_out_bad and report.count):

@@ -100,7 +100,8 @@ class DatasetAdmin(admin.ModelAdmin[Dataset]):
         try:
             if "_validate" in request.POST:
                 report = actions.validate_file(path=path, filename=filename)
-                messages.success(request, f"Every row is good: {report.count:,} of the format {report.format}. Nothing was stored.")
+                good = f"Every row is good: {report.count:,} of the format {report.format}."
+                messages.success(request, f"{good} Nothing was stored.")
                 return redirect("admin:datasets_dataset_add")
             imported = actions.import_dataset(**where, path=path, filename=filename, leave_out_bad=data["leave_out_bad"])
         except ReadingNeeded as why:

@@ -23,6 +23,7 @@ from recipes.sources import FileKind, scan, sniff
 from recipes.types import Row
 
 SAMPLE_ROWS = 100
+MAX_SAMPLE_WEIGHT = 1_000_000
 MAX_METADATA_KEYS = 30
 
 
@@ -106,16 +107,36 @@ def propose(path: Path, filename: str) -> Proposal:
     kind = sniff(path, filename)
     sample: list[Row] = []
     first_error: DataError | None = None
+    weight = 0
     for _, row, _ in islice(scan(path, kind), SAMPLE_ROWS):
         if isinstance(row, DataError):
             first_error = first_error or row
         else:
             sample.append(row)
+            weight += _weight(row)
+        if weight > MAX_SAMPLE_WEIGHT:
+            break
     if not sample:
         if first_error is not None:
             raise first_error
         At(1).refuse("", Words("no rows"), "at least one row")
     return Proposal(kind, recognise(sample), sample)
+
+
+def _weight(row: Row) -> int:
+    """Values and characters that a row holds, so that a sample of huge rows stays a small one."""
+    weight = 0
+    pending: list[object] = [row]
+    while pending:
+        value = pending.pop()
+        weight += 1
+        if isinstance(value, str):
+            weight += len(value)
+        elif isinstance(value, dict):
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
+    return weight
 
 
 def take_in(path: Path, kind: FileKind, reading: Reading) -> tuple[Intake, BinaryIO]:

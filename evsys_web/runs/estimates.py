@@ -49,9 +49,13 @@ def sample_tokens(config: RunConfig, version: DatasetVersion) -> TokenSample | N
 
 
 def measured_speed(config: RunConfig, user: User) -> float | None:
-    """Tokens a second of the last completed run of the same model on the same backend that this person may see."""
-    same = {"config__model__name": config.model.name, "config__backend__kind": config.backend.kind, "status": Status.COMPLETED}
-    run = TrainingRun.objects.visible_to(user).filter(**same).newest_first().first()
+    """Tokens a second of the last completed run of the same model, backend and algorithm that this person may see."""
+    same = {
+        "config__model__name": config.model.name,
+        "config__backend__kind": config.backend.kind,
+        "config__algorithm__kind": config.algorithm.kind,
+    }
+    run = TrainingRun.objects.visible_to(user).filter(status=Status.COMPLETED, **same).newest_first().first()
     if run is None:
         return None
     curve = metrics.series(run, ["tokens/per_second"])["tokens/per_second"]

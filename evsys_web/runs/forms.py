@@ -71,6 +71,14 @@ class ChoicesForm(forms.Form):
         self.fields["backend"].choices = [(kind, _words(kind)) for kind in backends.kinds()]  # type: ignore[attr-defined]
         self.fields["model_name"].widget.attrs.update({"list": "models", "autocomplete": "off", "spellcheck": "false"})
 
+    def clean_model_name(self) -> str:
+        name = str(self.cleaned_data["model_name"]).strip()
+        try:
+            resolve(name)
+        except ConfigError as error:
+            raise forms.ValidationError(str(error)) from None
+        return name
+
     def _offer_checkpoints(self, allowed: QuerySet[Checkpoint]) -> None:
         """The newest are offered, and the one already chosen; any that the person may see is accepted."""
         field = self.fields["checkpoint"]
@@ -134,7 +142,7 @@ class RunForm:
         values = {
             "name": chosen["name"].strip() or f"{self.version.dataset.name} {chosen['algorithm']}",
             "model": {
-                "name": chosen["model_name"].strip(),
+                "name": chosen["model_name"],
                 "init_from_checkpoint": checkpoint.sampler_uri if checkpoint else None,
             },
             "data": {"dataset": self.version.reference},
@@ -142,7 +150,6 @@ class RunForm:
         }
         try:
             self.config = RunConfig.from_values(values)
-            resolve(self.config.model.name)
         except ConfigError as error:
             self.refuse(error)
             return False

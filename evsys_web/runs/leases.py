@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 
-from django.db import Error, close_old_connections, connections, transaction
+from django.db import Error, connections, transaction
 
 from evsys_web.runs.models import RunEvent, Status, TrainingRun
 
@@ -56,6 +56,14 @@ def _give_up(run: TrainingRun) -> None:
     logger.warning("Run %s: its worker was lost after step %s", run.pk, run.step)
 
 
+def _let_go() -> None:
+    """Nothing stays open between sweeps: the worker may fork a process at any time, which would share the connection."""
+    for connection in connections.all(initialized_only=True):
+        connection.close()
+        if close_pool := getattr(connection, "close_pool", None):
+            close_pool()
+
+
 class Sweeper:
     """Sweeps from a thread of the worker until told to end; then asks the worker's runs back."""
 
@@ -76,13 +84,12 @@ class Sweeper:
             self._try(lambda: sweep(self._worker, send=self._send))
             self._ending.wait(SWEEP_SECONDS)
         self._try(lambda: ask_back(self._worker))
-        connections.close_all()
 
     def _try(self, work: Callable[[], None]) -> None:
         """The database or the broker may be away for a while; the next sweep tries again."""
         try:
-            close_old_connections()
             work()
         except (Error, OSError):
             logger.warning("A sweep failed; the next one tries again", exc_info=True)
-            connections.close_all()
+        finally:
+            _let_go()

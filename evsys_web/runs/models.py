@@ -249,12 +249,9 @@ class TrainingRun(models.Model):
         stale = Q(hinted_at=None) | Q(hinted_at__lt=now() - older_than)
         return self._change(Q(status=Status.QUEUED) & stale, hinted_at=now())
 
-    def report_in(self, *, step: int, num_steps: int | None = None) -> bool:
+    def report_in(self, *, step: int) -> bool:
         """A run trained elsewhere sent points up to this step."""
-        values: dict[str, Any] = {"step": Greatest("step", models.Value(step))}
-        if num_steps is not None:
-            values["num_steps"] = num_steps
-        return self._change(Q(is_external=True, status=Status.RUNNING), **values)
+        return self._change(Q(is_external=True, status=Status.RUNNING), step=Greatest("step", models.Value(step)))
 
     def report_end(self, status: Status, *, error: str = "") -> bool:
         """A run trained elsewhere says how it ended."""

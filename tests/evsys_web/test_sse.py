@@ -140,16 +140,19 @@ def test_a_slow_viewer_is_sent_away_and_the_others_stay(monkeypatch: pytest.Monk
         await anext(slow)
         quick = asyncio.create_task(numbers(reader.stream(1, 0)))
         await asyncio.sleep(0.02)
-        stalled = asyncio.create_task(stall_then_read(slow))
+        finished = asyncio.Event()
+        stalled = asyncio.create_task(stall_then_read(slow, finished))
         for _ in range(60):
             log.last += 1
             await asyncio.sleep(0.005)
         log.ended = True
-        return await asyncio.wait_for(stalled, 10), await asyncio.wait_for(quick, 10)
+        others = await asyncio.wait_for(quick, 10)
+        finished.set()
+        return await asyncio.wait_for(stalled, 10), others
 
-    async def stall_then_read(slow: AsyncIterator[bytes]) -> list[int]:
+    async def stall_then_read(slow: AsyncIterator[bytes], finished: asyncio.Event) -> list[int]:
         got = numbers_in(await anext(slow))
-        await asyncio.sleep(0.2)
+        await finished.wait()
         return got + await numbers(slow)
 
     slow, quick = asyncio.run(scene())

@@ -111,6 +111,7 @@ def test_csv_cells_are_text_and_columns_of_messages_are_json(path: Path) -> None
         (b'a,b\n1,2\n"open,2\n', "broken CSV"),
         (b"a,b\n1,\xff\n", "Line 2: found byte 0xff at position 3"),
         (b'messages,b\n"[oops",2\n', "Line 2, messages: found '[oops'; expected JSON"),
+        (b'messages,b\n"[{""a"": 1, ""a"": 2}]",2\n', "Line 2, messages"),
         (b"a,b\n" + b"x" * (MAX_LINE_BYTES + 2) + b",1\n", "too long"),
     ],
 )

@@ -40,7 +40,8 @@ _OVERHEAD = {"cpu": 2.5e7, "cuda": 1e10}
 class Engine:
     """`lora_rank` 0 trains all weights. What is trained is float32 whatever the precision of the computation.
 
-    model_name: what saves call the base model. source: where its weights were read, when that is another place.
+    model_name: what the model is called. source: where the frozen weights were read, when that is another place; an adapter
+    that is saved names it as its base.
     """
 
     def __init__(
@@ -277,7 +278,7 @@ class Engine:
         target = self._checkpoint_folder(name) / "sampler"
         with storage.new_folder(target) as folder:
             if self._peft_model is not None:
-                adapters.save_adapter(self._peft_model, self.model_name, folder)
+                adapters.save_adapter(self._peft_model, self._source, folder)
             else:
                 self.model.save_pretrained(str(folder))
                 self._save_tokenizer(folder)

@@ -42,17 +42,14 @@ class Projection:
 
     def logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """(P, H) hidden states and (P, K) targets → (P, K) log-probabilities, without gradient."""
-        chunks = [
-            self.logits(hidden[rows]).log_softmax(-1).gather(1, targets[rows])
-            for rows in self._chunks(0, hidden.shape[0], hidden)
-        ]
+        chunks = [self.logits(hidden[rows]).log_softmax(-1).gather(1, targets[rows]) for rows in self._chunks(hidden)]
         return torch.cat(chunks) if chunks else hidden.new_zeros(targets.shape)
 
     def logprobs_and_gradient(self, hidden: Tensor, targets: Tensor, gradient_of: GradientOf) -> tuple[Tensor, Tensor]:
         """The same, and d loss / d hidden (P, H). The gradient of the weights, where they are trained, is added to theirs."""
         collected: list[Tensor] = []
         hidden_gradient = torch.empty_like(hidden)
-        for rows in self._chunks(0, hidden.shape[0], hidden):
+        for rows in self._chunks(hidden):
             logits = self.logits(hidden[rows])
             slopes = None if self.softcap is None else 1 - (logits / self.softcap) ** 2
             log_softmax = logits.log_softmax(-1)
@@ -75,10 +72,10 @@ class Projection:
         if self.bias is not None and self.bias.requires_grad:
             add_gradient(self.bias, flow.sum(0))
 
-    def _chunks(self, start: int, stop: int, hidden: Tensor) -> Iterator[slice]:
-        size = max(1, _CHUNK_ELEMENTS.get(hidden.device.type, 1 << 21) // self.weight.shape[0])
-        for at in range(start, stop, size):
-            yield slice(at, min(at + size, stop))
+    def _chunks(self, hidden: Tensor) -> Iterator[slice]:
+        size = max(1, _CHUNK_ELEMENTS.get(hidden.device.type, _CHUNK_ELEMENTS["cpu"]) // self.weight.shape[0])
+        for start in range(0, hidden.shape[0], size):
+            yield slice(start, min(start + size, hidden.shape[0]))
 
 
 def add_gradient(parameter: Tensor, gradient: Tensor) -> None:

@@ -29,6 +29,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 def new_folder(target: Path) -> Iterator[Path]:
     """A folder to fill; it takes the place of `target` when the block ends well, and leaves no trace when it does not."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in target.parent.glob(f".{target.name}.*"):  # of a process that was killed while saving
+        shutil.rmtree(leftover, ignore_errors=True)
     partial = target.parent / f".{target.name}.{uuid.uuid4().hex}.partial"
     partial.mkdir()
     try:

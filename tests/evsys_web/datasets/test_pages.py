@@ -88,6 +88,7 @@ def test_a_discarded_upload_leaves_nothing(alice_client: Client) -> None:
 def test_foreign_rows_are_shown_converted_before_they_are_imported(alice_client: Client) -> None:
     page = send(alice_client, jsonl({"instruction": "Add.", "input": "2 + 2", "output": "4"}), name="alpaca")
     assert "Read as Alpaca" in page
+    assert "Joins instruction and input" in page
     assert "Add.\n\n2 + 2" in page
     assert not Dataset.objects.exists()
     staged = StagedUpload.objects.get()

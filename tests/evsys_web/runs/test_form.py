@@ -17,6 +17,7 @@ from evsys_web.runs.forms import RunForm
 from evsys_web.runs.models import Checkpoint, Status, TrainingRun
 from evsys_web.runs.snippets import yaml_of
 from recipes.config import RunConfig
+from recipes.presets import recommended
 from tests.evsys_web.runs.conftest import mock_config
 
 NEW = "/runs/new"
@@ -38,6 +39,10 @@ def fields(version: DatasetVersion | None, **changes: str) -> dict[str, str]:
     }
 
 
+def recommended_rate(model_name: str) -> str:
+    return str(recommended(model_name, "sft").params["learning_rate"])
+
+
 def value_of(page: str, name: str) -> str:
     found = re.search(rf'name="{re.escape(name)}"[^>]*value="([^"]*)"|value="([^"]*)"[^>]*name="{re.escape(name)}"', page)
     assert found, f"no field {name}"
@@ -46,7 +51,7 @@ def value_of(page: str, name: str) -> str:
 
 def test_the_form_starts_from_values_that_are_recommended_for_the_starter(alice_client: Client, version: DatasetVersion):
     page = alice_client.get(NEW).content.decode()
-    assert value_of(page, "algorithm-learning_rate") == "0.003"
+    assert value_of(page, "algorithm-learning_rate") == recommended_rate("starter")
     assert f'<option value="{version.pk}" selected>' in page
     assert "Advanced" in page and "Recommended values" in page
 
@@ -111,7 +116,9 @@ def test_hostile_names_are_escaped(alice_client: Client, version: DatasetVersion
 
 
 def test_switching_the_algorithm_keeps_what_was_typed_and_renews_the_rest(alice_client: Client, version: DatasetVersion):
-    typed = fields(version, algorithm="mock_sft", **{"algorithm-learning_rate": "0.003", "algorithm-batch_size": "7"})
+    typed = fields(
+        version, algorithm="mock_sft", **{"algorithm-learning_rate": recommended_rate("starter"), "algorithm-batch_size": "7"}
+    )
     page = alice_client.post("/runs/new/settings", {**typed, "shown_for": "starter|sft"}).content.decode()
     assert value_of(page, "algorithm-batch_size") == "7"  # typed
     assert value_of(page, "algorithm-learning_rate") == "0.0001"  # the old recommendation, untouched: now the new default
@@ -120,9 +127,11 @@ def test_switching_the_algorithm_keeps_what_was_typed_and_renews_the_rest(alice_
 
 
 def test_another_model_brings_its_own_recommendation(alice_client: Client, version: DatasetVersion):
-    typed = fields(version, algorithm="sft", model_name="Qwen/Qwen3-0.6B", **{"algorithm-learning_rate": "0.003"})
+    typed = fields(
+        version, algorithm="sft", model_name="Qwen/Qwen3-0.6B", **{"algorithm-learning_rate": recommended_rate("starter")}
+    )
     page = alice_client.post("/runs/new/settings", {**typed, "shown_for": "starter|sft"}).content.decode()
-    assert value_of(page, "algorithm-learning_rate") == "0.0002"
+    assert value_of(page, "algorithm-learning_rate") == recommended_rate("Qwen/Qwen3-0.6B")
 
 
 def test_fields_that_the_backend_ignores_say_so(alice, version: DatasetVersion, monkeypatch):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.utils.timezone import now
 
+from evsys_web.runs import models
 from evsys_web.runs.models import ACTIVE, ENDED, Status, Stop, TrainingRun
 from tests.evsys_web.runs.conftest import MakeRun
 
@@ -104,3 +107,16 @@ def test_a_waiting_run_is_announced_once_in_a_while(run: TrainingRun) -> None:
 
 def test_every_status_is_active_ended_or_waiting() -> None:
     assert {*ACTIVE, *ENDED, Status.DRAFT, Status.QUEUED} == set(Status)
+
+
+def test_nothing_but_the_model_writes_a_status() -> None:
+    folder = Path(models.__file__).parent
+    written = re.compile(r"\.status\s*=[^=]|\.update\([^)]*\bstatus=|\brun\.save\(")
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in folder.rglob("*.py")
+        if path.name != "models.py" and "migrations" not in path.parts
+        for line in path.read_text().splitlines()
+        if written.search(line)
+    ]
+    assert found == []

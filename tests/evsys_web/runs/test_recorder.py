@@ -88,7 +88,7 @@ def test_a_stop_reaches_a_loop_that_is_in_the_middle_of_a_long_step(held_run: Tr
         TrainingRun.objects.get().request_stop()
         asked = time.monotonic()
         assert state.stop_event.wait(5)
-        assert time.monotonic() - asked < 1 and state.stop_requested is StopRequest.AFTER_STEP
+        assert time.monotonic() - asked < 3 and state.stop_requested is StopRequest.AFTER_STEP
         time.sleep(0.6)
         assert state.stop_requested is StopRequest.AFTER_STEP, "one request is handed on once"
         TrainingRun.objects.get().request_stop()
@@ -109,10 +109,10 @@ def test_a_stop_asked_before_training_begins_is_not_forgotten(held_run: Training
 
 
 def test_a_long_step_does_not_lose_the_lease(held_run: TrainingRun, settings: Settings) -> None:
-    settings.RUN_LEASE_SECONDS = 1
+    settings.RUN_LEASE_SECONDS = 2
     with RunRecorder(held_run) as recording:
         recording.on_train_start(begin(held_run))
-        for _ in range(12):
+        for _ in range(14):
             time.sleep(0.2)
             assert not TrainingRun.objects.lost().exists()
         recording.result = result(held_run, "completed")

@@ -16,6 +16,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import OperationalError
 
 from evsys_web.accounts.actions import ensure_admin
 from evsys_web.datasets.actions import import_starter_rows
@@ -40,7 +41,11 @@ class Command(BaseCommand):
 
     def prepare(self) -> None:
         """Tables, the administrator, and on the very first start something to train on."""
-        call_command("migrate", verbosity=0, interactive=False)
+        try:
+            call_command("migrate", verbosity=0, interactive=False)
+        except OperationalError as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise CommandError(f"The database cannot be prepared; look at DATABASE_URL. It said: {reason}") from None
         admin, password = ensure_admin()
         if password is None:
             return

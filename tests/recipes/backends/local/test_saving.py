@@ -148,6 +148,16 @@ def test_a_save_that_is_interrupted_leaves_the_former_one_whole(tmp_path: Path, 
     assert list((tmp_path / "checkpoints" / "new").iterdir()) == []
 
 
+def test_what_a_killed_process_left_behind_is_cleared_away(tmp_path: Path) -> None:
+    engine = tiny_engine(tiny_model(), tmp_path)
+    folder = engine.save_full_state("a")
+    (folder.parent / ".state.0123.partial").mkdir()
+    (folder.parent / ".state.0123.partial" / "state.safetensors").write_text("half")
+    engine.save_for_sampler("a")
+    engine.save_full_state("a")
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["sampler", "state"]
+
+
 @pytest.mark.parametrize("name", ["../outside", "a/b", "", ".hidden", "x" * 200])
 def test_a_checkpoint_name_cannot_leave_the_runs_folder(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint name"):
@@ -216,6 +226,22 @@ def test_a_run_begins_from_saved_weights(tmp_path: Path) -> None:
     assert not any(str(tmp_path) in path.read_text() for path in again.glob("*.json")), "no machine path in what is saved"
     data = datums()
     assert engine.forward(data).metrics["loss:sum"] == pytest.approx(former.forward(data).metrics["loss:sum"], rel=1e-6)
+
+
+def test_an_adapter_on_saved_weights_names_them_as_its_base(tmp_path: Path) -> None:
+    tiny_model().save_pretrained(tmp_path / "model")
+    former = tiny_engine(tiny_model(), tmp_path, lora_rank=0)
+    train(former, range(2))
+    weights = former.save_for_sampler("a")
+    engine = open_engine(tmp_path / "model", tmp_path / "second", weights, 4)
+    train(engine, range(1))
+    folder = engine.save_for_sampler("b")
+    base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder))
+    datum = datums(1)[0]
+    with torch.no_grad():
+        expected = plain_logprobs(loaded, datum).numpy()
+    np.testing.assert_allclose(engine.forward([datum]).loss_fn_outputs[0]["logprobs"], expected, atol=1e-5)
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:

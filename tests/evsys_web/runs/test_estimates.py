@@ -1,0 +1,58 @@
+"""What the form's estimate knows of rows, model and machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from evsys_web.runs import metrics
+from evsys_web.runs.estimates import SAMPLE_ROWS, _spread, estimate_run, measured_speed, sample_tokens
+from evsys_web.runs.models import Status
+from recipes.config import RunConfig
+from tests.evsys_web.runs.conftest import mock_config
+
+
+@pytest.fixture
+def config() -> RunConfig:
+    return RunConfig.from_values({**mock_config(batch_size=4), "algorithm": {"kind": "sft", "params": {"batch_size": 4}}})
+
+
+def test_a_small_dataset_is_counted_whole_by_the_models_own_template(alice, version, config):
+    found = estimate_run(config, version, alice)
+    assert found.steps == 3 and found.tokens is not None and found.trained_tokens is not None and found.seconds is not None
+    assert found.tokens.low == found.tokens.high > found.trained_tokens.high > 0
+
+
+def test_a_second_look_reads_no_row(version, config, django_assert_num_queries, monkeypatch):
+    first = sample_tokens(config, version)
+    monkeypatch.setattr(type(version), "rows_between", lambda *args: pytest.fail("rows were read again"))
+    assert sample_tokens(config, version) == first
+
+
+def test_a_model_that_must_be_fetched_first_is_not_fetched(alice, version, config):
+    far = config.model_copy(update={"model": config.model.model_copy(update={"name": "nobody/nothing-here"})})
+    found = estimate_run(far, version, alice)
+    assert found.steps == 3 and found.tokens is None and found.seconds is None
+
+
+def test_rows_are_taken_over_the_whole_version(version):
+    class Large:
+        num_rows = 10_000
+        asked: list[tuple[int, int]] = []
+
+        def rows_between(self, start: int, stop: int) -> list[dict[str, int]]:
+            self.asked.append((start, stop))
+            return [{"row": number} for number in range(start, stop)]
+
+    rows = [row["row"] for row in _spread(Large())]
+    assert len(rows) == SAMPLE_ROWS and rows[0] == 0 and rows[-1] == 9_999
+
+
+def test_speed_is_that_of_the_last_run_of_the_same_kind_and_of_no_strangers(alice, mallory, make_run, config):
+    stored = config.model_dump(mode="json")
+    run = make_run(config=stored, status=Status.COMPLETED)
+    for step, speed in enumerate((1.0, 500.0, 700.0), 1):
+        metrics.append(run, step, {"tokens/per_second": speed})
+    other = make_run(config=mock_config(), status=Status.COMPLETED)
+    metrics.append(other, 1, {"tokens/per_second": 9.0})
+    assert measured_speed(config, alice) == 500.0
+    assert measured_speed(config, mallory) is None
