@@ -68,7 +68,8 @@ class Summary:
     """num_tasks: tasks with a verdict, over which everything is averaged; num_tasks_left_out: those without one.
     num_attempts: attempts with a verdict; num_errors: those without.
     avg: share right; reward: mean reward. None while there is no verdict at all.
-    pass_at, pass_hat: by k. num_short: by k, the tasks with fewer than k verdicts; their pass@k is "any right", pass^k "all right"."""
+    pass_at, pass_hat: by k. num_short: by k, the tasks with fewer than k verdicts; their pass@k is "any right", their
+    pass^k "all right"."""
 
     num_tasks: int
     num_tasks_left_out: int
@@ -90,7 +91,8 @@ class Summary:
 
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Chance that k attempts drawn from n, of which c are right, hold a right one: 1 − C(n−c, k)/C(n, k).
-    Unbiased (Chen et al. 2021, "Evaluating large language models trained on code").     With n < k: 1.0 when any is right, else 0.0. Exactly rounded. Raises ValueError unless 0 ≤ c ≤ n and 1 ≤ k."""
+    Unbiased (Chen et al. 2021, "Evaluating large language models trained on code").
+    With n < k: 1.0 when any is right, else 0.0. Exactly rounded. Raises ValueError unless 0 ≤ c ≤ n and 1 ≤ k."""
     _check(n, c, k)
     if n < k:
         return float(c > 0)
