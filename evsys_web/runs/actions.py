@@ -17,7 +17,7 @@ from evsys_web.accounts.models import Membership, Project, Role, User
 from evsys_web.datasets.models import DatasetVersion, VersionStatus
 from evsys_web.runs import metrics
 from evsys_web.runs.metrics import Point
-from evsys_web.runs.models import RunEvent, Status, TrainingRun, storable
+from evsys_web.runs.models import Status, TrainingRun, storable
 from evsys_web.runs.tasks import train_run
 from recipes.backends.local.models import resolve
 from recipes.config import DataConfig, RunConfig
@@ -79,7 +79,7 @@ def stop_run(*, user: User, run: TrainingRun) -> TrainingRun:
     with transaction.atomic():
         if run.is_external or not run.request_stop():
             raise RunRefused(_standing_sentence(run, "stopped"))
-        _note(run, f"Stop asked by {user}.")
+        run.note(f"Stop asked by {user}.")
     return run
 
 
@@ -92,7 +92,7 @@ def resume_run(*, user: User, run: TrainingRun) -> TrainingRun:
     with transaction.atomic():
         if not run.queue():
             raise RunRefused(_standing_sentence(run, "resumed"))
-        _note(run, f"Resume asked by {user}.")
+        run.note(f"Resume asked by {user}.")
         _announce(run)
     return run
 
@@ -210,7 +210,3 @@ def _announce(run: TrainingRun) -> None:
     """Tell the workers once the row is written. A broker that is away only costs time: an idle worker's sweep finds the run."""
     pk = run.pk
     transaction.on_commit(lambda: train_run.delay(pk), robust=True)
-
-
-def _note(run: TrainingRun, message: str) -> None:
-    RunEvent.objects.create(run=run, seq=run.next_seqs(1), step=run.step, message=message)

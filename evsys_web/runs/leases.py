@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 
+from django.apps import apps
 from django.db import Error, connections, transaction
 
-from evsys_web.runs.models import RunEvent, Status, TrainingRun
+from evsys_web.runs.models import ACTIVE, Status, TrainingRun
+from evsys_web.runs.work import Work, WorkQuerySet
 
 logger = logging.getLogger(__name__)
 
@@ -26,34 +29,49 @@ MAX_ATTEMPTS = 5
 Send = Callable[[int], object]
 
 
-def sweep(worker: str, *, send: Send) -> None:
-    """Declare silent runs lost, and announce queued ones if this worker is idle. Safe to run anywhere, at any time, twice."""
-    for run in TrainingRun.objects.lost():
+def sweep(worker: str, *, send: Send | None, model: type[Work] = TrainingRun) -> None:
+    """Declare silent runs lost, and announce queued ones if this worker is idle and does such work (has a `send` for it). Safe to
+    run anywhere, at any time, twice."""
+    runs = model._default_manager
+    for run in runs.lost():
         _give_up(run)
-    if TrainingRun.objects.active().filter(lease_owner__startswith=f"{worker}/").exists():
+    if send is None or is_busy(worker):
         return
-    for run in TrainingRun.objects.filter(status=Status.QUEUED).order_by("created_at", "pk")[:20]:
+    for run in runs.filter(status=Status.QUEUED).order_by("created_at", "pk")[:20]:
         if run.hint(older_than=ANNOUNCE_AGAIN):
             send(run.pk)
 
 
 def ask_back(worker: str) -> None:
     """The worker shuts down: its run is to save and return to the queue."""
-    for run in TrainingRun.objects.active().filter(lease_owner__startswith=f"{worker}/"):
-        run.ask_back()
+    for model in kinds():
+        for run in held_by(worker, model):
+            run.ask_back()
 
 
-def _give_up(run: TrainingRun) -> None:
-    saved = run.checkpoints.exclude(state_uri="").order_by("-step").first()
-    go_on = f"Resume goes on from step {saved.step}." if saved else "Nothing was saved yet: resume begins at the first step."
+def is_busy(worker: str) -> bool:
+    return any(held_by(worker, model).exists() for model in kinds())
+
+
+def kinds() -> list[type[Work]]:
+    """Every model whose rows are work."""
+    return [model for model in apps.get_models() if issubclass(model, Work)]
+
+
+def held_by(worker: str, model: type[Work]) -> WorkQuerySet:
+    held: WorkQuerySet = model._default_manager.filter(status__in=ACTIVE, lease_owner__startswith=f"{worker}/")
+    return held
+
+
+def _give_up(run: Work) -> None:
     with transaction.atomic():
-        sentence = f"The worker was lost after step {run.step} (killed, out of memory, or its machine went down). {go_on}"
+        sentence = run.lost_sentence()
         if not run.declare_lost(sentence):
             return
-        RunEvent.objects.create(run=run, seq=run.next_seqs(1), level="error", step=run.step, message=sentence)
-        if run.auto_resume and run.status == Status.CRASHED and not run.stop_requested and run.attempt < MAX_ATTEMPTS:
+        run.note(sentence, level="error")
+        if run.wants_to_go_on and run.status == Status.CRASHED and not run.stop_requested and run.attempt < MAX_ATTEMPTS:
             run.queue(announced=False)
-    logger.warning("Run %s: its worker was lost after step %s", run.pk, run.step)
+    logger.warning("%s %s: its worker was lost", type(run).__name__, run.pk)
 
 
 def _let_go() -> None:
@@ -67,9 +85,10 @@ def _let_go() -> None:
 class Sweeper:
     """Sweeps from a thread of the worker until told to end; then asks the worker's runs back."""
 
-    def __init__(self, worker: str, *, send: Send) -> None:
+    def __init__(self, worker: str, *, sends: Mapping[type[Work], Send]) -> None:
+        """sends: how to announce a row, for each kind of work that this worker does."""
         self._worker = worker
-        self._send = send
+        self._sends = sends
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._keep_sweeping, name="sweeper", daemon=True)
 
@@ -81,7 +100,8 @@ class Sweeper:
 
     def _keep_sweeping(self) -> None:
         while not self._ending.is_set():
-            self._try(lambda: sweep(self._worker, send=self._send))
+            for model in kinds():
+                self._try(partial(sweep, self._worker, send=self._sends.get(model), model=model))
             self._ending.wait(SWEEP_SECONDS)
         self._try(lambda: ask_back(self._worker))
 

@@ -13,7 +13,7 @@ from celery import Task, shared_task
 from celery.signals import worker_ready, worker_shutting_down
 
 import recipes
-from evsys_web.runs.leases import Sweeper
+from evsys_web.runs.leases import Sweeper, kinds
 from evsys_web.runs.models import TrainingRun
 from evsys_web.runs.recorder import RunRecorder
 
@@ -39,7 +39,10 @@ def train_run(self: Task, run_id: int) -> None:
 
 @worker_ready.connect
 def begin_sweeping(sender: Any, **kwargs: Any) -> None:
-    _sweepers[sender.hostname] = Sweeper(sender.hostname, send=train_run.delay)
+    app = sender.app
+    queues = {model: app.amqp.router.route({}, model.TASK)["queue"].name for model in kinds()}
+    mine = {model: app.tasks[model.TASK].delay for model, queue in queues.items() if queue in app.amqp.queues.consume_from}
+    _sweepers[sender.hostname] = Sweeper(sender.hostname, sends=mine)
     _sweepers[sender.hostname].start()
 
 
