@@ -113,6 +113,7 @@ INSTALLED_APPS = [
     "evsys_web.accounts",
     "evsys_web.datasets",
     "evsys_web.runs",
+    "evsys_web.evals",
     "evsys_web.home",
 ]
 MIDDLEWARE = [
@@ -257,7 +258,10 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_DEFAULT_QUEUE = "default"
-CELERY_TASK_ROUTES = {"evsys_web.runs.tasks.*": {"queue": "training"}}  # one process reads it, so runs queue behind each other
+CELERY_TASK_ROUTES = {  # one process reads both, so what needs the whole machine queues behind each other
+    "evsys_web.runs.tasks.*": {"queue": "training"},
+    "evsys_web.evals.tasks.*": {"queue": "evals"},
+}
 
 LOG_LEVEL = (os.environ.get("LOG_LEVEL") or "INFO").upper()
 if LOG_LEVEL not in {"DEBUG", "INFO", "WARNING", "ERROR"}:

@@ -143,6 +143,30 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
+class BackendCredential(models.Model):
+    """A key for somebody else's server, for everyone in the project to use and for nobody to read. Written as `secret`, stored
+    encrypted (`evsys_web/encryption.py`)."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="credentials")
+    created_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, related_name="+", editable=False)
+    name = models.CharField(max_length=200)
+    kind = models.CharField(max_length=40, default="openai", help_text="What the key is for.")
+    sealed = models.TextField(editable=False)
+    hint = models.CharField(max_length=8, blank=True, editable=False, help_text="The key's last characters, to tell keys apart.")
+    created_at = models.DateTimeField(default=now, editable=False)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    objects = OwnedQuerySet.as_manager()
+
+    class Meta:
+        constraints: ClassVar[list[models.BaseConstraint]] = [
+            models.UniqueConstraint(fields=["project", "name"], name="one_credential_per_name_and_project")
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class IdempotencyQuerySet(models.QuerySet["IdempotencyRecord"]):
     def outdated(self, at: datetime) -> Self:
         """Answers older than a day, and claims whose request died without an answer."""
