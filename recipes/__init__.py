@@ -68,6 +68,7 @@ def evaluate(
     should_stop: Callable[[], bool] | None = None,
     client: ChatClient | None = None,
     secrets: Mapping[str, str] | None = None,
+    allows_address: Callable[[str], bool] | None = None,
 ) -> EvalResult:
     """Sample `config.attempts` attempts of every task, verify them and say how it ended. Synchronous: runs its own event loop.
 
@@ -77,6 +78,7 @@ def evaluate(
     should_stop: asked a few times a second; attempts in flight get a few seconds to finish, the rest is left for a resume.
     client: samples from it instead of opening what the config names; one that is given stays open.
     secrets: "api_key" goes to the endpoint, "judge_api_key" to the judge, the rest to the backend; stored nowhere.
+    allows_address: asked about every IP address that an endpoint or a judge leads to; None allows all.
 
     A foreseen failure (RecipeError) ends as `status="failed"` with a sentence; anything else is raised. What was done is kept.
     """
@@ -91,4 +93,5 @@ def evaluate(
         should_stop=should_stop,
         client=client,
         secrets=secrets,
+        allows_address=allows_address,
     )

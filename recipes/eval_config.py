@@ -106,7 +106,7 @@ class EvalConfig(Document):
     attempts: int = knob(8, "Attempts per task (k).", unit="attempts", ge=1, le=1024, essential=True)
     concurrency: int | None = knob(
         None,
-        "Attempts in flight at once; empty is 16 for an endpoint and what fills the batch on this machine.",
+        "Attempts in flight at once; empty is 32 for an endpoint and what fills the batch on this machine.",
         unit="attempts",
         ge=1,
         le=4096,
@@ -114,7 +114,7 @@ class EvalConfig(Document):
     max_tasks: int | None = knob(None, "Only the first so many tasks; empty takes all.", unit="tasks", ge=1, le=10_000_000)
     max_errors_in_a_row: int = knob(
         20,
-        "Give up after so many attempts in a row that failed for reasons of infrastructure.",
+        "Give up after so many failures in a row for reasons of infrastructure, but not before twice the concurrency.",
         unit="attempts",
         ge=1,
         le=100_000,

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import asyncio
+import hashlib
+import inspect
+import math
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
-from recipes.types import Metrics, Turn
+from recipes.chat import ChatClient, Reply
+from recipes.errors import BackendError, DataError, ErrorKind, RecipeError, VerifierError
+from recipes.types import Metrics, SamplingParams, Task, Turn
+from recipes.verifiers import Verdict, Verifier
+
+STOP_POLL_SECONDS = 0.25
+_MOST_PER_CALL = 64
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """One attempt at a task. Either `error` is None and there is a verdict, or it is a sentence and reward and is_correct are None:
-    an attempt that could not be sampled or judged is never a wrong answer.
+    """One attempt at a task: a verdict, or `error` as a sentence. With an error, reward and is_correct are None: an attempt that
+    could not be sampled or judged is never a wrong answer.
 
     attempt: from 0. messages: the whole conversation, the reply last (without it when sampling failed). error_kind: an ErrorKind.
     turns: token ids and log-probabilities, where the sampler gives them; not stored by evals.
@@ -31,3 +42,258 @@ class AttemptResult:
     error: str | None = None
     error_kind: str | None = None
     turns: tuple[Turn, ...] = ()
+
+
+@dataclass(slots=True)
+class Tally:
+    """What `sample` did: attempts with a verdict, attempts that ended in an error, and whether it was stopped before the end."""
+
+    num_done: int = 0
+    num_errors: int = 0
+    is_stopped: bool = False
+
+
+class _Group(NamedTuple):
+    """Attempts first … first + num − 1 of one task, asked for together."""
+
+    task: Task
+    first: int
+    num: int
+
+
+async def sample(
+    tasks: Iterable[Task],
+    client: ChatClient,
+    verifier: Verifier,
+    *,
+    num_attempts: int,
+    params: SamplingParams,
+    on_attempt: Callable[[AttemptResult], None],
+    system_prompt: str | None = None,
+    concurrency: int | None = None,
+    done: Collection[tuple[str, int]] = (),
+    should_stop: Callable[[], bool] | None = None,
+    max_errors_in_a_row: int = 20,
+    grace_seconds: float = 5.0,
+) -> Tally:
+    """`num_attempts` attempts of each task but those in `done`; on_attempt hears of each as soon as it is judged.
+
+    Attempt i of a task is drawn with a seed made of `params.seed`, the task's id and i, so that a later call which leaves out
+    what is done draws the very attempts that are missing. concurrency: attempts in flight; None asks the client.
+    should_stop: once true, nothing new begins, and what is still in flight after `grace_seconds` is abandoned, unreported.
+
+    Raises BackendError after a refused key, a failure that would only repeat, or too many failures in a row (at least twice the
+    concurrency), and ConfigError; everything that had finished has been reported by then.
+    Other failures are attempts with `error`.
+    """
+    limit = concurrency or client.concurrency
+    work = _Work(client, verifier, params, system_prompt)
+    return await _Flight(work, limit, max(max_errors_in_a_row, 2 * limit), on_attempt).run(
+        _groups(tasks, num_attempts, min(limit, _MOST_PER_CALL), set(done)), should_stop, grace_seconds
+    )
+
+
+def seed_of(seed: int, task_id: str) -> int:
+    """The seed of a task's attempt 0; attempt i adds i. 31 bits, as servers take no more."""
+    digest = hashlib.sha256(f"{seed}:{task_id}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:4], "big") % (2**31 - 1 - 1024)
+
+
+def _groups(tasks: Iterable[Task], num_attempts: int, most: int, done: Collection[tuple[str, int]]) -> Iterator[_Group]:
+    """What is missing, in runs of neighbouring attempts: those share a prompt, and their seeds count up."""
+    for task in tasks:
+        first = None
+        for attempt in range(num_attempts + 1):
+            is_missing = attempt < num_attempts and (task.task_id, attempt) not in done
+            if first is not None and (not is_missing or attempt - first == most):
+                yield _Group(task, first, attempt - first)
+                first = None
+            if is_missing and first is None:
+                first = attempt
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What is done with one group."""
+
+    client: ChatClient
+    verifier: Verifier
+    params: SamplingParams
+    system_prompt: str | None
+
+    async def run(self, group: _Group, report: Callable[[AttemptResult], None]) -> None:
+        """Report each attempt of the group. Raises ConfigError, and whatever is a mistake of this program."""
+        task = group.task
+        messages = self._conversation(task)
+        seed = None if self.params.seed is None else seed_of(self.params.seed, task.task_id) + group.first
+        try:
+            replies = await self.client.sample(messages, replace(self.params, seed=seed), group.num, tools=task.tools or None)
+        except BackendError as error:
+            self._report_failure(group, messages, error, error.kind, report)
+            if error.kind is ErrorKind.BACKEND and error.permanent:
+                raise
+            return
+        except DataError as error:
+            self._report_failure(group, messages, error, ErrorKind.DATA, report)
+            return
+        if len(replies) != group.num:
+            raise BackendError(f"{group.num} replies were asked for and {len(replies)} came.", permanent=True)
+        for attempt, reply in enumerate(replies, start=group.first):
+            report(await self._judge(task, attempt, [*messages, reply.message], reply))
+
+    def _report_failure(
+        self,
+        group: _Group,
+        messages: list[dict[str, Any]],
+        error: RecipeError,
+        kind: ErrorKind,
+        report: Callable[[AttemptResult], None],
+    ) -> None:
+        for attempt in range(group.first, group.first + group.num):
+            report(_failed(group.task, attempt, messages, error, kind))
+
+    def _conversation(self, task: Task) -> list[dict[str, Any]]:
+        if self.system_prompt is None or any(message.get("role") == "system" for message in task.messages):
+            return task.messages
+        return [{"role": "system", "content": self.system_prompt}, *task.messages]
+
+    async def _judge(self, task: Task, attempt: int, messages: list[dict[str, Any]], reply: Reply) -> AttemptResult:
+        said: dict[str, Any] = {
+            "num_prompt_tokens": reply.num_prompt_tokens,
+            "num_tokens": reply.num_tokens,
+            "seconds": reply.seconds,
+            "stop_reason": reply.stop_reason,
+            "turns": (reply.turn,) if reply.turn is not None else (),
+        }
+        try:
+            verdict = await self._verdict(reply.text, task, messages)
+        except BackendError as error:  # of a judge
+            return replace(_failed(task, attempt, messages, error, error.kind), **said)
+        except Exception as error:  # noqa: BLE001 - somebody's verifier: whatever it raises is an error of this attempt
+            return replace(_failed(task, attempt, messages, error, ErrorKind.VERIFIER), **said)
+        return AttemptResult(
+            task.task_id, attempt, float(verdict.reward), verdict.is_correct, verdict.signals, verdict.info, messages, **said
+        )
+
+    async def _verdict(self, text: str, task: Task, messages: list[dict[str, Any]]) -> Verdict:
+        if self.verifier.is_slow:
+            found = await asyncio.to_thread(self.verifier.verify, text, task.answer, messages=messages)
+        else:
+            found = self.verifier.verify(text, task.answer, messages=messages)
+        verdict = await found if inspect.isawaitable(found) else found
+        if not isinstance(verdict, Verdict):
+            raise VerifierError(f"The verifier gave {type(verdict).__name__} instead of a Verdict.")
+        if not math.isfinite(verdict.reward):
+            raise VerifierError(f"The verifier gave the reward {verdict.reward}, which is no number to count with.")
+        return verdict
+
+
+def _failed(task: Task, attempt: int, messages: list[dict[str, Any]], error: Exception, kind: ErrorKind) -> AttemptResult:
+    sentence = str(error) if isinstance(error, RecipeError) else f"{type(error).__name__}: {error}"
+    if kind is ErrorKind.VERIFIER:
+        sentence = f"The reply could not be judged: {sentence}"
+    return AttemptResult(task.task_id, attempt, messages=messages, error=sentence, error_kind=str(kind))
+
+
+class _Landed(NamedTuple):
+    """A group has ended: so many attempts fewer are in flight. error: what no attempt could carry."""
+
+    num: int
+    error: BaseException | None
+
+
+class _Flight:
+    """Keeps up to `limit` attempts in flight and reports them, in one coroutine, as they land."""
+
+    def __init__(self, work: _Work, limit: int, most_errors: int, on_attempt: Callable[[AttemptResult], None]) -> None:
+        self._work = work
+        self._limit = limit
+        self._most_errors = most_errors
+        self._on_attempt = on_attempt
+        self._tally = Tally()
+        self._landed: asyncio.Queue[AttemptResult | _Landed | None] = asyncio.Queue()
+        self._running: set[asyncio.Task[None]] = set()
+        self._next: _Group | None = None
+        self._num_in_flight = 0
+        self._errors_in_a_row = 0
+
+    async def run(self, groups: Iterator[_Group], should_stop: Callable[[], bool] | None, grace_seconds: float) -> Tally:
+        watch = self._start(self._watch(should_stop, grace_seconds), 0) if should_stop is not None else None
+        self._next = next(groups, None)
+        try:
+            self._launch(groups)
+            while self._num_in_flight:
+                landed = await self._landed.get()
+                if landed is None:
+                    break  # the grace is over
+                if isinstance(landed, AttemptResult):
+                    self._report(landed)
+                    self._give_up_after(landed)
+                    continue
+                self._num_in_flight -= landed.num
+                if landed.error is not None:
+                    raise landed.error
+                self._launch(groups)
+        except RecipeError:
+            self._report_rest()
+            raise
+        finally:
+            ended = [*self._running, *([watch] if watch is not None else [])]
+            for task in ended:
+                task.cancel()
+            await asyncio.gather(*ended, return_exceptions=True)
+        self._report_rest()
+        return self._tally
+
+    def _launch(self, groups: Iterator[_Group]) -> None:
+        while self._next is not None and not self._tally.is_stopped and self._num_in_flight + self._next.num <= self._limit:
+            self._num_in_flight += self._next.num
+            self._running.add(self._start(self._work.run(self._next, self._landed.put_nowait), self._next.num))
+            self._next = next(groups, None)
+
+    def _start(self, work: Coroutine[Any, Any, None], num: int) -> asyncio.Task[None]:
+        def land(task: asyncio.Task[None]) -> None:
+            self._running.discard(task)
+            self._landed.put_nowait(_Landed(num, None if task.cancelled() else task.exception()))
+
+        task = asyncio.create_task(work)
+        task.add_done_callback(land)
+        return task
+
+    def _report(self, result: AttemptResult) -> None:
+        self._on_attempt(result)
+        if result.error is None:
+            self._tally.num_done += 1
+        else:
+            self._tally.num_errors += 1
+
+    def _report_rest(self) -> None:
+        """What has finished but not been heard of yet."""
+        while not self._landed.empty():
+            landed = self._landed.get_nowait()
+            if isinstance(landed, AttemptResult):
+                self._report(landed)
+
+    def _give_up_after(self, result: AttemptResult) -> None:
+        """Raises BackendError when going on would only make more of the same failure."""
+        kind = None if result.error_kind is None else ErrorKind(result.error_kind)
+        if kind is ErrorKind.AUTH:
+            raise BackendError(str(result.error), permanent=True, kind=kind)
+        # A refused request is this task's own matter (too long a prompt, say) once others have been served.
+        if kind in (None, ErrorKind.DATA, ErrorKind.VERIFIER) or (kind is ErrorKind.REQUEST and self._tally.num_done):
+            self._errors_in_a_row = 0
+            return
+        self._errors_in_a_row += 1
+        if self._errors_in_a_row >= self._most_errors:
+            raise BackendError(
+                f"Gave up after {self._errors_in_a_row} failed attempts in a row. The last: {result.error}",
+                permanent=False,
+                kind=kind or ErrorKind.BACKEND,
+            )
+
+    async def _watch(self, should_stop: Callable[[], bool], grace_seconds: float) -> None:
+        while not should_stop():
+            await asyncio.sleep(STOP_POLL_SECONDS)
+        self._tally.is_stopped = True
+        await asyncio.sleep(grace_seconds)
+        self._landed.put_nowait(None)

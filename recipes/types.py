@@ -157,12 +157,22 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One problem of a benchmark: the conversation so far, and what a verifier compares the reply with."""
+    """One problem of a benchmark: the conversation so far, and what a verifier compares the reply with.
+    tools: definitions of what the model may call."""
 
     task_id: str
     messages: list[dict[str, Any]]
     answer: Any = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    tools: list[Any] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, row: Row) -> Task:
+        """From a row of the task format, as `recipes.rows.parse` gives it."""
+        own_verifier = {"verifier": row["verifier"]} if "verifier" in row else {}
+        return cls(
+            row["task_id"], row["messages"], row.get("answer"), row.get("metadata", {}) | own_verifier, row.get("tools", [])
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from recipes.chat import ChatClient, LocalChat
+from recipes.config import BaseAlgorithmConfig, ModelConfig
+from recipes.endpoint import EndpointChat
+from recipes.errors import CheckpointError, ConfigError, DataError, RecipeError
+from recipes.eval_config import EvalConfig, EvalModel
+from recipes.jsonl import read_jsonl
+from recipes.registry import backends, verifiers
+from recipes.rollouts import AttemptResult, Tally, sample
+from recipes.rows import RowFormat, parse
+from recipes.stores import write_atomically
+from recipes.types import Task
+from recipes.verifiers import Verifier, check_tasks
+
+CONFIG_FILE = "config.yaml"
+ATTEMPTS_FILE = "attempts.jsonl"
+_MUST_MATCH = ("model", "endpoint", "backend", "data", "verifier", "sampling")
+
+AllowsAddress = Callable[[str], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,3 +43,248 @@ class EvalResult:
     num_done: int
     num_errors: int
     error: str | None = None
+
+
+def evaluate(
+    config: EvalConfig,
+    *,
+    tasks: Iterable[Task] | None = None,
+    run_dir: Path | None = None,
+    done: Collection[tuple[str, int]] | None = None,
+    on_attempt: Callable[[AttemptResult], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    client: ChatClient | None = None,
+    secrets: Mapping[str, str] | None = None,
+    allows_address: AllowsAddress | None = None,
+) -> EvalResult:
+    """See `recipes.evaluate`."""
+    counts = _Counts(on_attempt)
+    try:
+        config.check()
+        chosen = list(islice(tasks if tasks is not None else read_tasks(config), config.max_tasks))
+        verifier = open_verifier(config)
+        refuse_unfit(chosen, verifier)
+        wanted = {(task.task_id, attempt) for task in chosen for attempt in range(config.attempts)}
+        counts.num_tasks, counts.num_attempts = len(chosen), len(wanted)
+        if run_dir is not None:
+            recorded = counts.record_in(run_dir, config)
+            done = recorded if done is None else done
+        counts.done = wanted & set(done or ())
+        verifier.open(secrets or {}, allows_address)
+        tally = asyncio.run(_run(config, chosen, verifier, client, secrets or {}, allows_address, counts, should_stop))
+    except RecipeError as error:
+        return counts.result("failed", str(error))
+    finally:
+        counts.close()
+    is_complete = counts.num_done + counts.num_errors >= counts.num_attempts
+    return counts.result("cancelled" if tally.is_stopped and not is_complete else "completed")
+
+
+async def _run(
+    config: EvalConfig,
+    tasks: list[Task],
+    verifier: Verifier,
+    client: ChatClient | None,
+    secrets: Mapping[str, str],
+    allows_address: AllowsAddress | None,
+    counts: _Counts,
+    should_stop: Callable[[], bool] | None,
+) -> Tally:
+    if len(counts.done) == counts.num_attempts:
+        return Tally()
+    try:
+        async with open_client(config, secrets, allows_address) if client is None else _kept_open(client) as opened:
+            return await sample(
+                tasks,
+                opened,
+                verifier,
+                num_attempts=config.attempts,
+                params=config.sampling.params(),
+                on_attempt=counts.add,
+                system_prompt=config.sampling.system_prompt,
+                concurrency=config.concurrency,
+                done=counts.done,
+                should_stop=should_stop,
+                max_errors_in_a_row=config.max_errors_in_a_row,
+            )
+    finally:
+        await verifier.close()
+
+
+@asynccontextmanager
+async def _kept_open(client: ChatClient) -> AsyncIterator[ChatClient]:
+    yield client
+
+
+@asynccontextmanager
+async def open_client(
+    config: EvalConfig, secrets: Mapping[str, str], allows_address: AllowsAddress | None = None
+) -> AsyncIterator[ChatClient]:
+    """What the config samples from, closed at the end. Raises ConfigError, CheckpointError, BackendError."""
+    if config.endpoint is not None:
+        endpoint = EndpointChat(
+            config.endpoint,
+            api_key=secrets.get("api_key"),
+            concurrency=config.concurrency or 32,
+            allows_address=allows_address,
+        )
+        try:
+            yield endpoint
+        finally:
+            await endpoint.close()
+        return
+    assert config.model is not None
+    params, algorithm = _adapter_settings(config, config.model)
+    backend_class = backends.get(config.backend.kind)
+    with tempfile.TemporaryDirectory(prefix="eval-") as folder:
+        backend = await backend_class.open(
+            backend_class.Config.model_validate(params),
+            model=ModelConfig(name=config.model.name, init_from_checkpoint=config.model.checkpoint),
+            algorithm=algorithm,
+            output_dir=Path(folder),
+            secrets=secrets,
+        )
+        try:
+            # An untouched model needs no adapters merged: its frozen base is what there is to sample from.
+            is_base = config.model.checkpoint is None
+            client = await (backend.reference_sampling_client() if is_base else backend.snapshot_sampling_client())
+            yield LocalChat(client, backend.get_tokenizer())
+        finally:
+            await backend.close()
+
+
+def _adapter_settings(config: EvalConfig, model: EvalModel) -> tuple[dict[str, Any], BaseAlgorithmConfig]:
+    """The backend's settings and the LoRA rank under which the checkpoint was saved: it says both itself, in PEFT's format."""
+    params = dict(config.backend.params)
+    path = Path(model.checkpoint) / "adapter_config.json" if model.checkpoint else None
+    if path is None or not path.is_file():
+        return params, BaseAlgorithmConfig(lora_rank=1)  # the least: adapters that change nothing let bfloat16 models stay so
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        rank, alpha = int(saved["r"]), float(saved["lora_alpha"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"The checkpoint's adapter_config.json cannot be read: {type(error).__name__}: {error}.") from None
+    if "lora_alpha_ratio" in backends.get(config.backend.kind).Config.model_fields:
+        params["lora_alpha_ratio"] = alpha / rank
+    return params, BaseAlgorithmConfig(lora_rank=rank)
+
+
+def open_verifier(config: EvalConfig) -> Verifier:
+    """The configured verifier. Raises ConfigError with the path of a wrong setting."""
+    config.verifier_config()
+    verifier: Verifier = verifiers.get(config.verifier.kind)(**config.verifier.params)
+    return verifier
+
+
+def read_tasks(config: EvalConfig) -> list[Task]:
+    """The tasks in `config.data.path`. Raises DataError with the line, ConfigError for a dashboard's dataset."""
+    if config.data.path is None:
+        raise ConfigError(
+            f"The dataset {config.data.dataset!r} is known to the dashboard only: give tasks, or data.path.",
+            path=("data", "dataset"),
+        )
+    path = Path(config.data.path)
+    if not path.is_file():
+        raise DataError(f"There is no file {config.data.path} to read tasks from.")
+    return [Task.of(parse(row, RowFormat.TASK, line=line)) for line, row in read_jsonl(path)]
+
+
+def refuse_unfit(tasks: list[Task], verifier: Verifier) -> None:
+    """Raises DataError when there are no tasks, two have one id, or the verifier cannot judge all of them."""
+    if not tasks:
+        raise DataError("The benchmark has no tasks.")
+    seen: set[str] = set()
+    for task in tasks:
+        if task.task_id in seen:
+            raise DataError(f"Two tasks have the id {task.task_id!r}: attempts are told apart by it.")
+        seen.add(task.task_id)
+    if misfits := check_tasks(tasks, verifier):
+        first = misfits[0]
+        raise DataError(
+            f"The verifier {verifier.name} cannot judge {len(misfits):,} of {len(tasks):,} tasks. "
+            f"The first is task {first.position:,}, {first.task_id!r}: {first.message}."
+        )
+
+
+class _Counts:
+    """Counts what is reported and keeps it in the run's folder."""
+
+    def __init__(self, on_attempt: Callable[[AttemptResult], None] | None) -> None:
+        self._on_attempt = on_attempt
+        self._file: Any = None
+        self.num_tasks = self.num_attempts = self.num_errors = self._num_new = 0
+        self.done: set[tuple[str, int]] = set()
+
+    @property
+    def num_done(self) -> int:
+        return len(self.done) + self._num_new
+
+    def add(self, result: AttemptResult) -> None:
+        if result.error is None:
+            self._num_new += 1
+        else:
+            self.num_errors += 1
+        if self._file is not None:
+            self._file.write(json.dumps(attempt_row(result), ensure_ascii=True, allow_nan=False) + "\n")
+            self._file.flush()
+        if self._on_attempt is not None:
+            self._on_attempt(result)
+
+    def record_in(self, run_dir: Path, config: EvalConfig) -> set[tuple[str, int]]:
+        """Open the folder for writing; gives the attempts that it holds a verdict of. Raises ConfigError for another eval's."""
+        run_dir.mkdir(parents=True, exist_ok=True)
+        kept = run_dir / CONFIG_FILE
+        if kept.is_file():
+            former, now = EvalConfig.from_yaml(kept.read_text(encoding="utf-8")).model_dump(), config.model_dump()
+            if changed := [key for key in _MUST_MATCH if former[key] != now[key]]:
+                raise ConfigError(
+                    f"{run_dir} holds another eval: {' and '.join(changed)} differ. Give another folder.", path=(changed[0],)
+                )
+        write_atomically(kept, config.to_yaml())
+        attempts = run_dir / ATTEMPTS_FILE
+        recorded = _verdicts_in(attempts)
+        self._file = attempts.open("a", encoding="utf-8")
+        return recorded
+
+    def result(self, status: Literal["completed", "failed", "cancelled"], error: str | None = None) -> EvalResult:
+        return EvalResult(status, self.num_tasks, self.num_attempts, self.num_done, self.num_errors, error)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def attempt_row(result: AttemptResult) -> dict[str, Any]:
+    """A line of attempts.jsonl: the verdict, or the error, with the conversation."""
+    row = {
+        "task_id": result.task_id,
+        "attempt": result.attempt,
+        "reward": result.reward,
+        "is_correct": result.is_correct,
+        "signals": result.signals,
+        "info": result.info,
+        "messages": result.messages,
+        "num_prompt_tokens": result.num_prompt_tokens,
+        "num_tokens": result.num_tokens,
+        "seconds": round(result.seconds, 6),
+        "stop_reason": result.stop_reason,
+    }
+    return row | ({"error": result.error, "error_kind": result.error_kind} if result.error is not None else {})
+
+
+def _verdicts_in(path: Path) -> set[tuple[str, int]]:
+    """Attempts with a verdict. A last line without its end, from a process that was killed while it wrote, is cut off."""
+    found: set[tuple[str, int]] = set()
+    if not path.exists():
+        return found
+    with path.open("rb+") as file:
+        whole = 0
+        for line in file:
+            if not line.endswith(b"\n"):
+                file.truncate(whole)
+                break
+            whole += len(line)
+            row = json.loads(line)
+            if row.get("error") is None:
+                found.add((row["task_id"], row["attempt"]))
+    return found
