@@ -1,6 +1,6 @@
-"""Writes down what a run reports, from inside the worker that holds its lease, and brings a stop back to it.
+"""Writes down what work reports, from inside the worker that holds its lease, and brings a stop back to it.
 
-One thread owns the database: the training thread only appends to a list (it may be inside an event loop, where Django refuses
+One thread owns the database: the working thread only appends to a list (it may be inside an event loop, where Django refuses
 queries, and a write that waits for its turn must not hold up a step). That thread commits points, step and renewed lease in one
 transaction, at most every COMMIT_SECONDS; while a step is long it renews the lease and looks for a stop. If the lease is gone the
 run is somebody else's: training is told to stop at once, and nothing more is written.
@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Generic, NamedTuple, Self, TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, transaction
@@ -25,6 +25,7 @@ from evsys_web.runs import metrics
 from evsys_web.runs.chunks import plain
 from evsys_web.runs.metrics import Point
 from evsys_web.runs.models import Checkpoint, EventKind, RunEvent, Standing, Stop, TrainingRun, storable
+from evsys_web.runs.work import Work
 from recipes import types
 from recipes.callbacks import METRICS_FILE, read_metrics
 from recipes.config import BaseAlgorithmConfig
@@ -40,28 +41,187 @@ MAX_WAITING = 20_000
 """So many items wait for the database at most; then training waits too."""
 FLUSH_SECONDS = 60.0
 
-Item = Point | RunEvent | Checkpoint
+Item = TypeVar("Item")
 
 
-class RunRecorder(Callback):
-    """`with RunRecorder(run) as recorder: recorder.result = recipes.train(…, callbacks=[recorder])` for a run that was just
-    claimed by `run.start()`. Leaving the block writes how the run ended."""
+class Recorder(Generic[Item]):
+    """What the recorders of all kinds of work share. `with` begins the writing thread; leaving it writes how the work ended."""
 
-    def __init__(self, run: TrainingRun) -> None:
-        self.result: RunResult | None = None
+    def __init__(self, work: Work) -> None:
         self.standing = Standing(held=True)
-        self._run = run
-        self._state: LoopState | None = None
+        self._work = work
         self._items: list[Item] = []
-        self._begun: tuple[int, int] | None = None
         self._num_received = 0
         self._num_committed = 0
         self._hurry = False
         self._closing = False
         self._broken: BaseException | None = None
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._keep_writing, name=f"recorder-{run.pk}", daemon=True)
+        self._thread = threading.Thread(target=self._keep_writing, name=f"recorder-{work.pk}", daemon=True)
         self._renewed = time.monotonic()
+
+    def flush(self) -> None:
+        """Wait until everything reported so far is committed, or cannot be."""
+        with self._changed:
+            target = self._num_received
+            self._hurry = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._num_committed >= target or self.is_over, FLUSH_SECONDS)
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more can be written: the work was taken away, or the database refuses for good."""
+        return not self.standing.held or self._broken is not None
+
+    def _add(self, item: Item) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._items) < MAX_WAITING or self.is_over, FLUSH_SECONDS)
+            self._items.append(item)
+            self._num_received += 1
+            if len(self._items) == 1:
+                self._changed.notify_all()
+
+    # what each kind of work says
+
+    def _store(self, items: list[Item]) -> Standing:
+        """Write the items and renew the lease, inside one transaction that is open already. Not held: it will be rolled back."""
+        raise AssertionError(f"{type(self).__name__} stores nothing")
+
+    def _obey(self) -> None:
+        """Hand what was asked on to the work; called after each commit, and when nothing can be written any more."""
+
+    def _tidy(self) -> None:
+        """After each commit, and outside of it."""
+
+    def _settle(self) -> None:
+        """Before the end is written."""
+
+    def _write_end(self) -> None:
+        """The work went through without an error."""
+        raise AssertionError(f"{type(self).__name__} does not say how work ends")
+
+    # what the writing thread does
+
+    def _keep_writing(self) -> None:
+        try:
+            while self._wait_for_work():
+                self._write()
+            deadline = time.monotonic() + settings.RUN_LEASE_SECONDS
+            while self._num_received > self._num_committed and not self.is_over and time.monotonic() < deadline:
+                self._write()
+        except Exception as error:  # noqa: BLE001 - the edge of a thread: the work must learn of it, whatever it is
+            logger.exception("%s cannot be recorded", self._name)
+            self._broken = error
+            self._obey()
+            with self._changed:
+                self._changed.notify_all()
+        finally:
+            connections.close_all()
+
+    def _wait_for_work(self) -> bool:
+        """Collect for a moment what comes in a moment; False when it is time to end."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._num_received > self._num_committed or self._closing, WATCH_SECONDS):
+                return not self.is_over
+            spare = COMMIT_SECONDS - (time.monotonic() - self._renewed)
+            if spare > 0:
+                self._changed.wait_for(lambda: self._hurry or self._closing, spare)
+            return not self._closing and not self.is_over
+
+    def _write(self) -> None:
+        """One transaction with all that waits, or a look at what is asked when nothing does."""
+        with self._changed:
+            items, target = self._items, self._num_received
+            self._items, self._hurry = [], False
+        try:
+            self.standing = self._commit(items)
+        except (OperationalError, InterfaceError):
+            # The database may come back before the lease ends; the work goes on meanwhile.
+            logger.warning("%s: the database refused %s items; trying again", self._name, len(items), exc_info=True)
+            connections.close_all()
+            with self._changed:
+                self._items = items + self._items
+            time.sleep(COMMIT_SECONDS)
+            return
+        with self._changed:
+            self._num_committed = target
+            self._changed.notify_all()
+        self._obey()
+
+    def _commit(self, items: list[Item]) -> Standing:
+        if not items and time.monotonic() - self._renewed < settings.RUN_LEASE_SECONDS / 6:
+            return self._work.look()
+        with transaction.atomic():
+            standing = self._store(items)
+            if not standing.held:
+                transaction.set_rollback(True)
+                return standing
+        self._renewed = time.monotonic()
+        self._tidy()
+        return standing
+
+    # the ends of the block
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        """Writes the end. A RecipeError is one of the foreseen ends; everything else goes on to the caller."""
+        work = self._work
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        if not self.standing.held:
+            logger.warning("%s was taken from this worker; nothing more is written", self._name)
+            return isinstance(error, RecipeError)
+        self._settle()
+        error = error or self._broken
+        if error is None:
+            work.refresh_from_db(fields=["stop_requested", "hand_back"])
+            self._write_end()
+        elif isinstance(error, RecipeError):
+            work.fail(str(error), error_type=type(error).__name__)
+            return True
+        elif isinstance(error, KeyboardInterrupt):
+            work.cancel()
+        elif not isinstance(error, Exception):
+            work.give_back()
+        else:
+            self._write_crash(error)
+        return False
+
+    def _write_crash(self, error: Exception) -> None:
+        detail = "".join(traceback.format_exception(error))
+        logger.error("%s crashed\n%s", self._name, detail)
+        sentence = f"The program stopped with an error that it did not foresee ({type(error).__name__})."
+        self._work.crash(sentence, error_type=type(error).__name__, detail=detail)
+
+    @property
+    def _name(self) -> str:
+        return f"{type(self._work).__name__} {self._work.pk}"
+
+
+class Begun(NamedTuple):
+    """Training begins after this step."""
+
+    start_step: int
+    num_steps: int
+
+
+Reported = Point | RunEvent | Checkpoint
+
+
+class RunRecorder(Recorder[Reported | Begun], Callback):
+    """`with RunRecorder(run) as recorder: recorder.result = recipes.train(…, callbacks=[recorder])` for a run that was just
+    claimed by `run.start()`. Leaving the block writes how the run ended."""
+
+    def __init__(self, run: TrainingRun) -> None:
+        super().__init__(run)
+        self.result: RunResult | None = None
+        self._run = run
+        self._state: LoopState | None = None
         self._num_unfolded = 0
         self._save_steps: set[int] = set()
 
@@ -72,9 +232,7 @@ class RunRecorder(Callback):
         config = state.ctx.config.algorithm_config() if state.ctx else None
         if isinstance(config, BaseAlgorithmConfig):
             self._save_steps = config.save_steps(state.num_steps)
-        with self._changed:
-            self._begun = (state.start_step, state.num_steps)
-            self._num_received += 1
+        self._add(Begun(state.start_step, state.num_steps))
         self._obey()
         self.flush()
 
@@ -106,92 +264,20 @@ class RunRecorder(Callback):
     def on_train_end(self, state: LoopState, result: RunResult) -> None:
         self.result = result
 
-    def flush(self) -> None:
-        """Wait until everything reported so far is committed, or cannot be."""
-        with self._changed:
-            target = self._num_received
-            self._hurry = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._num_committed >= target or self._is_over, FLUSH_SECONDS)
-
-    def _add(self, item: Item) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._items) < MAX_WAITING or self._is_over, FLUSH_SECONDS)
-            self._items.append(item)
-            self._num_received += 1
-            if len(self._items) == 1:
-                self._changed.notify_all()
-
-    @property
-    def _is_over(self) -> bool:
-        return not self.standing.held or self._broken is not None
-
     # what the writing thread does
 
-    def _keep_writing(self) -> None:
-        try:
-            while self._wait_for_work():
-                self._write()
-            deadline = time.monotonic() + settings.RUN_LEASE_SECONDS
-            while self._num_received > self._num_committed and not self._is_over and time.monotonic() < deadline:
-                self._write()
-        except Exception as error:  # noqa: BLE001 - the edge of a thread: the run must learn of it, whatever it is
-            logger.exception("Run %s cannot be recorded", self._run.pk)
-            self._broken = error
-            self._obey()
-            with self._changed:
-                self._changed.notify_all()
-        finally:
-            connections.close_all()
-
-    def _wait_for_work(self) -> bool:
-        """Collect for a moment what comes in a moment; False when it is time to end."""
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._num_received > self._num_committed or self._closing, WATCH_SECONDS):
-                return not self._is_over
-            spare = COMMIT_SECONDS - (time.monotonic() - self._renewed)
-            if spare > 0:
-                self._changed.wait_for(lambda: self._hurry or self._closing, spare)
-            return not self._closing and not self._is_over
-
-    def _write(self) -> None:
-        """One transaction with all that waits, or a look at what is asked when nothing does."""
-        with self._changed:
-            items, begun, target = self._items, self._begun, self._num_received
-            self._items, self._begun, self._hurry = [], None, False
-        try:
-            self.standing = self._commit(items, begun)
-        except (OperationalError, InterfaceError):
-            # The database may come back before the lease ends; training goes on meanwhile.
-            logger.warning("Run %s: the database refused %s items; trying again", self._run.pk, len(items), exc_info=True)
-            connections.close_all()
-            with self._changed:
-                self._items, self._begun = items + self._items, begun or self._begun
-            time.sleep(COMMIT_SECONDS)
-            return
-        with self._changed:
-            self._num_committed = target
-            self._changed.notify_all()
-        self._obey()
-
-    def _commit(self, items: list[Item], begun: tuple[int, int] | None) -> Standing:
+    def _store(self, items: list[Reported | Begun]) -> Standing:
         run = self._run
-        if not items and begun is None and time.monotonic() - self._renewed < settings.RUN_LEASE_SECONDS / 6:
-            return run.look()
-        step = next((item.step for item in reversed(items) if isinstance(item, Point)), None)
-        with transaction.atomic():
-            if begun is not None:
-                items = [*self._begin(*begun), *items]
-            standing = run.renew(step=step, num_seqs=len(items))
-            if not standing.held:
-                transaction.set_rollback(True)
-                return standing
-            self._store(list(enumerate(items, standing.last_seq - len(items) + 1)))
-        self._renewed = time.monotonic()
-        self._fold()
+        reported: list[Reported] = []
+        for item in items:
+            reported += self._begin(*item) if isinstance(item, Begun) else [item]
+        step = next((item.step for item in reversed(reported) if isinstance(item, Point)), None)
+        standing = run.renew(step=step, num_seqs=len(reported))
+        if standing.held:
+            self._write_reported(list(enumerate(reported, standing.last_seq - len(reported) + 1)))
         return standing
 
-    def _begin(self, start_step: int, num_steps: int) -> list[Item]:
+    def _begin(self, start_step: int, num_steps: int) -> list[Reported]:
         """Forget what lies beyond the step that a resumed run goes on from, and find what the last worker could not write before
         it died: the run's own metrics file is ahead of the database by a moment."""
         run, recorded = self._run, self._run.step
@@ -205,7 +291,7 @@ class RunRecorder(Callback):
         lost = (row for row in read_metrics(run.output_dir / METRICS_FILE) if recorded < row["step"] <= start_step)
         return [rewind, *(Point(row["step"], datetime.fromisoformat(row["at"]), metrics.checked(row["metrics"])) for row in lost)]
 
-    def _store(self, numbered: list[tuple[int, Item]]) -> None:
+    def _write_reported(self, numbered: list[tuple[int, Reported]]) -> None:
         points = [(seq, item) for seq, item in numbered if isinstance(item, Point)]
         metrics.write(self._run, points)
         self._num_unfolded += len(points)
@@ -217,7 +303,7 @@ class RunRecorder(Callback):
                 self._run.checkpoints.filter(name=item.name).delete()
             item.save(force_insert=True)
 
-    def _fold(self) -> None:
+    def _tidy(self) -> None:
         if self._num_unfolded >= metrics.FOLD_ROWS:
             metrics.fold(self._run, keep=metrics.KEEP_ROWS)
             self._num_unfolded = 0
@@ -225,7 +311,7 @@ class RunRecorder(Callback):
     def _obey(self) -> None:
         """Hand what was asked on to the loop; each request once."""
         state, standing = self._state, self.standing
-        if self._is_over or standing.stop == Stop.NOW:
+        if self.is_over or standing.stop == Stop.NOW:
             wanted = StopRequest.NOW
         else:
             wanted = StopRequest.AFTER_STEP if standing.stop or standing.hand_back else StopRequest.NONE
@@ -233,39 +319,11 @@ class RunRecorder(Callback):
             while state and wanted is not StopRequest.NONE and state.stop_requested not in (wanted, StopRequest.NOW):
                 state.request_stop()
 
-    # the ends of the block
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
-        """Writes the end. A RecipeError is one of the foreseen ends; everything else goes on to the caller."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._thread.join()
-        if not self.standing.held:
-            logger.warning("Run %s was taken from this worker; nothing more is written", self._run.pk)
-            return isinstance(error, RecipeError)
+    def _settle(self) -> None:
         metrics.fold(self._run)
-        error = error or self._broken
-        if error is None:
-            self._write_result(self.result)
-        elif isinstance(error, RecipeError):
-            self._run.fail(str(error), error_type=type(error).__name__)
-            return True
-        elif isinstance(error, KeyboardInterrupt):
-            self._run.cancel()
-        elif not isinstance(error, Exception):
-            self._run.give_back()
-        else:
-            self._write_crash(error)
-        return False
 
-    def _write_result(self, result: RunResult | None) -> None:
-        run = self._run
-        run.refresh_from_db(fields=["stop_requested", "hand_back"])
+    def _write_end(self) -> None:
+        run, result = self._run, self.result
         if result is None:
             run.crash("Training ended without saying how.", error_type="NoResult")
         elif result.status == "failed":
@@ -278,12 +336,6 @@ class RunRecorder(Callback):
             run.give_back()
         else:  # a callback of the run's own config ended it, e.g. early stopping
             run.complete()
-
-    def _write_crash(self, error: Exception) -> None:
-        detail = "".join(traceback.format_exception(error))
-        logger.error("Run %s crashed\n%s", self._run.pk, detail)
-        sentence = f"The training program stopped with an error that it did not foresee ({type(error).__name__})."
-        self._run.crash(sentence, error_type=type(error).__name__, detail=detail)
 
 
 def as_json(values: Mapping[str, float]) -> dict[str, float | str]:
