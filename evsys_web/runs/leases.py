@@ -16,7 +16,7 @@ from functools import partial
 from django.apps import apps
 from django.db import Error, connections, transaction
 
-from evsys_web.runs.models import ACTIVE, Status, TrainingRun
+from evsys_web.runs.models import Status, TrainingRun
 from evsys_web.runs.work import Work, WorkQuerySet
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ Send = Callable[[int], object]
 def sweep(worker: str, *, send: Send | None, model: type[Work] = TrainingRun) -> None:
     """Declare silent runs lost, and announce queued ones if this worker is idle and does such work (has a `send` for it). Safe to
     run anywhere, at any time, twice."""
-    runs = model._default_manager
+    runs = rows(model)
     for run in runs.lost():
         _give_up(run)
     if send is None or is_busy(worker):
@@ -58,9 +58,12 @@ def kinds() -> list[type[Work]]:
     return [model for model in apps.get_models() if issubclass(model, Work)]
 
 
+def rows(model: type[Work]) -> WorkQuerySet:
+    return WorkQuerySet(model)
+
+
 def held_by(worker: str, model: type[Work]) -> WorkQuerySet:
-    held: WorkQuerySet = model._default_manager.filter(status__in=ACTIVE, lease_owner__startswith=f"{worker}/")
-    return held
+    return rows(model).active().filter(lease_owner__startswith=f"{worker}/")
 
 
 def _give_up(run: Work) -> None:

@@ -23,11 +23,16 @@ def yaml_of(config: Mapping[str, Any]) -> str:
 
 
 def curl_for(request: HttpRequest, config: Mapping[str, Any]) -> str:
-    """The call that starts the same run through the API. The token is the reader's own, from the environment."""
-    body = json.dumps(dict(config), ensure_ascii=False)
+    """The call that starts the same run through the API."""
+    return post_by_curl(request, "runs", config)
+
+
+def post_by_curl(request: HttpRequest, collection: str, body: Mapping[str, Any]) -> str:
+    """A call that creates something. The token is the reader's own, from the environment."""
+    text = json.dumps(dict(body), ensure_ascii=False)
     return (
-        f"curl -X POST {request.scheme}://{request.get_host()}/api/v1/runs \\\n"
+        f"curl -X POST {request.scheme}://{request.get_host()}/api/v1/{collection} \\\n"
         '  -H "Authorization: Bearer $EVSYS_TOKEN" \\\n'
         "  -H 'Content-Type: application/json' \\\n"
-        f"  -d {shlex.quote(body)}"
+        f"  -d {shlex.quote(text)}"
     )
