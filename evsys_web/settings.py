@@ -8,6 +8,8 @@
 | EVSYS_HTTPS | 0 | 1 behind a proxy that ends TLS and sets X-Forwarded-Proto: cookies become secure, http is redirected |
 | EVSYS_STORAGE_URL | files in EVSYS_HOME | s3://bucket/prefix for uploads (needs django-storages[s3]) |
 | SECRET_KEY | made once in EVSYS_HOME | signs sessions |
+| EVSYS_SECRET_KEYS | made once in EVSYS_HOME | encrypt stored credentials, comma-separated: the first seals, all open |
+| EVSYS_ALLOW_PRIVATE_URLS | 0 | 1 lets endpoints lie in private networks; without it at most on this machine (addresses.py) |
 | DEBUG | 0 | 1 shows tracebacks; never on a reachable machine |
 | ALLOWED_HOSTS | localhost,127.0.0.1,[::1] | names that browsers may use for this server, comma-separated |
 | CSRF_TRUSTED_ORIGINS | | comma-separated, scheme included |
@@ -72,11 +74,8 @@ def _home() -> Path:
     return home
 
 
-def _secret_key() -> str:
-    """From the environment, else made once and kept readable by the owner alone."""
-    if given := os.environ.get("SECRET_KEY"):
-        return given
-    path = HOME / "secret_key"
+def _kept_secret(path: Path, lost: str) -> str:
+    """Made once and kept readable by the owner alone. lost: what an emptied file costs."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -88,14 +87,24 @@ def _secret_key() -> str:
         if key := path.read_text().strip():
             return key
         time.sleep(0.02)
-    raise ImproperlyConfigured(f"{path} is empty. Remove it and start again; everybody signs in anew.")
+    raise ImproperlyConfigured(f"{path} is empty. Remove it and start again; {lost}.")
+
+
+def _credential_keys() -> list[str]:
+    """The first seals, every one opens."""
+    keys = _words("EVSYS_SECRET_KEYS") or [_kept_secret(HOME / "credential_key", "stored credentials have to be entered anew")]
+    if min(map(len, keys)) < 32:
+        raise ImproperlyConfigured("A key in EVSYS_SECRET_KEYS is shorter than 32 characters. Give random text, comma-separated.")
+    return keys
 
 
 HOME = _home()
 HOST = os.environ.get("EVSYS_HOST") or "127.0.0.1"
 PORT = _number("PORT", 8000, low=1, high=65535)
 HTTPS = _flag("EVSYS_HTTPS")
-SECRET_KEY = _secret_key()
+SECRET_KEY = os.environ.get("SECRET_KEY") or _kept_secret(HOME / "secret_key", "everybody signs in anew")
+CREDENTIAL_KEYS = _credential_keys()
+ALLOW_PRIVATE_URLS = _flag("EVSYS_ALLOW_PRIVATE_URLS")
 DEBUG = _flag("DEBUG")
 ALLOWED_HOSTS = _words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 CSRF_TRUSTED_ORIGINS = _words("CSRF_TRUSTED_ORIGINS")

@@ -6,10 +6,9 @@ from the tasks alone: 20,000 rows instead of 160,000 with whole conversations.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
-from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.urls import reverse
@@ -18,8 +17,10 @@ from django.utils.timezone import now
 from evsys_web.accounts.models import OwnedQuerySet, User
 from evsys_web.runs.status import Status as Status
 from evsys_web.runs.work import Work, WorkQuerySet
+from recipes.errors import DataError
 from recipes.eval_config import EvalConfig
 from recipes.evals.metrics import TaskCount
+from recipes.types import Task
 
 PROMPT_LENGTH = 300
 
@@ -136,14 +137,15 @@ class EvalRun(Work):
     def verifier_kind(self) -> str:
         return str(self.config.get("verifier", {}).get("kind", ""))
 
-    @property
-    def output_dir(self) -> Path:
-        """The run's own folder; user text never joins a path."""
-        return Path(settings.RUNS_DIR) / f"eval-{self.pk}"
-
     def load_config(self) -> EvalConfig:
         """Validated again: the row may be older than the code. Raises ConfigError."""
         return EvalConfig.from_values(self.config)
+
+    def read_tasks(self) -> Iterator[Task]:
+        """The tasks it samples, streamed. Raises DataError when they were deleted meanwhile."""
+        if self.dataset_version is None:
+            raise DataError(f"The dataset {self.dataset_reference} was deleted, so its tasks cannot be sampled any more.")
+        return (Task.of(row) for row in self.dataset_version.read_rows())
 
     def task_counts(self) -> list[TaskCount]:
         """What the metrics are computed from, in the order of the tasks."""
@@ -151,6 +153,11 @@ class EvalRun(Work):
         return [TaskCount(*row) for row in rows.iterator(chunk_size=5000)]
 
     # how it changes
+
+    def imported(self, **values: Any) -> bool:
+        """draft → completed with these values, for what was brought in whole."""
+        brought_in = Q(status=Status.DRAFT, is_imported=True)
+        return self._change(brought_in, status=Status.COMPLETED, started_at=None, finished_at=now(), **values)
 
     def note(self, message: str, *, level: str = "info") -> None:
         EvalEvent.objects.create(eval_run=self, seq=self.next_seqs(1), level=level, message=message)

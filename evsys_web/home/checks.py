@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import stat
 from collections.abc import Sequence
@@ -12,6 +11,8 @@ from typing import Any
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+
+from evsys_web.addresses import is_loopback
 
 SHORTEST_SECRET_KEY = 32
 BROKER_MODULES = {"filesystem": None, "memory": None, "redis": "redis", "rediss": "redis", "amqp": "amqp", "amqps": "amqp"}
@@ -89,14 +90,3 @@ def storage_is_installed(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]
         hint = "pip install 'django-storages[s3]', or unset EVSYS_STORAGE_URL to keep uploads in EVSYS_HOME."
         return [Error("EVSYS_STORAGE_URL names S3, whose Python packages are missing.", hint=hint, id="evsys.E006")]
     return []
-
-
-def is_loopback(name: str) -> bool:
-    """Of an address or host name: does it stay on this machine?"""
-    name = name.strip("[]").lower()
-    if name in {"localhost", "testserver"} or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import PermissionDenied
 from django.db import IntegrityError, transaction
 from django.utils.timezone import now
 
-from evsys_web.accounts.models import Membership, Project, Role, User
+from evsys_web.accounts.actions import require_membership
+from evsys_web.accounts.models import Project, User
 from evsys_web.datasets.models import DatasetVersion, VersionStatus
 from evsys_web.runs import metrics
 from evsys_web.runs.metrics import Point
@@ -40,14 +40,14 @@ def launch_run(
 ) -> TrainingRun:
     """Queue a run. The same key from the same person gives the run that it made the first time.
     Raises ConfigError, or PermissionDenied for a project that is not the caller's."""
-    _require_membership(user, project)
+    require_membership(user, project)
     if idempotency_key and (made := _made_before(user, idempotency_key)):
         return made
     config = config.model_copy(update={"data": DataConfig(dataset=_usable(dataset_version, project).reference)})
     config.algorithm_config()
     config.backend_config()
     for path, name in (("name", config.model.name), ("init_from_checkpoint", config.model.init_from_checkpoint)):
-        _refuse_foreign_folder(user, name, path=("model", path))
+        refuse_foreign_folder(user, name, path=("model", path))
     resolve(config.model.name)
     try:
         with transaction.atomic():
@@ -75,7 +75,7 @@ def launch_run(
 
 def stop_run(*, user: User, run: TrainingRun) -> TrainingRun:
     """A queued run is cancelled at once, a running one after its step, at the second call at once. Raises RunRefused."""
-    _require_membership(user, run.project)
+    require_membership(user, run.project)
     with transaction.atomic():
         if run.is_external or not run.request_stop():
             raise RunRefused(_standing_sentence(run, "stopped"))
@@ -85,7 +85,7 @@ def stop_run(*, user: User, run: TrainingRun) -> TrainingRun:
 
 def resume_run(*, user: User, run: TrainingRun) -> TrainingRun:
     """Queue an ended run again, to go on from its newest checkpoint. Raises RunRefused."""
-    _require_membership(user, run.project)
+    require_membership(user, run.project)
     run.refresh_from_db()
     if run.dataset_version_id is None:
         raise RunRefused(f"The dataset {run.dataset_reference} was deleted, so this run cannot go on. Clone it with another one.")
@@ -99,7 +99,7 @@ def resume_run(*, user: User, run: TrainingRun) -> TrainingRun:
 
 def delete_run(*, user: User, run: TrainingRun) -> None:
     """Remove the run, its points and its folder. For whoever started it, and the project's owners. Raises RunRefused."""
-    _require_membership(user, run.project, owner=run.created_by_id != user.pk)
+    require_membership(user, run.project, owner=run.created_by_id != user.pk)
     folder = run.output_dir
     with transaction.atomic():
         locked = TrainingRun.objects.select_for_update().filter(pk=run.pk).first()
@@ -115,7 +115,7 @@ def launch_external_run(
     *, user: User, project: Project, name: str, num_steps: int = 0, config: dict[str, Any] | None = None
 ) -> TrainingRun:
     """A run that is trained elsewhere and reports in by `log_points`."""
-    _require_membership(user, project)
+    require_membership(user, project)
     if "\\u0000" in json.dumps(config or {}):
         raise ConfigError("The config holds a NUL character, which no database keeps.", path=("config",))
     run: TrainingRun = TrainingRun.objects.create(
@@ -134,7 +134,7 @@ def launch_external_run(
 def log_points(*, user: User, run: TrainingRun, points: Sequence[Point]) -> int:
     """Store what is new of the points and return how many values that was. Of two values for the same step and key the first
     stays, so a batch may be sent again. Raises RunRefused for a run that is not external or has ended."""
-    _require_membership(user, run.project)
+    require_membership(user, run.project)
     with transaction.atomic():
         if not run.report_in(step=max((point.step for point in points), default=0)):
             raise RunRefused(_external_sentence(run))
@@ -153,7 +153,7 @@ def log_points(*, user: User, run: TrainingRun, points: Sequence[Point]) -> int:
 
 def finish_external_run(*, user: User, run: TrainingRun, status: Status, error: str = "") -> TrainingRun:
     """The run that was trained elsewhere has ended. Raises RunRefused."""
-    _require_membership(user, run.project)
+    require_membership(user, run.project)
     with transaction.atomic():
         if not run.report_end(status, error=error):
             raise RunRefused(_external_sentence(run))
@@ -168,14 +168,6 @@ def _external_sentence(run: TrainingRun) -> str:
     return f"This run is {run.get_status_display().lower()} and takes no more points."
 
 
-def _require_membership(user: User, project: Project, *, owner: bool = False) -> None:
-    memberships = Membership.objects.filter(project=project, user=user)
-    if owner:
-        memberships = memberships.filter(role=Role.OWNER)
-    if not user.is_superuser and not memberships.exists():
-        raise PermissionDenied("Only an owner of the project may do that." if owner else "You are not in this run's project.")
-
-
 def _made_before(user: User, key: str) -> TrainingRun | None:
     made: TrainingRun | None = TrainingRun.objects.filter(created_by=user, submission_key=key).first()
     return made
@@ -187,7 +179,7 @@ def _usable(version: DatasetVersion, project: Project) -> DatasetVersion:
     return version
 
 
-def _refuse_foreign_folder(user: User, name: str | None, *, path: tuple[str, ...]) -> None:
+def refuse_foreign_folder(user: User, name: str | None, *, path: tuple[str, ...]) -> None:
     """Run folders lie side by side on disk; a path into one is only for those who may see that run."""
     root = Path(settings.RUNS_DIR).resolve()
     folder = Path(name or "").expanduser().resolve()

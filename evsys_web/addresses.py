@@ -1,0 +1,71 @@
+"""Which addresses a user may have this server call. Without a check, an endpoint is a way into the network the server stands in.
+
+Public addresses are allowed. This machine itself is, while nobody else can reach the server (it listens on loopback, for
+loopback names, with no proxy in front): whoever uses it sits at it. EVSYS_ALLOW_PRIVATE_URLS=1 allows all.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit
+
+from django.conf import settings
+
+from recipes.errors import ConfigError
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+def allows_address(text: str) -> bool:
+    """Whether a connection to this IP address may be opened. Asked for each, at the moment of connecting."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    if settings.ALLOW_PRIVATE_URLS:
+        return True
+    address = _meant(address)
+    if address.is_loopback:
+        return _is_alone()
+    return address.is_global and not address.is_multicast
+
+
+def refuse_private(url: str, *, path: tuple[str | int, ...]) -> None:
+    """Raises ConfigError for a URL whose host is an address that may not be called. Names are judged when they are looked up."""
+    host = urlsplit(url).hostname or ""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return
+    if not allows_address(host):
+        raise ConfigError(
+            f"{host} is an address inside a private network, which may not be called from here. Whoever runs this server can "
+            "allow it with EVSYS_ALLOW_PRIVATE_URLS=1.",
+            path=path,
+        )
+
+
+def _meant(address: Address) -> Address:
+    """The IPv4 address that an IPv6 one stands for, if it does."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else address)
+
+
+def _is_alone() -> bool:
+    names = [settings.HOST, *settings.ALLOWED_HOSTS]
+    return not settings.HTTPS and all(is_loopback(name) for name in names)
+
+
+def is_loopback(name: str) -> bool:
+    """Of an address or host name: does it stay on this machine?"""
+    name = name.strip("[]").lower()
+    if name in {"localhost", "testserver"} or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,260 @@
+"""Every write on benchmarks and eval runs that a page, the API and a command share. Each checks that the caller may."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any, cast
+
+from django.db import IntegrityError, transaction
+from django.utils.timezone import now
+
+from evsys_web.accounts.actions import require_membership
+from evsys_web.accounts.models import BackendCredential, Project, User
+from evsys_web.addresses import refuse_private
+from evsys_web.datasets.models import DatasetVersion, Format, VersionStatus
+from evsys_web.evals.models import Benchmark, EvalRun, Status
+from evsys_web.evals.tasks import run_eval
+from evsys_web.runs.actions import RunRefused, refuse_foreign_folder
+from evsys_web.runs.models import Checkpoint
+from evsys_web.runs.work import storable
+from recipes.backends.local.models import resolve
+from recipes.config import DataConfig
+from recipes.errors import ConfigError
+from recipes.eval_config import EvalConfig, VerifierChoice
+from recipes.evals.runner import refuse_unfit
+from recipes.registry import verifiers
+from recipes.types import Task
+
+NUM_TASKS_LOOKED_AT = 1000
+
+
+def create_benchmark(
+    *,
+    user: User,
+    project: Project,
+    name: str,
+    dataset_version: DatasetVersion,
+    verifier: Mapping[str, Any],
+    description: str = "",
+) -> Benchmark:
+    """A benchmark of this name. Its first tasks are tried on the verifier. Raises ConfigError, DataError."""
+    require_membership(user, project)
+    name = storable(name.strip())
+    if not 0 < len(name) <= 200:
+        raise ConfigError("Give the benchmark a name of 1 to 200 characters.", path=("name",))
+    choice = checked_verifier(verifier, dataset_version, project)
+    taken = ConfigError(f"This project has a benchmark {name!r} already. Choose another name.", path=("name",))
+    if Benchmark.objects.filter(project=project, name=name).exists():
+        raise taken
+    try:
+        with transaction.atomic():
+            benchmark: Benchmark = Benchmark.objects.create(
+                project=project,
+                created_by=user,
+                name=name,
+                description=storable(description.strip())[:2000],
+                dataset_version=dataset_version,
+                dataset_reference=dataset_version.reference,
+                verifier=choice.model_dump(mode="json"),
+                num_tasks=dataset_version.num_rows,
+            )
+    except IntegrityError:  # by somebody else, at the same moment
+        raise taken from None
+    return benchmark
+
+
+def benchmark_of(
+    *, user: User, project: Project, dataset_version: DatasetVersion, verifier: Mapping[str, Any], name: str = ""
+) -> Benchmark:
+    """The project's benchmark of these tasks and this verifier; made, under this name or one drawn from both, when there is none.
+    Raises ConfigError, DataError."""
+    require_membership(user, project)
+    choice = checked_verifier(verifier, dataset_version, project)
+    values = choice.model_dump(mode="json")
+    for benchmark in Benchmark.objects.filter(project=project, dataset_version=dataset_version):
+        if benchmark.verifier == values and name in ("", benchmark.name):
+            return cast("Benchmark", benchmark)
+    drawn = f"{dataset_version.reference} {choice.kind.replace('_', ' ')}"[:190]
+    taken = set(Benchmark.objects.filter(project=project, name__startswith=drawn).values_list("name", flat=True))
+    unique = next(text for text in (drawn, *(f"{drawn} {n}" for n in range(2, len(taken) + 3))) if text not in taken)
+    return create_benchmark(user=user, project=project, name=name or unique, dataset_version=dataset_version, verifier=values)
+
+
+def delete_benchmark(*, user: User, benchmark: Benchmark) -> None:
+    """Its eval runs stay, and keep what they were made of."""
+    require_membership(user, benchmark.project, owner=benchmark.created_by_id != user.pk)
+    benchmark.delete()
+
+
+def launch_eval(
+    *,
+    user: User,
+    project: Project,
+    config: EvalConfig,
+    benchmark: Benchmark,
+    checkpoint: Checkpoint | None = None,
+    idempotency_key: str | None = None,
+    cloned_from: EvalRun | None = None,
+    auto_resume: bool = False,
+) -> EvalRun:
+    """Queue an eval run of the benchmark: its tasks and verifier take the place of the config's. checkpoint: where the config's
+    weights come from; found by their path when left away. The same key from the same person gives the run that it made the first
+    time. Raises ConfigError, DataError, or PermissionDenied for what is not the caller's."""
+    require_membership(user, project)
+    if idempotency_key and (made := _made_before(user, idempotency_key)):
+        return made
+    version = benchmark.dataset_version
+    if benchmark.project_id != project.pk:
+        raise ConfigError("Choose a benchmark of this project.", path=("benchmark",))
+    if version is None:
+        raise ConfigError(f"The tasks of this benchmark ({benchmark.dataset_reference}) were deleted.", path=("benchmark",))
+    verifier = checked_verifier(benchmark.verifier, version, project)
+    config = config.model_copy(update={"data": DataConfig(dataset=version.reference), "verifier": verifier})
+    config.check()
+    checkpoint = _check_model(user, project, config, checkpoint)
+    try:
+        with transaction.atomic():
+            run: EvalRun = EvalRun.objects.create(
+                project=project,
+                created_by=user,
+                name=storable(config.name),
+                benchmark=benchmark,
+                dataset_version=version,
+                dataset_reference=version.reference,
+                checkpoint=checkpoint,
+                config=config.model_dump(mode="json"),
+                model_label=storable(_label(config, checkpoint))[:400],
+                k=config.attempts,
+                num_tasks=min(version.num_rows, config.max_tasks or version.num_rows),
+                status=Status.QUEUED,
+                hinted_at=now(),
+                submission_key=idempotency_key or "",
+                cloned_from=cloned_from,
+                auto_resume=auto_resume,
+            )
+            _announce(run)
+    except IntegrityError:  # the same form, posted twice at the same moment
+        made = _made_before(user, idempotency_key or "")
+        if made is None:
+            raise
+        return made
+    return run
+
+
+def stop_eval(*, user: User, run: EvalRun) -> EvalRun:
+    """A queued run is cancelled at once; of a running one, attempts in flight get a few seconds. Raises RunRefused."""
+    require_membership(user, run.project)
+    with transaction.atomic():
+        if not run.is_done_here or not run.request_stop():
+            raise RunRefused(_standing_sentence(run, "stopped"))
+        run.note(f"Stop asked by {user}.")
+    return run
+
+
+def resume_eval(*, user: User, run: EvalRun) -> EvalRun:
+    """Queue an ended run again, to make what is missing: attempts with a verdict stay, errors are tried again.
+    Raises RunRefused."""
+    return _queue_again(user, run, "resumed", even_completed=False)
+
+
+def retry_errors(*, user: User, run: EvalRun) -> EvalRun:
+    """Queue an ended run again, also a completed one, for its attempts that ended in an error. Raises RunRefused."""
+    run.refresh_from_db()
+    if run.has_ended and not run.num_errors:
+        require_membership(user, run.project)
+        raise RunRefused("No attempt of this run ended in an error.")
+    return _queue_again(user, run, "retried", even_completed=True)
+
+
+def delete_eval(*, user: User, run: EvalRun) -> None:
+    """Remove the run and its attempts. For whoever started it, and the project's owners. Raises RunRefused."""
+    require_membership(user, run.project, owner=run.created_by_id != user.pk)
+    with transaction.atomic():
+        locked = EvalRun.objects.select_for_update().filter(pk=run.pk).first()
+        if locked is None:
+            return
+        if locked.is_active:
+            raise RunRefused(f"This run is {locked.get_status_display().lower()}. Stop it first, then delete it.")
+        locked.attempts.all()._raw_delete(locked.attempts.db)
+        locked.tasks.all()._raw_delete(locked.tasks.db)
+        locked.delete()
+
+
+def checked_verifier(verifier: Mapping[str, Any], version: DatasetVersion, project: Project) -> VerifierChoice:
+    """The verifier with all its settings written out, tried on the first tasks. Raises ConfigError, DataError."""
+    if version.dataset.project_id != project.pk or version.status != VersionStatus.READY:
+        raise ConfigError("Choose a dataset version of this project that is ready.", path=("data", "dataset"))
+    if version.format != Format.TASK:
+        raise ConfigError(
+            f"{version.reference} holds {version.get_format_display().lower()} rows. An eval needs tasks: rows with task_id, "
+            "messages and answer.",
+            path=("data", "dataset"),
+        )
+    probe = EvalConfig.from_values({"model": {}, "data": {"dataset": version.reference}, "verifier": dict(verifier)})
+    settings = probe.verifier_config()
+    values = settings.model_dump(mode="json")
+    if isinstance(values.get("base_url"), str):
+        refuse_private(values["base_url"], path=("verifier", "params", "base_url"))
+    _check_credential(project, values.get("credential"), path=("verifier", "params", "credential"))
+    kind = probe.verifier.kind
+    refuse_unfit([Task.of(row) for row in islice(version.read_rows(), NUM_TASKS_LOOKED_AT)], verifiers.get(kind)(**values))
+    return VerifierChoice(kind=kind, params=values)
+
+
+def _check_model(user: User, project: Project, config: EvalConfig, checkpoint: Checkpoint | None) -> Checkpoint | None:
+    """The checkpoint that is sampled from, if any. Raises ConfigError for what the person may not use."""
+    if config.endpoint is not None:
+        refuse_private(config.endpoint.base_url, path=("endpoint", "base_url"))
+        _check_credential(project, config.endpoint.credential, path=("endpoint", "credential"))
+        return None
+    assert config.model is not None
+    resolve(config.model.name)
+    for field, name in (("name", config.model.name), ("checkpoint", config.model.checkpoint)):
+        refuse_foreign_folder(user, name, path=("model", field))
+    if config.model.checkpoint is None:
+        return None
+    visible = Checkpoint.objects.filter(sampler_uri=config.model.checkpoint)
+    if not user.is_superuser:
+        visible = visible.filter(run__project__memberships__user=user)
+    return checkpoint or visible.select_related("run").first()
+
+
+def _check_credential(project: Project, name: str | None, *, path: tuple[str, ...]) -> None:
+    if name and not BackendCredential.objects.filter(project=project, name=name).exists():
+        raise ConfigError(f"There is no credential {name!r} in this project.", path=path)
+
+
+def _label(config: EvalConfig, checkpoint: Checkpoint | None) -> str:
+    return f"{checkpoint.run.name} · step {checkpoint.step:,}" if checkpoint is not None else config.model_label
+
+
+def _queue_again(user: User, run: EvalRun, what: str, *, even_completed: bool) -> EvalRun:
+    require_membership(user, run.project)
+    run.refresh_from_db()
+    if run.dataset_version_id is None and run.is_done_here:
+        raise RunRefused(f"The dataset {run.dataset_reference} was deleted, so this run cannot go on.")
+    with transaction.atomic():
+        if not run.queue(even_completed=even_completed):
+            raise RunRefused(_standing_sentence(run, what))
+        run.note(f"{'Resume' if what == 'resumed' else 'Retry of errors'} asked by {user}.")
+        _announce(run)
+    return run
+
+
+def _made_before(user: User, key: str) -> EvalRun | None:
+    made: EvalRun | None = EvalRun.objects.filter(created_by=user, submission_key=key).first()
+    return made
+
+
+def _standing_sentence(run: EvalRun, what: str) -> str:
+    run.refresh_from_db()
+    if run.is_imported:
+        return f"These attempts were made elsewhere and imported; they cannot be {what}."
+    return f"This run is {run.get_status_display().lower()} and cannot be {what}."
+
+
+def _announce(run: EvalRun) -> None:
+    """Tell the workers once the row is written. A broker that is away only costs time: an idle worker's sweep finds the run."""
+    pk = run.pk
+    transaction.on_commit(lambda: run_eval.delay(pk), robust=True)

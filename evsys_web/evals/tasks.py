@@ -1,0 +1,47 @@
+"""What a worker does for an eval run. As for training, a message is only a hint: whoever wins `run.start()` does the work."""
+
+from __future__ import annotations
+
+import socket
+from itertools import islice
+
+from celery import Task, shared_task
+
+import recipes
+from evsys_web.accounts.actions import reveal_credential
+from evsys_web.addresses import allows_address
+from evsys_web.evals.models import EvalRun
+from evsys_web.evals.recorder import EvalRecorder
+from recipes.eval_config import EvalConfig
+from recipes.evals.runner import open_verifier, refuse_unfit
+
+
+@shared_task(bind=True)
+def run_eval(self: Task, run_id: int) -> None:
+    """Make the attempts that have no verdict yet."""
+    run = EvalRun.objects.select_related("dataset_version", "project").filter(pk=run_id).first()
+    if run is None or not run.start(self.request.hostname or socket.gethostname()):
+        return
+    with EvalRecorder(run) as recorder:
+        config = run.load_config()
+        tasks = list(islice(run.read_tasks(), config.max_tasks))
+        refuse_unfit(tasks, open_verifier(config))
+        recorder.begin(tasks)
+        recorder.result = recipes.evaluate(
+            config,
+            tasks=tasks,
+            done=recorder.done,
+            on_attempt=recorder.on_attempt,
+            should_stop=recorder.should_stop,
+            secrets=_secrets(run, config),
+            allows_address=allows_address,
+        )
+
+
+def _secrets(run: EvalRun, config: EvalConfig) -> dict[str, str]:
+    """The keys that the config names, by the names under which `recipes` takes them."""
+    named = {
+        "api_key": config.endpoint.credential if config.endpoint is not None else None,
+        "judge_api_key": config.verifier.params.get("credential"),
+    }
+    return {name: reveal_credential(project=run.project, name=credential) for name, credential in named.items() if credential}
