@@ -91,6 +91,8 @@ class EndpointChat:
                         raise self._failure(error) from error
                 except openai.OpenAIError as error:
                     raise self._failure(error) from error
+                except _AddressRefused as error:
+                    raise self._error(ErrorKind.CONNECTION, str(error), permanent=True) from error
                 except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
                     raise BackendError(
                         f"{self._place} answered with something that is no chat completion ({_short(error)}).",
@@ -155,8 +157,6 @@ class EndpointChat:
         if isinstance(error, openai.APITimeoutError):
             return self._error(ErrorKind.TIMEOUT, f"gave no answer within {wait}, asked {times}.")
         if isinstance(error, openai.APIConnectionError):
-            if isinstance(error.__cause__, _AddressRefused):
-                return self._error(ErrorKind.CONNECTION, f"{error.__cause__}", permanent=True)
             return self._error(ErrorKind.CONNECTION, f"cannot be reached ({_short(error.__cause__ or error)}), tried {times}.")
         if status in (401, 403):
             return self._error(ErrorKind.AUTH, f"refuses the key ({status}{said}). Check the credential.", permanent=True)

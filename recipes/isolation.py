@@ -41,7 +41,7 @@ class Isolated:
         with self._lock:
             answer = self._ask(line)
         if answer is None:
-            raise IsolationTimeout(f"gave no result within {self.timeout_seconds:g} seconds")
+            raise IsolationTimeout(f"took longer than {self.timeout_seconds:g} seconds, or too much memory")
         found = json.loads(answer)
         if "error" in found:
             raise ValueError(found["error"])

@@ -182,4 +182,5 @@ def _calls(value: Any, error: type[Exception]) -> list[dict[str, Any]]:
 
 def _calls_in_text(text: str) -> list[Any]:
     """Calls as many chat templates spell them: <tool_call>{"name": …, "arguments": …}</tool_call>."""
-    return [_json_or_none(body) or body for body in re.findall(r"<tool_call>(.*?)</tool_call>", text, re.DOTALL)]
+    bodies = re.findall(r"<tool_call>(.*?)</tool_call>", text, re.DOTALL)
+    return [parsed[0] if (parsed := _json_or_none(body)) else body for body in bodies]

@@ -130,7 +130,7 @@ class _Work:
             replies = await self.client.sample(messages, replace(self.params, seed=seed), group.num, tools=task.tools or None)
         except BackendError as error:
             self._report_failure(group, messages, error, error.kind, report)
-            if error.kind is ErrorKind.BACKEND and error.permanent:
+            if error.permanent and error.kind is not ErrorKind.REQUEST:
                 raise
             return
         except DataError as error:

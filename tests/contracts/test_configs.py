@@ -9,16 +9,23 @@ import pytest
 from pydantic import BaseModel
 
 from recipes.config import RunConfig
-from recipes.registry import algorithms, backends
+from recipes.eval_config import Endpoint, EvalConfig, EvalModel, SamplingSettings
+from recipes.registry import algorithms, backends, verifiers
 
 BOUNDS = {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"}
 
 
-@pytest.fixture(params=[f"{registry.noun} {kind}" for registry in (algorithms, backends) for kind in registry.kinds()])
+REGISTRIES = {registry.noun: registry for registry in (algorithms, backends, verifiers)}
+PARTS = {part.__name__: part for part in (EvalModel, Endpoint, SamplingSettings)}
+
+
+@pytest.fixture(params=[f"{noun} {kind}" for noun, registry in REGISTRIES.items() for kind in registry.kinds()] + [*PARTS])
 def config(request: pytest.FixtureRequest) -> type[BaseModel]:
-    """The Config of each algorithm and each backend in turn."""
+    """The Config of each algorithm, backend and verifier in turn, and what an eval is made of."""
+    if request.param in PARTS:
+        return PARTS[request.param]
     noun, kind = request.param.split()
-    found: type[BaseModel] = {"algorithm": algorithms, "backend": backends}[noun].get(kind).Config
+    found: type[BaseModel] = REGISTRIES[noun].get(kind).Config
     return found
 
 
@@ -64,9 +71,10 @@ def test_the_defaults_pass_their_own_checks_and_unknown_keys_do_not(config: type
         config.model_validate({"no_such_setting": 1})
 
 
-def test_a_run_explains_itself_too() -> None:
-    schema = RunConfig.model_json_schema()
-    parts = {"RunConfig": schema, **schema["$defs"]}
+@pytest.mark.parametrize("document", [RunConfig, EvalConfig])
+def test_a_run_explains_itself_too(document: type[BaseModel]) -> None:
+    schema = document.model_json_schema()
+    parts = {document.__name__: schema, **schema["$defs"]}
     mute = [
         f"{part}.{field}"
         for part, definition in parts.items()

@@ -12,8 +12,20 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 APPS = ("accounts", "datasets", "runs", "evals", "home")  # lowest first: an app never imports one to its right
-VENDORS = {"torch", "tinker", "trl", "transformers", "peft", "accelerate", "fireworks", "datasets"}
-HEAVY = {"torch", "tinker", "trl", "transformers", "peft", "fireworks"}
+VENDORS = {
+    "torch",
+    "tinker",
+    "trl",
+    "transformers",
+    "peft",
+    "accelerate",
+    "fireworks",
+    "datasets",
+    "openai",
+    "math_verify",
+    "sympy",
+}
+HEAVY = {"torch", "tinker", "trl", "transformers", "peft", "fireworks", "openai", "math_verify", "sympy"}
 
 
 def modules(package: str) -> list[Path]:
@@ -128,6 +140,11 @@ def test_every_algorithm_and_its_config_loads_without_a_vendor() -> None:
 def test_every_backend_config_loads_without_a_vendor() -> None:
     source = "from recipes.registry import backends\nfor kind in backends.kinds(): backends.get(kind).Config"
     assert not loaded_after(source) & (HEAVY | {"django"})
+
+
+def test_every_verifier_and_the_eval_runner_load_without_a_vendor() -> None:
+    source = "import recipes.evals.runner\nfrom recipes.registry import verifiers as v\nfor kind in v.kinds(): v.get(kind).Config"
+    assert not loaded_after(source) & (HEAVY | {"django", "jsonschema", "regex"})
 
 
 def test_a_web_process_loads_no_training_package() -> None:
