@@ -176,6 +176,16 @@ class ConfigForm(forms.Form):
             self.add_error(None, ": ".join([*map(str, location), text]))
 
 
+def mistakes_in(*several: forms.Form) -> list[str]:
+    """Every error with the label of its field."""
+    found = []
+    for form in several:
+        for name, errors in form.errors.items():
+            label = form.fields[name].label or name.replace("_", " ").capitalize() if name in form.fields else ""
+            found += [f"{label}: {error}" if label else str(error) for error in errors]
+    return found
+
+
 def knob_for(name: str, info: FieldInfo) -> Knob:
     """The form field for one Config field."""
     annotation, optional, metadata = _unwrapped(info)

@@ -27,6 +27,8 @@ from recipes.rows import Report, RowFormat, check
 STAGED_FOR = timedelta(days=1)
 STARTER_NAME = "starter-sums"
 STARTER_ROWS = Path(starter.__file__).parent / "rows" / "train.jsonl"
+STARTER_TASKS_NAME = "starter-tasks"
+STARTER_TASKS = STARTER_ROWS.with_name("tasks_held_out.jsonl")
 
 
 class Imported(NamedTuple):
@@ -263,6 +265,18 @@ def import_starter_rows(project: Project, user: User) -> DatasetVersion:
         path=STARTER_ROWS,
         filename="train.jsonl",
         description="Worked sums that the bundled starter model learns from. A good first run.",
+    ).version
+
+
+def import_starter_tasks(project: Project, user: User) -> DatasetVersion:
+    """The bundled held-out sums, which the starter rows do not contain, as tasks; the same version when asked again."""
+    return import_dataset(
+        user=user,
+        project=project,
+        name=STARTER_TASKS_NAME,
+        path=STARTER_TASKS,
+        filename="tasks_held_out.jsonl",
+        description="Sums with their answers, to see how often a model solves them. None of them is among the starter rows.",
     ).version
 
 

@@ -54,9 +54,9 @@ class ShownRow:
 def shown_row(row: Row, format: str, number: int) -> ShownRow:
     """A parsed row for people: its conversations, and beside them task id, answer, tools and metadata."""
     if format == Format.PREFERENCE:
-        parts = [_part(title, row[key]) for title, key in (("", "prompt"), ("Chosen", "chosen"), ("Rejected", "rejected"))]
+        parts = [shown_part(title, row[key]) for title, key in (("", "prompt"), ("Chosen", "chosen"), ("Rejected", "rejected"))]
     else:
-        parts = [_part("", row["messages"])]
+        parts = [shown_part("", row["messages"])]
     facts = [(label, _cut(_text(row[key]), 2_000)) for label, key in FACTS if key in row]
     return ShownRow(number, parts, facts)
 
@@ -64,7 +64,8 @@ def shown_row(row: Row, format: str, number: int) -> ShownRow:
 FACTS = (("Task", "task_id"), ("Answer", "answer"), ("Verifier", "verifier"), ("Tools", "tools"), ("Metadata", "metadata"))
 
 
-def _part(title: str, messages: list[Row]) -> Part:
+def shown_part(title: str, messages: list[Row]) -> Part:
+    """A conversation of parsed messages, cut to MAX_TURNS."""
     return Part(title, [_turn(message) for message in messages[:MAX_TURNS]], max(0, len(messages) - MAX_TURNS))
 
 

@@ -12,7 +12,7 @@ from django.db.models import QuerySet
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from evsys_web.accounts.models import User
-from evsys_web.config_forms import ConfigForm
+from evsys_web.config_forms import ConfigForm, mistakes_in
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.runs.models import Checkpoint, TrainingRun
 from recipes.backends.local.models import STARTER_NAME, resolve
@@ -157,12 +157,7 @@ class RunForm:
 
     def mistakes(self) -> list[str]:
         """Every error with the label of its field."""
-        found = []
-        for form in (self.choices, *self.settings.values()):
-            for name, errors in form.errors.items():
-                label = form.fields[name].label or name.replace("_", " ").capitalize() if name in form.fields else ""
-                found += [f"{label}: {error}" if label else str(error) for error in errors]
-        return found
+        return mistakes_in(self.choices, *self.settings.values())
 
     def refuse(self, error: ConfigError) -> None:
         """Put somebody else's refusal at the field it names, else on top."""

@@ -1,4 +1,5 @@
-// Ticked runs survive the list's reloads, and the button says how many there are. Two are needed to compare.
+// Ticked runs (or what data-noun calls them) survive the list's reloads, and the button says how many there are. Two are needed to
+// compare, data-most may be compared at once.
 (() => {
   const ticked = new Set();
 
@@ -6,8 +7,9 @@
     for (const box of document.querySelectorAll('[data-compare] input[name="run"]')) box.checked = ticked.has(box.value);
     const button = document.querySelector("[data-compare-button]");
     if (!button) return;
-    button.disabled = ticked.size < 2;
-    button.textContent = ticked.size < 2 ? "Tick two runs or more to compare them" : `Compare ${ticked.size} runs`;
+    const { noun = "runs", most } = button.closest("[data-compare]").dataset;
+    button.disabled = ticked.size < 2 || ticked.size > Number(most ?? Infinity);
+    button.textContent = button.disabled ? `Tick two ${noun}${most ? "" : " or more"} to compare them` : `Compare ${ticked.size} ${noun}`;
   }
 
   document.addEventListener("change", ({ target }) => {

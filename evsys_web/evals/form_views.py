@@ -1,0 +1,162 @@
+"""The page that starts an eval, and the fragments that keep it true while somebody types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_http_methods, require_POST
+
+from evsys_web.accounts.models import BackendCredential, User
+from evsys_web.accounts.views import signed_in
+from evsys_web.evals.actions import benchmark_of, launch_eval
+from evsys_web.evals.forms import EvalForm, benchmarks_for, start_from, task_versions_for
+from evsys_web.evals.models import EvalRun
+from evsys_web.evals.starter import import_starter_benchmark
+from evsys_web.runs.form_views import next_name
+from evsys_web.runs.forms import checkpoints_for, models_on_offer
+from recipes.errors import ConfigError, DataError
+from recipes.eval_config import EvalConfig
+from recipes.evals.runner import open_verifier
+from recipes.types import Task
+from recipes.verifiers import check_tasks
+
+NUM_TASKS_CHECKED = 200
+NUM_MISFITS_SHOWN = 5
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def new_eval(request: HttpRequest) -> HttpResponse:
+    user = signed_in(request)
+    if request.method != "POST":
+        return _page(request, EvalForm(user, start=starting_point(request, user)))
+    form = EvalForm(user, request.POST)
+    if form.is_valid():
+        try:
+            run = _launch(form, user)
+        except ConfigError as error:
+            form.refuse(error)
+        except DataError as error:
+            form.choices.add_error("dataset_version" if form.is_new_benchmark else "benchmark", str(error))
+        except PermissionDenied as refusal:
+            form.choices.add_error(None, str(refusal))
+        else:
+            return redirect(run)
+    return _page(request, form)
+
+
+@require_POST
+def settings_fragment(request: HttpRequest) -> HttpResponse:
+    """The fields that another source, benchmark or verifier calls for; what was typed stays."""
+    user = signed_in(request)
+    typed = EvalForm(user, request.POST)
+    start: dict[str, Any] = {
+        name: typed.text(name) for name in typed.choices.fields if typed.choices.add_prefix(name) in request.POST
+    }
+    start["params"] = {
+        part: {name: request.POST[form.add_prefix(name)] for name in form.fields if form.add_prefix(name) in request.POST}
+        for part, form in typed.settings.items()
+    }
+    return render(request, "evals/_settings.html", {"form": EvalForm(user, start=start)})
+
+
+@require_POST
+def size_fragment(request: HttpRequest) -> HttpResponse:
+    """How many attempts the settings as typed make, and whether the verifier can judge the tasks."""
+    form = EvalForm(signed_in(request), request.POST)
+    if not form.is_valid():
+        return render(request, "evals/_size.html", {"mistakes": form.mistakes()})
+    config, num_all = form.config, form.version.num_rows
+    num_tasks = min(num_all, config.max_tasks or num_all)
+    rows = form.version.rows_between(0, min(num_tasks, NUM_TASKS_CHECKED))
+    misfits = check_tasks(map(Task.of, rows), open_verifier(config))
+    context = {
+        "num_tasks": num_tasks,
+        "num_all": num_all,
+        "num_attempts": num_tasks * config.attempts,
+        "num_tokens": num_tasks * config.attempts * config.sampling.max_tokens,
+        "misfits": misfits[:NUM_MISFITS_SHOWN],
+        "num_misfits": len(misfits),
+        "num_checked": len(rows),
+    }
+    return render(request, "evals/_size.html", context)
+
+
+@require_POST
+def starter(request: HttpRequest) -> HttpResponse:
+    """The bundled benchmark (the same one when asked again), then the form to evaluate on it."""
+    user = signed_in(request)
+    benchmark = import_starter_benchmark(user.default_project(), user)
+    return redirect(f"{reverse('evals:new')}?benchmark={benchmark.pk}")
+
+
+def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
+    """What the address asks for: an eval to clone, a checkpoint, a benchmark, a dataset of tasks. Else the newest benchmark."""
+    start: dict[str, Any] = {}
+    clone = EvalRun.objects.visible_to(user).filter(pk=_asked(request, "clone"), is_imported=False).first()
+    if clone is not None:
+        start = _start_of(clone, user)
+    if saved := checkpoints_for(user).filter(pk=_asked(request, "checkpoint")).first():
+        start |= {"source": "checkpoint", "checkpoint": saved.pk}
+    benchmarks = benchmarks_for(user)
+    if version := task_versions_for(user).filter(pk=_asked(request, "dataset_version")).first():
+        start["dataset_version"] = version.pk
+        benchmarks = benchmarks.filter(dataset_version=version)
+    asked = benchmarks.filter(pk=_asked(request, "benchmark")).first()
+    if chosen := asked or (None if clone else benchmarks.first()):
+        start["benchmark"] = chosen.pk
+    if "dataset_version" not in start and (newest := task_versions_for(user).order_by("-created_at", "-pk").first()):
+        start["dataset_version"] = newest.pk
+    return start
+
+
+def _start_of(clone: EvalRun, user: User) -> dict[str, Any]:
+    """Starting values that repeat an eval, with what of it is still there."""
+    config = EvalConfig.model_validate(clone.config)
+    start = {**start_from(config), "name": next_name(clone.name), "cloned_from": clone.pk}
+    if clone.benchmark_id and benchmarks_for(user).filter(pk=clone.benchmark_id).exists():
+        start["benchmark"] = clone.benchmark_id
+    if config.model is not None and config.model.checkpoint:
+        saved = checkpoints_for(user).filter(sampler_uri=config.model.checkpoint).first()
+        if saved is not None:
+            start |= {"source": "checkpoint", "checkpoint": saved.pk}
+    if config.endpoint is not None and config.endpoint.credential:
+        key = BackendCredential.objects.filter(project=clone.project_id, name=config.endpoint.credential).first()
+        start["credential"] = key.pk if key else None
+    return start
+
+
+@transaction.atomic
+def _launch(form: EvalForm, user: User) -> EvalRun:
+    """Raises ConfigError, DataError or PermissionDenied, and then leaves no benchmark behind either."""
+    project = form.version.dataset.project
+    try:
+        benchmark = form.benchmark or benchmark_of(
+            user=user, project=project, dataset_version=form.version, verifier=form.verifier, name=form.benchmark_name
+        )
+    except ConfigError as error:
+        raise ConfigError(str(error), path=("benchmark_name",) if error.path == ("name",) else error.path) from None
+    return launch_eval(
+        user=user,
+        project=project,
+        config=form.config,
+        benchmark=benchmark,
+        checkpoint=form.checkpoint,
+        idempotency_key=form.text("submission_key"),
+        cloned_from=form.choices.cleaned_data["cloned_from"],
+    )
+
+
+def _page(request: HttpRequest, form: EvalForm) -> HttpResponse:
+    user = signed_in(request)
+    context = {"form": form, "models": models_on_offer(user), "has_tasks": task_versions_for(user).exists()}
+    return render(request, "evals/new.html", context, status=422 if form.num_errors() else 200)
+
+
+def _asked(request: HttpRequest, name: str) -> int:
+    text = request.GET.get(name, "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0

@@ -1,0 +1,86 @@
+"""Estimates and outcomes as people read them: shares in percent, differences in points, a task's attempts in a word."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from django import template
+
+from evsys_web.evals.models import EvalRun, EvalTask
+from evsys_web.runs.templatetags.run_numbers import short_number
+
+register = template.Library()
+
+
+class Best(NamedTuple):
+    """pass@k of the largest k there is."""
+
+    k: int
+    value: float
+    low: float
+    high: float
+
+
+@register.filter
+def percent(share: float | None) -> str:
+    return "–" if share is None or share == "" else f"{100 * share:.1f} %"
+
+
+@register.filter
+def points(difference: float | None) -> str:
+    """A difference of shares, in percentage points with its sign."""
+    return "–" if difference is None or difference == "" else f"{100 * difference:+.1f} points".replace("-", "\N{MINUS SIGN}")
+
+
+@register.filter
+def interval(estimate: Any) -> str:
+    low, high = _ends(estimate)
+    return "" if low is None or high is None else f"{100 * low:.1f} – {100 * high:.1f} %"
+
+
+@register.filter
+def points_interval(estimate: Any) -> str:
+    low, high = _ends(estimate)
+    text = "" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+@register.filter
+def p_value(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+@register.filter
+def last_pass(summary: Any) -> Best | None:
+    """pass@k of the largest k in a summary's JSON."""
+    found = (summary or {}).get("pass_at") or {}
+    if not found:
+        return None
+    k = max(found, key=int)
+    return Best(int(k), found[k]["value"], found[k]["low"], found[k]["high"])
+
+
+@register.filter
+def outcome_badge(outcome: str) -> str:
+    """The badge that colours an outcome; the word beside it says the same."""
+    return {"solved": "good", "failed": "bad", "mixed": "accent", "error": "warn"}.get(outcome, "draft")
+
+
+@register.filter
+def num_made(run: EvalRun) -> int:
+    """Attempts that came to an end, with a verdict or with an error."""
+    return run.num_done + run.num_errors
+
+
+@register.filter
+def mean_reward(task: EvalTask) -> str:
+    return short_number(task.sum_reward / task.n) if task.n else "–"
+
+
+def _ends(estimate: Any) -> tuple[float | None, float | None]:
+    """Of an Estimate or of its JSON."""
+    if isinstance(estimate, dict):
+        return estimate.get("low"), estimate.get("high")
+    return getattr(estimate, "low", None), getattr(estimate, "high", None)

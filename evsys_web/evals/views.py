@@ -1,0 +1,256 @@
+"""Pages about evals that exist: list, eval, benchmark, comparison, and the fragments that keep them fresh."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.vary import vary_on_headers
+
+from evsys_web.accounts.models import User
+from evsys_web.accounts.views import signed_in
+from evsys_web.evals.actions import delete_eval, resume_eval, retry_errors, stop_eval
+from evsys_web.evals.attempts import fact, side_by_side
+from evsys_web.evals.comparison import RunsCompared, say
+from evsys_web.evals.models import Benchmark, EvalRun
+from evsys_web.evals.snippets import curl_for, yaml_of
+from evsys_web.evals.tables import TaskTable
+from evsys_web.runs.actions import RunRefused
+from evsys_web.runs.status import ACTIVE, Status
+
+EVALS_PER_PAGE = 25
+TASKS_PER_PAGE = 50
+ATTEMPTS_PER_PAGE = 16
+EVENTS_SHOWN = 500
+MAX_CHOICES = 200
+
+
+@require_safe
+@vary_on_headers("HX-Request")
+def eval_list(request: HttpRequest) -> HttpResponse:
+    user = signed_in(request)
+    runs = EvalRun.objects.visible_to(user).newest_first()
+    words, status = request.GET.get("q", "").replace("\0", "").strip()[:200], request.GET.get("status", "")
+    for word in words.split()[:8]:
+        fits = Q(name__icontains=word) | Q(model_label__icontains=word) | Q(benchmark__name__icontains=word)
+        runs = runs.filter(fits | Q(dataset_reference__icontains=word))
+    if status in Status.values:
+        runs = runs.filter(status=status)
+    # Sorting keys alone, then fetching one page of rows, as the list of runs does.
+    page = Paginator(runs.values_list("pk", flat=True), EVALS_PER_PAGE).get_page(request.GET.get("page"))
+    rows = EvalRun.objects.select_related("benchmark").defer("error_detail", "config").in_bulk(list(page))
+    listed = [rows[pk] for pk in page if pk in rows]
+    context = {
+        "page": page,
+        "listed": listed,
+        "words": words,
+        "status": status,
+        "statuses": Status.choices,
+        "is_filtered": bool(words or status),
+        "is_live": any(run.status in (*ACTIVE, Status.QUEUED) for run in listed),
+    }
+    template = "evals/_eval_table.html" if request.htmx else "evals/list.html"  # type: ignore[attr-defined]
+    return render(request, template, context)
+
+
+@require_safe
+def eval_detail(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    table = TaskTable(run, request.GET)
+    context = {
+        **_header(run),
+        **_tasks(request, run, table),
+        **_curve(run),
+        "last_seq": run.last_seq,
+        "events": run.events.order_by("-seq")[:EVENTS_SHOWN],
+        "config_yaml": yaml_of(run.config),
+        "curl": curl_for(request, run.config),
+    }
+    return render(request, "evals/detail.html", context)
+
+
+@require_safe
+def eval_header(request: HttpRequest, pk: int) -> HttpResponse:
+    return render(request, "evals/_header.html", _header(found(request, pk)))
+
+
+@require_safe
+def eval_figures(request: HttpRequest, pk: int) -> HttpResponse:
+    return render(request, "evals/_figures.html", _header(found(request, pk)))
+
+
+@require_safe
+def eval_tasks(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    return render(request, "evals/_tasks.html", {"run": run, **_tasks(request, run, TaskTable(run, request.GET))})
+
+
+@require_safe
+def eval_curve(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    return render(request, "evals/_curve.html", {"run": run, **_curve(run)})
+
+
+@require_safe
+def eval_events(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    return render(request, "evals/_events.html", {"run": run, "events": run.events.order_by("-seq")[:EVENTS_SHOWN]})
+
+
+@require_safe
+def eval_yaml(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    answer = HttpResponse(yaml_of(run.config), content_type="application/yaml")
+    answer["Content-Disposition"] = f'attachment; filename="eval-{run.pk}.yaml"'
+    return answer
+
+
+@require_safe
+def task_detail(request: HttpRequest, pk: int, position: int) -> HttpResponse:
+    """The attempts at one task beside each other."""
+    run = found(request, pk)
+    task = get_object_or_404(run.tasks, position=position)
+    table = TaskTable(run, request.GET)
+    page = Paginator(task.attempts.order_by("attempt"), ATTEMPTS_PER_PAGE).get_page(request.GET.get("page"))
+    prompt, shown = side_by_side(list(page))
+    previous, following = table.beside(task)
+    context = {
+        "run": run,
+        "task": task,
+        "table": table,
+        "page": page,
+        "prompt": prompt,
+        "shown": shown,
+        "facts": [("Answer", fact(task.answer))] if task.answer is not None else [],
+        "previous": previous,
+        "next": following,
+        "back_url": f"{run.get_absolute_url()}{table.query}",
+    }
+    return render(request, "evals/task.html", context)
+
+
+@require_safe
+def benchmark_detail(request: HttpRequest, pk: int) -> HttpResponse:
+    benchmarks = Benchmark.objects.visible_to(signed_in(request)).select_related(
+        "project", "created_by", "dataset_version__dataset"
+    )
+    benchmark = get_object_or_404(benchmarks, pk=pk)
+    runs = benchmark.eval_runs.select_related("benchmark").defer("error_detail", "config").newest_first()
+    page = Paginator(runs, EVALS_PER_PAGE).get_page(request.GET.get("page"))
+    context = {
+        "benchmark": benchmark,
+        "verifier": json.dumps(benchmark.verifier.get("params", {}), ensure_ascii=False, indent=1),
+        "page": page,
+        "listed": list(page),
+    }
+    return render(request, "evals/benchmark.html", context)
+
+
+@require_safe
+def compare(request: HttpRequest) -> HttpResponse:
+    """Two evals on their common tasks. From the list come two ticked ones: the older is A."""
+    visible = EvalRun.objects.visible_to(signed_in(request)).defer("error_detail", "config")
+    ticked = sorted(pk for pk in map(_key, request.GET.getlist("run")) if pk)[:2]
+    asked = [_key(request.GET.get(name, "")) for name in ("a", "b")] if not ticked else [*ticked, 0][:2]
+    runs = visible.in_bulk([pk for pk in asked if pk])
+    a, b = (runs.get(pk) for pk in asked)
+    offered = {run.pk: run for run in [*runs.values(), *visible.newest_first()[:MAX_CHOICES]]}
+    choices = [
+        {"pk": pk, "label": f"{run.name} · {run.model_label} · #{pk}"} for pk, run in sorted(offered.items(), reverse=True)
+    ]
+    context: dict[str, Any] = {"a": a, "b": b, "choices": choices}
+    if a is not None and b is not None:
+        compared = RunsCompared(a, b)
+        context |= {
+            "comparison": compared.comparison,
+            "finding": say(compared.comparison),
+            "of_a": compared.of_a,
+            "of_b": compared.of_b,
+            "newly_solved": compared.newly_solved(),
+            "newly_broken": compared.newly_broken(),
+            **_curves({"B − A": compared.comparison.as_json()["pass_at"]}),
+        }
+    return render(request, "evals/compare.html", context)
+
+
+@require_POST
+def stop(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    return _act(request, lambda user: stop_eval(user=user, run=run), back=run.get_absolute_url())
+
+
+@require_POST
+def resume(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    return _act(request, lambda user: resume_eval(user=user, run=run), back=run.get_absolute_url())
+
+
+@require_POST
+def retry(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    return _act(request, lambda user: retry_errors(user=user, run=run), back=run.get_absolute_url())
+
+
+@require_POST
+def delete(request: HttpRequest, pk: int) -> HttpResponse:
+    run = found(request, pk)
+    said = f"{run.name} and its attempts are deleted."
+    done = _act(request, lambda user: delete_eval(user=user, run=run), back=run.get_absolute_url(), said=said)
+    return done if EvalRun.objects.filter(pk=pk).exists() else redirect("evals:list")
+
+
+def found(request: HttpRequest, pk: int) -> EvalRun:
+    """The eval, or 404 for whoever may not see it."""
+    runs = EvalRun.objects.visible_to(signed_in(request))
+    run: EvalRun = get_object_or_404(
+        runs.select_related("project", "benchmark", "dataset_version__dataset", "checkpoint__run"), pk=pk
+    )
+    return run
+
+
+def _header(run: EvalRun) -> dict[str, Any]:
+    return {"run": run, "summary": run.summary}
+
+
+def _tasks(request: HttpRequest, run: EvalRun, table: TaskTable) -> dict[str, Any]:
+    return {"table": table, "page": Paginator(table.tasks(), TASKS_PER_PAGE).get_page(request.GET.get("page"))}
+
+
+def _curve(run: EvalRun) -> dict[str, Any]:
+    found = {"pass@k": run.summary.get("pass_at", {}), "pass^k": run.summary.get("pass_hat", {})}
+    return {**_curves(found), "explain": True}
+
+
+def _curves(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """For the plot and for the table below it: curves by name, each {k as text: estimate}."""
+    curves = [
+        {"name": name, "points": [{"k": int(k), **estimates[k]} for k in sorted(estimates, key=int)]}
+        for name, estimates in found.items()
+    ]
+    ks = [point["k"] for point in curves[0]["points"]] if curves else []
+    by_k = [{point["k"]: point for point in curve["points"]} for curve in curves]
+    rows = [{"k": k, "points": [points[k] for points in by_k if k in points]} for k in ks]
+    return {"curves": curves, "curves_json": json.dumps(curves), "curve_rows": rows}
+
+
+def _key(text: str) -> int:
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
+
+
+def _act(request: HttpRequest, action: Callable[[User], Any], *, back: str, said: str = "") -> HttpResponse:
+    try:
+        action(signed_in(request))
+    except (RunRefused, PermissionDenied) as refusal:
+        messages.error(request, str(refusal))
+    else:
+        if said:
+            messages.success(request, said)
+    return redirect(back)
