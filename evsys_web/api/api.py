@@ -53,3 +53,4 @@ api = Api(
 errors.install(api)
 api.add_router("/v1/datasets", "evsys_web.datasets.api.router")
 api.add_router("/v1/runs", "evsys_web.runs.api.router")
+api.add_router("/v1/evals", "evsys_web.evals.import_api.router")

@@ -164,7 +164,7 @@ def list_versions(request: HttpRequest, dataset_id: int, query: Query[PageQuery]
 def upload_version(request: HttpRequest, dataset_id: int, query: Query[UploadQuery]) -> Status[actions.Imported]:
     """A file as multipart `file`, or the rows as the body: a JSON array, JSONL or CSV. Nothing is stored when a row is bad."""
     user, dataset = caller(request), _dataset(request, dataset_id)
-    with _received(request, query.filename) as file:
+    with received(request, query.filename) as file:
         try:
             imported = actions.import_dataset(
                 user=user,
@@ -226,7 +226,7 @@ def _project(user: User, project_id: int | None) -> Project:
     return get_object_or_404(Project.objects.visible_to(user), pk=project_id)
 
 
-def _received(request: HttpRequest, filename: str) -> TemporaryUploadedFile:
+def received(request: HttpRequest, filename: str) -> TemporaryUploadedFile:
     """The upload on disk, whatever its size: the multipart file, or the body as it streams in. Raises DataError."""
     if (request.content_type or "").startswith("multipart/"):
         file = request.FILES.get("file")

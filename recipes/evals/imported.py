@@ -13,7 +13,7 @@ from recipes.rows import MESSAGE_KEYS, REASONING_KEYS, ROLES
 from recipes.types import Row
 
 MAX_ATTEMPT = 100_000
-MAX_TASK_ID = 500
+MAX_TASK_ID = 300
 ROLES_AS_OURS = {"developer": "system", "human": "user", "ai": "assistant", "model": "assistant", "function": "tool"}
 
 
@@ -150,7 +150,7 @@ def attempt_from(row: Mapping[str, Any], at: At, *, messages: list[Row], info: d
         seconds=0.0 if row.get("seconds") is None else max(number_of(row["seconds"], "seconds", at), 0.0),
         stop_reason=text_of(row.get("stop_reason"), "stop_reason", at)[:100] or None,
         error=error or None,
-        error_kind=(text_of(row.get("error_kind"), "error_kind", at)[:100] or "imported") if error else None,
+        error_kind=(text_of(row.get("error_kind"), "error_kind", at)[:40] or "imported") if error else None,
     )
 
 

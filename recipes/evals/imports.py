@@ -36,27 +36,36 @@ class ImportFormat(StrEnum):
 
 
 class Source(NamedTuple):
-    """A file or folder to read, under the name that its owner knows it by."""
+    """A file or folder to read, under the name that its owner knows it by. only_model: pass over the attempts of others."""
 
     path: Path
     filename: str
     format: ImportFormat
+    only_model: str = ""
 
 
 @dataclass
 class ImportReport:
     """What a whole reading found. num_refused attempts cannot be used; the first are listed. passed_over: reason → how many
-    entries were left aside because another one speaks for them. models: label → attempts."""
+    entries were left aside because another one speaks for them. models: label → attempts.
+    tasks: task_id → attempts, in the order of the file."""
 
     format: ImportFormat
     num_attempts: int = 0
-    num_tasks: int = 0
-    attempts_per_task: int = 0
     num_errors: int = 0
     num_refused: int = 0
     refused: list[DataError] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
     models: dict[str, int] = field(default_factory=dict)
+    tasks: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def attempts_per_task(self) -> int:
+        return max(self.tasks.values(), default=0)
 
 
 def recognise(path: Path, filename: str = "") -> Source:
@@ -102,6 +111,9 @@ def scan(source: Source) -> Iterator[Found]:
     extra. Where the source does not number attempts they are numbered as they come, beside the numbers that are taken."""
     seen = _Seen()
     for found in _scan(source):
+        if source.only_model and isinstance(found.attempt, ImportedAttempt) and found.attempt.model != source.only_model:
+            yield found._replace(attempt=None, passed_over=f"Attempts by other models than {source.only_model}")
+            continue
         if not isinstance(found.attempt, ImportedAttempt):
             yield found
             continue
@@ -164,7 +176,6 @@ class _Seen:
 def check(source: Source) -> ImportReport:
     """Read everything once, keep nothing but counts. Raises as `scan`."""
     report = ImportReport(source.format)
-    per_task: dict[str, int] = {}
     for found in scan(source):
         if isinstance(found.attempt, DataError):
             report.num_refused += 1
@@ -176,11 +187,9 @@ def check(source: Source) -> ImportReport:
             result, model = found.attempt.result, found.attempt.model
             report.num_attempts += 1
             report.num_errors += result.error is not None
-            per_task[result.task_id] = per_task.get(result.task_id, 0) + 1
+            report.tasks[result.task_id] = report.tasks.get(result.task_id, 0) + 1
             if model in report.models or len(report.models) < MAX_LISTED_ERRORS:
                 report.models[model] = report.models.get(model, 0) + 1
-    report.num_tasks = len(per_task)
-    report.attempts_per_task = max(per_task.values(), default=0)
     return report
 
 

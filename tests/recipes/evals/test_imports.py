@@ -94,7 +94,7 @@ HOSTILE = [
     ('{"task_id": "t", "task_id": "u", "reward": 1}', "twice"),
     ({"reward": 1.0}, "task_id: found nothing"),
     ({"task_id": "  ", "reward": 1.0}, "task_id: found blank text"),
-    ({"task_id": "x" * 501, "reward": 1.0}, "up to 500 characters"),
+    ({"task_id": "x" * 301, "reward": 1.0}, "up to 300 characters"),
     ({"task_id": True, "reward": 1.0}, "task_id: found true"),
     ({"task_id": "t"}, "found no verdict"),
     ({"task_id": "t", "reward": "high"}, "reward: found 'high'; expected a number"),
