@@ -1,9 +1,9 @@
-"""What a viewer of a run's live stream is sent, as events; the streaming itself is `sse.py`'s."""
+"""What a viewer of a run's live stream is sent, as events, and what of that all work shares; the streaming is `sse.py`'s."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
@@ -14,9 +14,11 @@ from evsys_web.accounts.models import User
 from evsys_web.runs import metrics
 from evsys_web.runs.chunks import plain
 from evsys_web.runs.models import Checkpoint, EventKind, RunEvent, TrainingRun
+from evsys_web.runs.work import Work
 from evsys_web.sse import Frame, News, frame
 
 PAGE_SIZE = 1000
+AnyWork = TypeVar("AnyWork", bound=Work)
 
 
 def live(request: HttpRequest, pk: int) -> HttpResponseBase:
@@ -26,47 +28,67 @@ def live(request: HttpRequest, pk: int) -> HttpResponseBase:
 
 
 def stream(request: HttpRequest, run: TrainingRun) -> HttpResponseBase:
-    """The run's events after what the viewer has seen. 204 tells a browser not to come back: it saw all of an ended run."""
-    seen = sse.last_event_id(request)
-    if run.has_ended and seen >= run.last_seq > 0:
-        sse.release_connections()
-        return HttpResponse(status=204)
-    return sse.response(_readers.stream(run.pk, seen))
+    """The run's events after what the viewer has seen."""
+    return stream_of(request, run, _readers)
 
 
 def read_news(cursors: Mapping[int, int]) -> dict[int, News]:
     """For each run: everything with a number beyond its cursor, in order, and its status."""
+    runs = TrainingRun.objects.filter(pk__in=cursors).defer("config", "error_detail")
+    return news_of(runs, cursors, frames_after=_frames_after, status_of=status_of)
+
+
+def stream_of(request: HttpRequest, work: Work, readers: sse.Readers) -> HttpResponseBase:
+    """Any work's events after what the viewer has seen. 204 tells a browser not to come back: it saw all of an ended run."""
+    seen = sse.last_event_id(request)
+    if work.has_ended and seen >= work.last_seq > 0:
+        sse.release_connections()
+        return HttpResponse(status=204)
+    return sse.response(readers.stream(work.pk, seen))
+
+
+def news_of(
+    works: Iterable[AnyWork],
+    cursors: Mapping[int, int],
+    *,
+    frames_after: Callable[[AnyWork, int], tuple[list[Frame], bool]],
+    status_of: Callable[[AnyWork], dict[str, Any]],
+) -> dict[int, News]:
+    """frames_after(work, seq): one page beyond seq, in order, up to the work's `last_seq`, and whether there is a further one."""
     news = {}
-    for run in TrainingRun.objects.filter(pk__in=cursors).defer("config", "error_detail"):
-        seq = cursors[run.pk]
-        frames = _frames_after(run, seq) if run.last_seq > seq else []
-        more = len(frames) == PAGE_SIZE
-        cursor = frames[-1].seq if more else max(seq, run.last_seq)
-        news[run.pk] = News(cursor, frames, frame("status", status_of(run)), more=more, ended=run.has_ended)
+    for work in works:
+        seq = cursors[work.pk]
+        frames, more = frames_after(work, seq) if work.last_seq > seq else ([], False)
+        cursor = frames[-1].seq if more else max(seq, work.last_seq)
+        news[work.pk] = News(cursor, frames, frame("status", status_of(work)), more=more, ended=work.has_ended)
     return news
 
 
-def status_of(run: TrainingRun) -> dict[str, Any]:
+def standing_of(work: Work) -> dict[str, Any]:
+    """What the status of any work says."""
     return {
-        "status": run.status,
-        "label": run.get_status_display(),
-        "step": run.step,
-        "num_steps": run.num_steps,
-        "attempt": run.attempt,
-        "stop_requested": bool(run.stop_requested),
-        "started_at": run.started_at and run.started_at.isoformat(),
-        "finished_at": run.finished_at and run.finished_at.isoformat(),
-        "error": run.error,
+        "status": work.status,
+        "label": work.get_status_display(),
+        "attempt": work.attempt,
+        "stop_requested": bool(work.stop_requested),
+        "started_at": work.started_at and work.started_at.isoformat(),
+        "finished_at": work.finished_at and work.finished_at.isoformat(),
+        "error": work.error,
     }
 
 
-def _frames_after(run: TrainingRun, seq: int) -> list[Frame]:
+def status_of(run: TrainingRun) -> dict[str, Any]:
+    return {**standing_of(run), "step": run.step, "num_steps": run.num_steps}
+
+
+def _frames_after(run: TrainingRun, seq: int) -> tuple[list[Frame], bool]:
     """One page, oldest first. Nothing newer than the row's `last_seq`: of that, a later query might know the second half only."""
     new = Q(seq__gt=seq, seq__lte=run.last_seq)
     frames = [frame("metrics", row_of(row), seq=row.seq) for row in metrics.after(run, seq, limit=PAGE_SIZE)]
     frames += [_event_frame(event) for event in run.events.filter(new).order_by("seq")[:PAGE_SIZE]]
     frames += [_checkpoint_frame(saved) for saved in run.checkpoints.filter(new).order_by("seq")[:PAGE_SIZE]]
-    return sorted((each for each in frames if each.seq <= run.last_seq), key=lambda each: each.seq)[:PAGE_SIZE]
+    page = sorted((each for each in frames if each.seq <= run.last_seq), key=lambda each: each.seq)[:PAGE_SIZE]
+    return page, len(page) == PAGE_SIZE
 
 
 def row_of(row: metrics.Row) -> dict[str, Any]:

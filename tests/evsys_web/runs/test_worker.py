@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from pathlib import Path
-from urllib.parse import urlsplit
+from collections.abc import Callable
 
 import pytest
-from celery import Celery
-from django.conf import settings
-from django.db import connection
-from pytest_django.fixtures import Settings
 
 from evsys_web.accounts.models import Project, User
 from evsys_web.datasets.models import DatasetVersion
@@ -25,57 +15,11 @@ from evsys_web.runs.actions import launch_run, resume_run, stop_run
 from evsys_web.runs.models import EventKind, Status, TrainingRun
 from recipes.config import RunConfig
 from tests.evsys_web.runs.conftest import mock_config
+from tests.evsys_web.workers import StartWorker, kill, send_hint
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
 
-LEASE_SECONDS = 3
-StartWorker = Callable[[], "subprocess.Popen[bytes]"]
 Launch = Callable[..., TrainingRun]
-
-
-@pytest.fixture
-def start_worker(settings: Settings) -> Iterator[StartWorker]:
-    """Starts a worker as `manage.py up` does: one process for training, on this test's database and files."""
-    name = str(connection.settings_dict["NAME"])
-    server = urlsplit(os.environ.get("DATABASE_URL", ""))
-    settings.RUNS_DIR = settings.HOME / "runs"
-    environment = os.environ | {
-        "DJANGO_SETTINGS_MODULE": "evsys_web.settings",
-        "EVSYS_HOME": str(settings.HOME),
-        "DATABASE_URL": f"sqlite:///{name}" if connection.vendor == "sqlite" else server._replace(path=f"/{name}").geturl(),
-        "RUN_LEASE_SECONDS": str(LEASE_SECONDS),
-    }
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "--quiet",
-        "-A",
-        "evsys_web",
-        "worker",
-        "-n",
-        "test@%h",
-        "-Q",
-        "training",
-        "-c",
-        "1",
-    ]
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start() -> subprocess.Popen[bytes]:
-        started.append(subprocess.Popen(command, cwd=settings.ROOT, env=environment, start_new_session=True))
-        return started[-1]
-
-    yield start
-    for worker in started:
-        kill(worker)
-
-
-def kill(worker: subprocess.Popen[bytes]) -> None:
-    """The worker and its pool, as the kernel does it when memory is short."""
-    with suppress(ProcessLookupError):
-        os.killpg(worker.pid, signal.SIGKILL)
-    worker.wait()
 
 
 @pytest.fixture
@@ -88,13 +32,8 @@ def launch(alice: User, project: Project, version: DatasetVersion) -> Launch:
 
 
 def send(run: TrainingRun, *, times: int = 1) -> None:
-    broker = os.environ.get("CELERY_BROKER_URL") or "filesystem://"
-    sender = Celery(broker=broker, set_as_current=False)
-    if broker.startswith("filesystem:"):
-        folders = {name: str(Path(settings.HOME) / "broker" / "queue") for name in ("data_folder_in", "data_folder_out")}
-        sender.conf.broker_transport_options = folders | {"control_folder": str(Path(settings.HOME) / "broker" / "control")}
     for _ in range(times):
-        sender.send_task("evsys_web.runs.tasks.train_run", args=[run.pk], queue="training")
+        send_hint(run)
 
 
 def wait_until(run: TrainingRun, condition: Callable[[], bool], what: str, seconds: float = 40) -> None:

@@ -1,0 +1,80 @@
+"""Real workers in processes of their own, on the test's database and files, as `manage.py up` starts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from celery import Celery
+from django.conf import settings
+from django.db import connection
+from pytest_django.fixtures import Settings
+
+from evsys_web.celery import app
+from evsys_web.runs.work import Work
+
+LEASE_SECONDS = 3
+StartWorker = Callable[[], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start_worker(settings: Settings) -> Iterator[StartWorker]:
+    """Starts a worker: one process for training and evals."""
+    name = str(connection.settings_dict["NAME"])
+    server = urlsplit(os.environ.get("DATABASE_URL", ""))
+    settings.RUNS_DIR = settings.HOME / "runs"
+    environment = os.environ | {
+        "DJANGO_SETTINGS_MODULE": "evsys_web.settings",
+        "EVSYS_HOME": str(settings.HOME),
+        "DATABASE_URL": f"sqlite:///{name}" if connection.vendor == "sqlite" else server._replace(path=f"/{name}").geturl(),
+        "RUN_LEASE_SECONDS": str(LEASE_SECONDS),
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "--quiet",
+        "-A",
+        "evsys_web",
+        "worker",
+        "-n",
+        "test@%h",
+        "-Q",
+        "training,evals",
+        "-c",
+        "1",
+    ]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(command, cwd=settings.ROOT, env=environment, start_new_session=True))
+        return started[-1]
+
+    yield start
+    for worker in started:
+        kill(worker)
+
+
+def kill(worker: subprocess.Popen[bytes]) -> None:
+    """The worker and its pool, as the kernel does it when memory is short."""
+    with suppress(ProcessLookupError):
+        os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+
+
+def send_hint(work: Work) -> None:
+    """The message that a launch sends; tests' own broker is in memory, workers' is not."""
+    broker = os.environ.get("CELERY_BROKER_URL") or "filesystem://"
+    sender = Celery(broker=broker, set_as_current=False)
+    if broker.startswith("filesystem:"):
+        folders = {name: str(Path(settings.HOME) / "broker" / "queue") for name in ("data_folder_in", "data_folder_out")}
+        sender.conf.broker_transport_options = folders | {"control_folder": str(Path(settings.HOME) / "broker" / "control")}
+    queue = app.amqp.router.route({}, work.TASK)["queue"].name
+    sender.send_task(work.TASK, args=[work.pk], queue=queue)
