@@ -14,7 +14,7 @@ from evsys_web.accounts.models import BackendCredential, User
 from evsys_web.config_forms import ConfigForm, mistakes_in
 from evsys_web.datasets.models import DatasetVersion, Format
 from evsys_web.evals.models import Benchmark, EvalRun
-from evsys_web.runs.forms import CheckpointField, VersionField, checkpoints_for, versions_for
+from evsys_web.runs.forms import CheckpointField, VersionField, checkpoints_for, ready_versions
 from evsys_web.runs.models import Checkpoint
 from recipes.backends.local.models import STARTER_NAME, resolve
 from recipes.config import Settings
@@ -281,7 +281,7 @@ def benchmarks_for(user: User) -> QuerySet[Benchmark]:
 
 
 def task_versions_for(user: User) -> QuerySet[DatasetVersion]:
-    return versions_for(user).filter(format=Format.TASK)
+    return ready_versions(user).filter(format=Format.TASK)
 
 
 def words(kind: str) -> str:

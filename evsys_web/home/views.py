@@ -1,4 +1,4 @@
-"""The dashboard, and the search behind Ctrl-K. Reads runs and datasets; writes nothing but the starter dataset."""
+"""The dashboard, and the search behind Ctrl-K. Reads runs, evals and datasets; writes nothing but the starter dataset."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from django.views.decorators.vary import vary_on_headers
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets.actions import import_starter_rows
 from evsys_web.datasets.models import Dataset
+from evsys_web.evals.models import EvalRun
 from evsys_web.runs.models import ACTIVE, Status, TrainingRun
 
 
@@ -31,6 +32,8 @@ DESTINATIONS = (
     Destination("Home", "home:dashboard", "home"),
     Destination("Runs", "runs:list", "runs"),
     Destination("New run", "runs:new", "plus"),
+    Destination("Evals", "evals:list", "evals"),
+    Destination("New eval", "evals:new", "plus"),
     Destination("Datasets", "datasets:list", "datasets"),
     Destination("Upload a dataset", "datasets:upload", "upload"),
     Destination("API tokens", "accounts:tokens", "key"),
@@ -55,6 +58,9 @@ def dashboard(request: HttpRequest) -> HttpResponse:
         "counts": counts,
         "live": list(runs.filter(status__in=(*ACTIVE, Status.QUEUED)).newest_first()[:SHOWN]),
         "ended": list(runs.exclude(status__in=(*ACTIVE, Status.QUEUED)).newest_first()[:SHOWN]),
+        "evals": list(
+            EvalRun.objects.visible_to(user).select_related("benchmark").defer("error_detail", "config").newest_first()[:SHOWN]
+        ),
         "datasets": list(Dataset.objects.visible_to(user).with_summary().order_by("-created_at")[:SHOWN]),
     }
     template = "home/_live.html" if request.htmx else "home/dashboard.html"  # type: ignore[attr-defined]
@@ -70,17 +76,20 @@ def starter(request: HttpRequest) -> HttpResponse:
 
 
 def search(request: HttpRequest) -> HttpResponse:
-    """Runs and datasets whose name contains every word, and pages; without words the newest of each."""
+    """Runs, evals and datasets whose name contains every word, and pages; without words the newest of each."""
     user = signed_in(request)
     runs = TrainingRun.objects.visible_to(user).newest_first()
+    evals = EvalRun.objects.visible_to(user).newest_first()
     datasets = Dataset.objects.visible_to(user).order_by("-created_at")
     words = request.GET.get("q", "").replace("\0", "").split()[:8]
     for word in words:
         runs = runs.filter(name__icontains=word)
+        evals = evals.filter(name__icontains=word)
         datasets = datasets.filter(name__icontains=word)
     context = {
         "words": " ".join(words),
         "runs": list(runs.only("pk", "name", "status")[:SHOWN]),
+        "evals": list(evals.only("pk", "name", "status")[:SHOWN]),
         "datasets": list(datasets.only("pk", "name")[:SHOWN]),
         "pages": [page for page in DESTINATIONS if all(word.lower() in page.label.lower() for word in words)],
     }

@@ -13,7 +13,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from evsys_web.accounts.models import User
 from evsys_web.config_forms import ConfigForm, mistakes_in
-from evsys_web.datasets.models import DatasetVersion
+from evsys_web.datasets.models import DatasetVersion, Format
 from evsys_web.runs.models import Checkpoint, TrainingRun
 from recipes.backends.local.models import STARTER_NAME, resolve
 from recipes.config import ModelConfig, RunConfig
@@ -209,6 +209,11 @@ def start_from(config: RunConfig) -> dict[str, Any]:
 
 
 def versions_for(user: User) -> QuerySet[DatasetVersion]:
+    """Those that a run can learn from: tasks have no replies."""
+    return ready_versions(user).exclude(format=Format.TASK)
+
+
+def ready_versions(user: User) -> QuerySet[DatasetVersion]:
     return (
         DatasetVersion.objects.ready().visible_to(user).select_related("dataset").order_by("dataset__name", "-number").distinct()
     )

@@ -14,6 +14,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from evsys_web.accounts.models import ApiToken, Project, User
 from evsys_web.datasets.actions import import_dataset
 from evsys_web.datasets.models import DatasetVersion, StagedUpload
+from evsys_web.evals.models import Benchmark, EvalRun, EvalTask
 from evsys_web.runs.models import Checkpoint, Status, TrainingRun
 
 OPEN_TO_ALL = {"accounts/login/", "health/live", "health/ready", "api/", "api/docs", "api/openapi.json", "admin/login/"}
@@ -31,6 +32,9 @@ def keys(alice: User, project: Project, tmp_path: Path) -> dict[str, str]:
     staged = StagedUpload.objects.create(project=project, created_by=alice, dataset_name="half", filename="half.csv")
     run = TrainingRun.objects.create(project=project, created_by=alice, name="secret run", status=Status.QUEUED)
     checkpoint = Checkpoint.objects.create(run=run, name="step-1", step=1, seq=1)
+    benchmark = Benchmark.objects.create(project=project, name="secret benchmark", dataset_version=version)
+    eval_run = EvalRun.objects.create(project=project, name="secret eval", benchmark=benchmark, status=Status.QUEUED)
+    task = EvalTask.objects.create(eval_run=eval_run, position=1, task_id="secret task")
     token, _ = ApiToken.objects.issue(alice, name="hers")
     nouns = {
         "runs": run.pk,
@@ -39,6 +43,9 @@ def keys(alice: User, project: Project, tmp_path: Path) -> dict[str, str]:
         "versions": version.pk,
         "staged": staged.pk,
         "tokens": token.pk,
+        "benchmarks": benchmark.pk,
+        "evals": eval_run.pk,
+        "position": task.position,
     }
     return {key: str(value) for key, value in nouns.items()} | {"number": str(version.number), "name": checkpoint.name}
 
@@ -95,10 +102,12 @@ def test_mallory_finds_nothing_of_alices(
         assert status in allowed, f"{method} {path} answered {status}"
     assert not TrainingRun.objects.exclude(status=Status.QUEUED).exists()
     assert TrainingRun.objects.count() == 1
+    assert [run.status for run in EvalRun.objects.all()] == [Status.QUEUED]
+    assert Benchmark.objects.count() == 1
     assert DatasetVersion.objects.count() == 1
     assert ApiToken.objects.usable().filter(pk=keys["tokens"]).exists()
 
 
 def test_the_walk_sees_the_whole_product() -> None:
-    for start in ("accounts/", "admin/", "api/v1/", "datasets/", "health/", "runs/"):
+    for start in ("accounts/", "admin/", "api/v1/", "datasets/", "evals/", "health/", "runs/"):
         assert any(route.startswith(start) for route in ALL), start

@@ -14,6 +14,7 @@ from pytest_django.fixtures import Settings
 
 from evsys_web.accounts.models import User
 from evsys_web.datasets.models import DatasetVersion
+from evsys_web.evals.models import Benchmark
 from evsys_web.home.management.commands import up
 
 
@@ -64,7 +65,8 @@ def test_the_password_is_printed_at_the_first_start_alone(command: up.Command) -
     password = said(command).partition("Password")[2].split()[0]
     admin = User.objects.get(username="admin")
     assert admin.check_password(password)
-    assert DatasetVersion.objects.visible_to(admin).count() == 1
+    assert DatasetVersion.objects.visible_to(admin).count() == 2
+    assert [benchmark.name for benchmark in Benchmark.objects.visible_to(admin)] == ["Starter sums"]
     command.stdout.truncate(0)
     command.prepare()
     assert "Password" not in said(command)

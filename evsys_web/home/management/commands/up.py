@@ -20,6 +20,7 @@ from django.db import OperationalError
 
 from evsys_web.accounts.actions import ensure_admin
 from evsys_web.datasets.actions import import_starter_rows
+from evsys_web.evals.starter import import_starter_benchmark
 from evsys_web.supervisor import Child, Supervisor
 
 PATIENCE_SECONDS = 60
@@ -40,7 +41,7 @@ class Command(BaseCommand):
             self.say("Stopped.")
 
     def prepare(self) -> None:
-        """Tables, the administrator, and on the very first start something to train on."""
+        """Tables, the administrator, and on the very first start something to train on and to evaluate with."""
         try:
             call_command("migrate", verbosity=0, interactive=False)
         except OperationalError as error:
@@ -50,6 +51,7 @@ class Command(BaseCommand):
         if password is None:
             return
         import_starter_rows(project=admin.default_project(), user=admin)
+        import_starter_benchmark(admin.default_project(), admin)
         self.say(f"\n  Sign in as   {admin.username}\n  Password     {password}\n")
         self.say(f"The password is shown this once; `python3 manage.py changepassword {admin.username}` sets a new one.")
 
