@@ -32,7 +32,7 @@ class AttemptsRefused(DataError):
     def __init__(self, report: ImportReport) -> None:
         self.report = report
         if not report.refused:
-            others = f" {sum(report.passed_over.values()):,} entries were passed over: {'; '.join(report.passed_over)}."
+            others = f" Passed over {sum(report.passed_over.values()):,}: {'; '.join(report.passed_over)}."
             super().__init__(f"There is no attempt to import.{others if report.passed_over else ''}")
             return
         first = report.refused[0]
@@ -147,8 +147,13 @@ def _make_tasks(run: EvalRun, batch: Iterable[ImportedAttempt], positions: dict[
     counters |= {task_id: Counter(task.pk, task_id) for task_id, task in new.items()}
 
 
+def counted(number: int, noun: str) -> str:
+    """3,000 attempts, 1 attempt."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _sentence(report: ImportReport) -> str:
-    parts = [f"Imported {report.num_attempts:,} attempts at {report.num_tasks:,} tasks"]
+    parts = [f"Imported {counted(report.num_attempts, 'attempt')} at {counted(report.num_tasks, 'task')}"]
     if report.num_refused:
         parts.append(f"{report.num_refused:,} refused and left out, the first: {report.refused[0]}")
     parts += [f"passed over {number:,}: {reason}" for reason, number in report.passed_over.items()]

@@ -14,7 +14,7 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets.views import on_disk
-from evsys_web.evals.import_actions import AttemptsRefused, ImportedRun, import_attempts
+from evsys_web.evals.import_actions import AttemptsRefused, ImportedRun, counted, import_attempts
 from evsys_web.evals.import_form import ImportForm
 from recipes.errors import ConfigError, DataError
 
@@ -65,8 +65,8 @@ def _sentences(refusal: AttemptsRefused) -> list[str]:
 
 def _said(imported: ImportedRun) -> str:
     report = imported.report
-    parts = [f"{report.num_attempts:,} attempts at {report.num_tasks:,} tasks imported."]
+    parts = [f"{counted(report.num_attempts, 'attempt')} at {counted(report.num_tasks, 'task')} imported."]
     if report.num_refused:
-        parts.append(f"{report.num_refused:,} bad ones left out.")
+        parts.append(f"{report.num_refused:,} bad left out.")
     parts += [f"{number:,} passed over: {reason}." for reason, number in report.passed_over.items()]
     return " ".join(parts)

@@ -91,7 +91,7 @@ def test_one_model_of_several_is_imported_alone(alice: User, project: Project, t
     assert both.model_label == "2 models: m, other"
     one = import_attempts(user=alice, project=project, path=path, only_model="other").run
     assert (one.model_label, one.num_done) == ("other", 1)
-    with pytest.raises(AttemptsRefused, match=r"no attempt to import\. 2 entries were passed over"):
+    with pytest.raises(AttemptsRefused, match=r"no attempt to import\. Passed over 2: Attempts by other models than nobody"):
         import_attempts(user=alice, project=project, path=path, only_model="nobody")
 
 

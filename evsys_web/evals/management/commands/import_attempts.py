@@ -10,7 +10,7 @@ from django.core.exceptions import PermissionDenied
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from evsys_web.accounts.models import Project, User
-from evsys_web.evals.import_actions import AttemptsRefused, ImportedRun, import_attempts
+from evsys_web.evals.import_actions import AttemptsRefused, ImportedRun, counted, import_attempts
 from evsys_web.evals.models import Benchmark
 from recipes.errors import RecipeError
 
@@ -67,13 +67,13 @@ class Command(BaseCommand):
     def _say(self, path: Path, found: ImportedRun) -> None:
         run, report = found
         self.stdout.write(
-            f"{path}: eval run {run.pk} ({run.name}, {run.model_label}): {report.num_attempts:,} attempts at "
-            f"{report.num_tasks:,} tasks, {report.num_errors:,} of them errors."
+            f"{path}: eval run {run.pk} ({run.name}, {run.model_label}): "
+            f"{counted(report.num_attempts, 'attempt')} at {counted(report.num_tasks, 'task')}, {report.num_errors:,} of them errors."
         )
         for reason, number in report.passed_over.items():
             self.stdout.write(f"Passed over {number:,}: {reason}.")
         if report.num_refused:
-            self.stdout.write(f"Left out {report.num_refused:,} bad ones:")
+            self.stdout.write(f"Left out {report.num_refused:,}:")
         for error in report.refused[:NUM_SHOWN]:
             self.stdout.write(f"  {error}")
 
