@@ -47,9 +47,12 @@ class ChatClient(Protocol):
 
 
 class LocalChat:
-    """Replies from a SamplingClient, through the model's own chat template. Closes nothing: the backend stays its owner's."""
+    """Replies from a SamplingClient, through the model's own chat template. Closes nothing: the backend stays its owner's.
 
-    def __init__(self, client: SamplingClient, tokenizer: Any, *, concurrency: int = 1024) -> None:
+    concurrency is large on purpose: the sampler makes its own batches, and the more it can choose from, the fuller they are.
+    """
+
+    def __init__(self, client: SamplingClient, tokenizer: Any, *, concurrency: int = 4096) -> None:
         self.concurrency = concurrency
         self._client = client
         self._tokenizer = tokenizer

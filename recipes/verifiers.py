@@ -11,8 +11,9 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from decimal import Context, Decimal, localcontext
+from decimal import Context, Decimal
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import AfterValidator, BaseModel
@@ -239,6 +240,11 @@ class Numeric(Verifier):
     name = "numeric"
     summary = "A number in the reply is the answer, within a tolerance."
 
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**params)
+        self._absolute = Decimal(self.cfg.absolute_tolerance)
+        self._relative = Decimal(self.cfg.relative_tolerance)
+
     def check_answer(self, answer: Any) -> None:
         for text in accepted_texts(answer):
             _number(text)
@@ -257,23 +263,24 @@ class Numeric(Verifier):
         return Verdict.of(any(self._same(chosen, value) for value in wanted), found=str(chosen)[:100])
 
     def _same(self, found: Decimal, wanted: Decimal) -> bool:
-        with localcontext(_EXACT):
-            allowed = max(Decimal(self.cfg.absolute_tolerance), Decimal(self.cfg.relative_tolerance) * abs(wanted))
-            difference = abs(found - wanted)
-            return difference.is_finite() and difference <= allowed
+        difference = _EXACT.abs(_EXACT.subtract(found, wanted))
+        allowed = max(self._absolute, _EXACT.multiply(self._relative, _EXACT.abs(wanted)))
+        return difference.is_finite() and difference <= allowed
 
 
 def numbers_in(text: str) -> list[Decimal]:
     """Every number in reading order: signs, thousands commas, decimals, exponents and fractions are understood."""
     found = []
-    with localcontext(_EXACT):
-        for match in _NUMBER.finditer(text):
-            value = Decimal(match["size"].replace(",", "")) / Decimal(match["below"] or 1)
-            if value.is_finite():
-                found.append(-value if match["sign"] else value)
+    for match in _NUMBER.finditer(text):
+        value = Decimal(match["size"].replace(",", ""))
+        if match["below"]:
+            value = _EXACT.divide(value, Decimal(match["below"]))
+        if value.is_finite():
+            found.append(value.copy_negate() if match["sign"] else value)
     return found
 
 
+@lru_cache(maxsize=4096)
 def _number(answer: str) -> Decimal:
     found = numbers_in(answer)
     if len(found) != 1:

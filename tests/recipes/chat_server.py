@@ -42,6 +42,14 @@ def echo(request: dict[str, Any], number: int) -> Answer:
     return completion([f"{said} {None if seed is None else seed + i}" for i in range(request.get("n", 1))])
 
 
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is part of what is tested."""
+
+
 class ChatServer:
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
@@ -86,9 +94,7 @@ class ChatServer:
             def log_message(self, format: str, *arguments: Any) -> None:
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._http.block_on_close = False
+        self._http = _QuietServer(("127.0.0.1", 0), Handler)
         self.base_url = f"http://127.0.0.1:{self._http.server_port}/v1"
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
