@@ -284,6 +284,7 @@ LOGGING = {
     "loggers": {
         "django.request": {"level": "ERROR"},  # a 404 or 401 is the visitor's affair
         "httpx": {"level": "WARNING"},
+        "httpx2": {"level": "WARNING"},  # a line for each request to an endpoint
         "kombu.connection": {"level": "ERROR"},  # a broker of files has no host name
         "celery.worker.strategy": {"level": "WARNING"},  # "Task … received" for each hint
         "celery.app.trace": {"level": "WARNING"},

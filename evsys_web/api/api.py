@@ -53,4 +53,6 @@ api = Api(
 errors.install(api)
 api.add_router("/v1/datasets", "evsys_web.datasets.api.router")
 api.add_router("/v1/runs", "evsys_web.runs.api.router")
+api.add_router("/v1/evals", "evsys_web.evals.api.router")
 api.add_router("/v1/evals", "evsys_web.evals.import_api.router")
+api.add_router("/v1/benchmarks", "evsys_web.evals.benchmarks_api.router")

@@ -39,18 +39,20 @@ class Slice:
     next_cursor: str | None
 
 
-def paginate(rows: QuerySet[Row], query: PageQuery, *, by: str = "created_at") -> Slice:
-    """One page of `rows`, newest first by (`by`, pk). Raises Unprocessable for a cursor that this list did not give out."""
+def paginate(rows: QuerySet[Row], query: PageQuery, *, by: str = "created_at", tie: str = "pk", ascending: bool = False) -> Slice:
+    """One page of `rows`, largest `by` first, equals by `tie` (or the other way round). No row may lack a value of either.
+    Raises Unprocessable for a cursor that this list did not give out."""
+    beyond, sign = ("gt", "") if ascending else ("lt", "-")
     if query.cursor:
-        value, pk = _decode(query.cursor)
+        value, last = _decode(query.cursor)
         try:
-            rows = rows.filter(Q(**{f"{by}__lt": value}) | Q(**{by: value, "pk__lt": pk}))
+            rows = rows.filter(Q(**{f"{by}__{beyond}": value}) | Q(**{by: value, f"{tie}__{beyond}": last}))
         except (ValueError, TypeError, ValidationError):
             raise _bad_cursor() from None
-    found = list(rows.order_by(f"-{by}", "-pk")[: query.limit + 1])
+    found = list(rows.order_by(f"{sign}{by}", f"{sign}{tie}")[: query.limit + 1])
     items = found[: query.limit]
     more = len(found) > len(items)
-    return Slice(items=items, next_cursor=_encode(getattr(items[-1], by), items[-1].pk) if more else None)
+    return Slice(items=items, next_cursor=_encode(getattr(items[-1], by), getattr(items[-1], tie)) if more else None)
 
 
 def _encode(value: Any, pk: Any) -> str:

@@ -198,6 +198,8 @@ class EvalRecorder(Recorder[AttemptResult]):
             run.crash("The eval ended without saying how.", error_type="NoResult")
         elif result.status == "failed":
             run.fail(result.error or "The eval failed without saying why.")
+        elif result.status == "completed" and not self._num_done and self._in_error:
+            run.fail(f"No attempt got a verdict. The first ended with: {self._first_error()}")
         elif result.status == "completed":
             run.complete()
         elif run.hand_back and not run.stop_requested:
@@ -207,6 +209,10 @@ class EvalRecorder(Recorder[AttemptResult]):
         if result is not None and run.has_ended:
             with transaction.atomic():
                 run.note(_last_sentence(run), level="error" if run.error else "info")
+
+    def _first_error(self) -> str:
+        failed = self._run.attempts.exclude(error_kind="").order_by("pk").first()
+        return failed.error if failed is not None else ""
 
 
 def _rows(run: EvalRun, tasks: Sequence[Task]) -> list[EvalTask]:

@@ -122,7 +122,7 @@ def refused(error: ValidationError) -> Unprocessable:
 
 def _path(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
     """Without the kind that pydantic puts between a choice and its fields."""
-    return (loc[0], *loc[2:]) if len(loc) > 2 and loc[0] in ("algorithm", "backend") else loc
+    return (loc[0], *loc[2:]) if len(loc) > 2 and loc[0] in ("algorithm", "backend", "verifier") else loc
 
 
 def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
