@@ -9,7 +9,8 @@ from typing import Any
 from django.core.exceptions import PermissionDenied
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from evsys_web.accounts.models import Project, User
+from evsys_web.accounts.commands import add_owner_arguments, chosen_project, chosen_user
+from evsys_web.accounts.models import Project
 from evsys_web.evals.import_actions import AttemptsRefused, ImportedRun, counted, import_attempts
 from evsys_web.evals.models import Benchmark
 from recipes.errors import RecipeError
@@ -30,13 +31,12 @@ class Command(BaseCommand):
         parser.add_argument("--model", default="", help="What was sampled from; by default what the file says.")
         parser.add_argument("--only-model", default="", help="Of a file with several models, only the attempts by this one.")
         parser.add_argument("--skip-bad", action="store_true", help="Import the good attempts and list the others.")
-        parser.add_argument("--user", help="Whose eval it is; by default the first administrator's.")
-        parser.add_argument("--project", type=int, help="Id of the project; by default the user's first one.")
+        add_owner_arguments(parser)
         parser.add_argument("--json", action="store_true", help="Print the eval runs as JSON and nothing else.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        user = _user(options["user"])
-        project = _project(user, options["project"])
+        user = chosen_user(options["user"])
+        project = chosen_project(user, options["project"])
         benchmark = _benchmark(project, options["benchmark"])
         imported: list[ImportedRun] = []
         for path in options["files"]:
@@ -68,7 +68,8 @@ class Command(BaseCommand):
         run, report = found
         self.stdout.write(
             f"{path}: eval run {run.pk} ({run.name}, {run.model_label}): "
-            f"{counted(report.num_attempts, 'attempt')} at {counted(report.num_tasks, 'task')}, {report.num_errors:,} of them errors."
+            f"{counted(report.num_attempts, 'attempt')} at {counted(report.num_tasks, 'task')}, "
+            f"{report.num_errors:,} of them errors."
         )
         for reason, number in report.passed_over.items():
             self.stdout.write(f"Passed over {number:,}: {reason}.")
@@ -104,23 +105,6 @@ def _refusal(path: Path, refusal: AttemptsRefused) -> str:
     listed = "".join(f"\n  {error}" for error in report.refused[:NUM_SHOWN])
     advice = f" --skip-bad imports the other {report.num_attempts:,}." if report.num_attempts else ""
     return f"{path}: {report.num_refused:,} refused, and nothing is imported.{advice}{listed}{more}"
-
-
-def _user(name: str | None) -> User:
-    users = User.objects.filter(username=name) if name else User.objects.filter(is_superuser=True).order_by("pk")
-    user: User | None = users.filter(is_active=True).first()
-    if user is None:
-        raise CommandError(f"There is no user {name!r}." if name else "There is no administrator yet; start `manage.py up` once.")
-    return user
-
-
-def _project(user: User, pk: int | None) -> Project:
-    if pk is None:
-        return user.default_project()
-    project: Project | None = Project.objects.visible_to(user).filter(pk=pk).first()
-    if project is None:
-        raise CommandError(f"{user} has no project {pk}.")
-    return project
 
 
 def _benchmark(project: Project, name: str) -> Benchmark | None:

@@ -9,6 +9,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from evsys_web.accounts.commands import add_owner_arguments, chosen_project, chosen_user
 from evsys_web.accounts.models import Project, User
 from evsys_web.datasets.actions import import_dataset
 from evsys_web.datasets.models import Dataset, DatasetVersion
@@ -27,8 +28,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("config", type=Path, help="The run as YAML, as the run page exports it.")
-        parser.add_argument("--user", help="Whose run it is; by default the first administrator's.")
-        parser.add_argument("--project", type=int, help="Id of the project; by default the user's first one.")
+        add_owner_arguments(parser)
         parser.add_argument("--wait", action="store_true", help="Wait for the end; exit status 1 unless it completed.")
         parser.add_argument("--here", action="store_true", help="Train in this process instead of a worker, and wait.")
         parser.add_argument("--json", action="store_true", help="Print the run as JSON and nothing else.")
@@ -51,8 +51,8 @@ class Command(BaseCommand):
             raise CommandError(f"Run {run.pk} {run.status} after step {run.step}. {run.error}".strip())
 
     def _launch(self, options: dict[str, Any]) -> TrainingRun:
-        user = _user(options["user"])
-        project = _project(user, options["project"])
+        user = chosen_user(options["user"])
+        project = chosen_project(user, options["project"])
         config = RunConfig.from_yaml(_text(options["config"]))
         version = _rows(user, project, config, folder=options["config"].parent)
         return launch_run(user=user, project=project, config=config, dataset_version=version)
@@ -78,23 +78,6 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not text'}.") from None
-
-
-def _user(name: str | None) -> User:
-    users = User.objects.filter(username=name) if name else User.objects.filter(is_superuser=True).order_by("pk")
-    user: User | None = users.filter(is_active=True).first()
-    if user is None:
-        raise CommandError(f"There is no user {name!r}." if name else "There is no administrator yet; start `manage.py up` once.")
-    return user
-
-
-def _project(user: User, pk: int | None) -> Project:
-    if pk is None:
-        return user.default_project()
-    project: Project | None = Project.objects.visible_to(user).filter(pk=pk).first()
-    if project is None:
-        raise CommandError(f"{user} has no project {pk}.")
-    return project
 
 
 def _rows(user: User, project: Project, config: RunConfig, *, folder: Path) -> DatasetVersion:
