@@ -169,9 +169,8 @@ def main() -> int:
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     repeats = 1 if options.quick else options.repeats
     sys.stdout.write(
-        "| model | threads | work | eval, tokens/s | generate, tokens/s | times as fast | eval over bare sampler |\n"
-        + "|---" * 7
-        + "|\n"
+        "| model | threads | work | eval, tokens/s | generate, tokens/s | times as fast "
+        "| over the bare sampler, by the clock | in processor time |\n" + "|---" * 8 + "|\n"
     )
     overheads = []
     if options.only != "medium":
