@@ -119,6 +119,7 @@ class EvalOut(Schema):
 
 class EvalDetail(EvalOut):
     config: dict[str, Any]
+    summary: dict[str, Any] = Field(description="avg, pass@k and pass^k with their intervals; empty while there is no verdict.")
     last_seq: int
 
 

@@ -53,7 +53,7 @@ class Command(BaseCommand):
     def _launch(self, options: dict[str, Any]) -> TrainingRun:
         user = chosen_user(options["user"])
         project = chosen_project(user, options["project"])
-        config = RunConfig.from_yaml(_text(options["config"]))
+        config = RunConfig.from_yaml(config_text(options["config"]))
         version = _rows(user, project, config, folder=options["config"].parent)
         return launch_run(user=user, project=project, config=config, dataset_version=version)
 
@@ -73,7 +73,8 @@ class Command(BaseCommand):
             self.stdout.write(line)
 
 
-def _text(path: Path) -> str:
+def config_text(path: Path) -> str:
+    """Raises CommandError."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
