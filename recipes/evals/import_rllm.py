@@ -183,7 +183,7 @@ class _Run:
                 body = self._body(names[0], at)
                 idx, attempt = divmod(number, self.attempts)
                 task_id = self.task_ids.setdefault(idx, _task_id(body) or f"task-{idx}")
-                yield Found(number, self._attempt(_item_of(body) | {"attempt": attempt}, body, task_id, at), "episode")
+                yield Found(number, self._attempt(_item_of(body, at) | {"attempt": attempt}, body, task_id, at), "episode")
             except DataError as error:
                 yield Found(number, error, "episode")
 
@@ -250,13 +250,13 @@ def _expanded(marker: Row, nodes: Any, at: At) -> list[Any]:
     return messages[::-1]
 
 
-def _item_of(body: Row) -> Row:
+def _item_of(body: Row, at: At) -> Row:
     """What results.json would have said of an episode: reward and signals are those of the first trajectory."""
     trajectory = _first(body.get("trajectories"))
     reward = trajectory.get("reward")
     return {
         "idx": None,
-        "reward": 0.0 if reward is None else number_of(reward, "reward", At(1, "episode")),
+        "reward": 0.0 if reward is None else number_of(reward, "reward", at),
         "is_correct": bool(body.get("is_correct")),
         "signals": trajectory.get("signals"),
     }

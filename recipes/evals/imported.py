@@ -42,6 +42,7 @@ def task_id_of(value: Any, path: str, at: At) -> str:
         value = str(value)
     if not isinstance(value, str) or isinstance(value, Words) or not value.strip() or len(value) > MAX_TASK_ID or "\0" in value:
         at.refuse(path, value, f"a text of up to {MAX_TASK_ID} characters that names the task")
+    refuse_unstorable(value, at)
     return value
 
 

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from recipes.errors import DataError
 from recipes.evals import import_inspect, import_jsonl, import_lm_eval, import_rllm
 from recipes.evals.imported import MAX_ATTEMPT, Found, ImportedAttempt
-from recipes.jsonl import At, Words, scan_jsonl
+from recipes.jsonl import At, Words, refuse_unstorable, scan_jsonl
 from recipes.rows import MAX_LISTED_ERRORS
 from recipes.sources import sniff
 
@@ -117,12 +117,17 @@ def scan(source: Source) -> Iterator[Found]:
         if not isinstance(found.attempt, ImportedAttempt):
             yield found
             continue
+        at = At(found.line, found.place)
+        try:
+            refuse_unstorable(found.attempt.answer, at)
+        except DataError as error:
+            yield found._replace(attempt=error)
+            continue
         result = found.attempt.result
         number = seen.take(result.task_id, result.attempt)
         if number is None:
             what = f"attempt {result.attempt} of task {result.task_id[:80]!r}" if result.attempt >= 0 else "more attempts"
-            error = At(found.line, found.place).error("attempt", Words(f"{what} a second time"), "every attempt once")
-            yield found._replace(attempt=error)
+            yield found._replace(attempt=at.error("attempt", Words(f"{what} a second time"), "every attempt once"))
         elif number == result.attempt:
             yield found
         else:

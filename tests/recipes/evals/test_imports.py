@@ -108,6 +108,8 @@ HOSTILE = [
     ({"task_id": "t", "is_correct": True, "messages": [{"role": "robot", "content": ""}]}, "messages[0].role"),
     ({"task_id": "t", "is_correct": True, "num_tokens": -4}, "num_tokens"),
     ('{"task_id": "t", "is_correct": true, "why": "\\ud800"}', "half a surrogate pair"),
+    ('{"task_id": "\\ud800", "is_correct": true}', "half a surrogate pair"),
+    ('{"task_id": "t", "is_correct": true, "answer": ' + "[" * 300 + "]" * 300 + "}", "nesting deeper"),
 ]
 
 
