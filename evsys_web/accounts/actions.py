@@ -83,8 +83,6 @@ def reveal_credential(*, project: Project, name: str) -> str:
     """The key itself, for the call that is about to be made. Raises ConfigError when there is none of this name."""
     credential = BackendCredential.objects.filter(project=project, name=name).first()
     if credential is None:
-        raise ConfigError(
-            f"There is no credential {name!r} in this project. Add it, or choose another.", path=("credential",)
-        )
+        raise ConfigError(f"There is no credential {name!r} in this project. Add it, or choose another.", path=("credential",))
     BackendCredential.objects.filter(pk=credential.pk).update(last_used_at=now())
     return unseal(credential.sealed)

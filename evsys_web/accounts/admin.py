@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.timezone import now
 
-from evsys_web.accounts.models import ApiToken, Membership, Project, User
+from evsys_web.accounts.models import ApiToken, BackendCredential, Membership, Project, User
 
 
 class MembershipInline(admin.TabularInline):  # type: ignore[type-arg]
@@ -49,3 +49,17 @@ class ApiTokenAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiToken]) -> None:
         count = queryset.filter(revoked_at=None).update(revoked_at=now())
         self.message_user(request, f"Revoked: {count}. Whoever uses such a token is refused from now on.")
+
+
+@admin.register(BackendCredential)
+class BackendCredentialAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """The key itself is nowhere here: it is written on the credentials page, and read by nobody."""
+
+    list_display = ("name", "project", "kind", "hint", "created_by", "created_at", "last_used_at")
+    list_filter = ("project",)
+    list_select_related = ("project", "created_by")
+    fields = ("project", "name", "kind", "hint", "created_by", "created_at", "last_used_at")
+    readonly_fields = fields
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False

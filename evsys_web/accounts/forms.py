@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from django import forms
 from django.utils.timezone import now
 
-from evsys_web.accounts.models import ApiToken, Scope, User
+from evsys_web.accounts.models import ApiToken, Project, Scope, User
 
 EXPIRIES = {"7": "in 7 days", "30": "in 30 days", "90": "in 90 days", "365": "in a year", "": "never"}
 
@@ -41,3 +41,22 @@ class TokenForm(forms.Form):
     def expires_at(self) -> datetime | None:
         days = self.cleaned_data["expiry"]
         return now() + timedelta(days=int(days)) if days else None
+
+
+class CredentialForm(forms.Form):
+    """A key for somebody else's server. It goes in and never comes out, not even into a form that is shown again."""
+
+    project = forms.ModelChoiceField(
+        queryset=Project.objects.none(), empty_label=None, help_text="Everyone in it may use the key, nobody may read it."
+    )
+    name = forms.CharField(max_length=200, help_text="What configs call it. A name that is taken gets the new key.")
+    secret = forms.CharField(
+        max_length=10_000, label="Key", widget=forms.PasswordInput(attrs={"autocomplete": "off"}), help_text="Stored encrypted."
+    )
+
+    def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        projects = self.fields["project"]
+        assert isinstance(projects, forms.ModelChoiceField)
+        projects.queryset = Project.objects.visible_to(user).order_by("pk")
+        projects.initial = user.default_project().pk

@@ -13,4 +13,6 @@ urlpatterns = [
     path("password/", views.PasswordView.as_view(), name="password"),
     path("tokens/", views.tokens, name="tokens"),
     path("tokens/<int:pk>/revoke/", views.revoke, name="revoke"),
+    path("credentials/", views.credentials, name="credentials"),
+    path("credentials/<int:pk>/delete/", views.remove_credential, name="delete-credential"),
 ]

@@ -1,4 +1,4 @@
-"""Sign-in, profile, password, and the tokens page."""
+"""Sign-in, profile, password, and the pages of tokens and credentials."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from django.contrib import messages
 from django.contrib.auth import views as auth_views
 from django.contrib.messages.views import SuccessMessageMixin
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse_lazy
 from django.views.decorators.cache import never_cache
-from django.views.decorators.debug import sensitive_variables
+from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 from django.views.decorators.http import require_POST
 
-from evsys_web.accounts.actions import issue_token, revoke_token
-from evsys_web.accounts.forms import ProfileForm, TokenForm
-from evsys_web.accounts.models import ApiToken, Project, User
+from evsys_web.accounts.actions import delete_credential, issue_token, revoke_token, store_credential
+from evsys_web.accounts.forms import CredentialForm, ProfileForm, TokenForm
+from evsys_web.accounts.models import ApiToken, BackendCredential, Project, User
+from recipes.errors import ConfigError
 
 
 class LoginView(auth_views.LoginView):
@@ -70,3 +71,30 @@ def revoke(request: HttpRequest, pk: int) -> HttpResponse:
     else:
         messages.info(request, "That token was revoked before.")
     return redirect("accounts:tokens")
+
+
+@never_cache
+@sensitive_post_parameters("secret")
+@sensitive_variables("form")
+def credentials(request: HttpRequest) -> HttpResponse:
+    user = signed_in(request)
+    form = CredentialForm(request.POST or None, user=user)
+    if request.method == "POST" and form.is_valid():
+        try:
+            stored = store_credential(user=user, **form.cleaned_data)
+        except ConfigError as error:
+            form.add_error(str(error.path[0]) if error.path else None, str(error))
+        else:
+            messages.success(request, f"The key of “{stored.name}” is stored.")
+            return redirect("accounts:credentials")
+    listed = BackendCredential.objects.visible_to(user).select_related("project").order_by("project", "name")
+    return render(request, "accounts/credentials.html", {"form": form, "credentials": listed})
+
+
+@require_POST
+def remove_credential(request: HttpRequest, pk: int) -> HttpResponse:
+    user = signed_in(request)
+    credential = get_object_or_404(BackendCredential.objects.visible_to(user), pk=pk)
+    delete_credential(user=user, credential=credential)
+    messages.success(request, f"The key of “{credential.name}” is deleted.")
+    return redirect("accounts:credentials")

@@ -37,6 +37,7 @@ DESTINATIONS = (
     Destination("Datasets", "datasets:list", "datasets"),
     Destination("Upload a dataset", "datasets:upload", "upload"),
     Destination("API tokens", "accounts:tokens", "key"),
+    Destination("Credentials", "accounts:credentials", "key"),
     Destination("API docs", "api:openapi-view", "api"),
     Destination("Your account", "accounts:profile", "user"),
 )
