@@ -78,7 +78,8 @@ def _message(item: Any) -> Row:
 def _content(content: Any) -> str:
     if content is None or isinstance(content, str):
         return content or ""
-    blocks = [block.get("text") if isinstance(block, Mapping) else None for block in _items(content)]
+    blocks = _items(content)
+    texts = [block["text"] for block in blocks if isinstance(block, Mapping) and isinstance(block.get("text"), str)]
     return (
         "\n".join(blocks) if blocks and all(isinstance(text, str) for text in blocks) else json.dumps(content, ensure_ascii=False)
     )

@@ -57,6 +57,7 @@ def settings_fragment(request: HttpRequest) -> HttpResponse:
     start: dict[str, Any] = {
         name: typed.text(name) for name in typed.choices.fields if typed.choices.add_prefix(name) in request.POST
     }
+    start.setdefault("dataset_version", _newest_tasks(user))
     start["params"] = {
         part: {name: request.POST[form.add_prefix(name)] for name in form.fields if form.add_prefix(name) in request.POST}
         for part, form in typed.settings.items()
@@ -109,9 +110,13 @@ def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
     asked = benchmarks.filter(pk=_asked(request, "benchmark")).first()
     if chosen := asked or (None if clone else benchmarks.first()):
         start["benchmark"] = chosen.pk
-    if "dataset_version" not in start and (newest := task_versions_for(user).order_by("-created_at", "-pk").first()):
-        start["dataset_version"] = newest.pk
+    start.setdefault("dataset_version", _newest_tasks(user))
     return start
+
+
+def _newest_tasks(user: User) -> int | None:
+    newest = task_versions_for(user).order_by("-created_at", "-pk").first()
+    return newest.pk if newest else None
 
 
 def _start_of(clone: EvalRun, user: User) -> dict[str, Any]:

@@ -23,7 +23,7 @@ SORTS = {"position": "position", "right": "accuracy", "reward": "sum_reward", "e
 class Choice(NamedTuple):
     show: str
     label: str
-    count: int
+    num_tasks: int
 
 
 class Column(NamedTuple):

@@ -163,9 +163,7 @@ def compare(request: HttpRequest) -> HttpResponse:
     runs = visible.in_bulk([pk for pk in asked if pk])
     a, b = (runs.get(pk) for pk in asked)
     offered = {run.pk: run for run in [*runs.values(), *visible.newest_first()[:MAX_CHOICES]]}
-    choices = [
-        {"pk": pk, "label": f"{run.name} · {run.model_label} · #{pk}"} for pk, run in sorted(offered.items(), reverse=True)
-    ]
+    choices = [{"pk": pk, "label": f"#{pk} {run.name} · {run.model_label}"} for pk, run in sorted(offered.items(), reverse=True)]
     context: dict[str, Any] = {"a": a, "b": b, "choices": choices}
     if a is not None and b is not None:
         compared = RunsCompared(a, b)

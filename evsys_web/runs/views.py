@@ -225,7 +225,7 @@ def begun_from(run: TrainingRun, user: User) -> Checkpoint | None:
 
 def _saved(run: TrainingRun) -> list[Saved]:
     saved = []
-    for checkpoint in run.checkpoints.select_related("run"):
+    for checkpoint in run.checkpoints.select_related("run").prefetch_related("eval_runs"):
         shown = [(key, value) for key, value in checkpoint.metrics.items() if key == LOSS_KEY or key.startswith("eval/")]
         saved.append(Saved(checkpoint, checkpoint_bytes(checkpoint), shown))
     return saved

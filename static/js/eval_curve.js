@@ -23,13 +23,13 @@ function traces(curves, paint, isSigned) {
   });
 }
 
-function layout(plot, paint, isSigned) {
+function layout(plot, paint, isSigned, largest) {
   const axis = { color: paint.ink, gridcolor: paint.line, linecolor: paint.line, zeroline: isSigned, zerolinecolor: paint.ink, tickfont: { size: 11 } };
   return {
     margin: { l: 52, r: 12, t: 8, b: 40 }, showlegend: false, hovermode: "x", dragmode: false,
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: paint.font, color: paint.ink, size: 11 },
     width: plot.clientWidth, height: plot.clientHeight, hoverlabel: { bgcolor: paint.surface, bordercolor: paint.line, font: { family: paint.font } },
-    xaxis: { ...axis, zeroline: false, showgrid: false, title: { text: "k attempts" }, nticks: 10, fixedrange: true },
+    xaxis: { ...axis, zeroline: false, showgrid: false, title: { text: "k attempts" }, tick0: 1, dtick: Math.ceil(largest / 16), fixedrange: true },
     yaxis: isSigned
       ? { ...axis, ticksuffix: " pts", fixedrange: true, nticks: 6 }
       : { ...axis, tickformat: ".0%", range: [0, 1.02], fixedrange: true, nticks: 6 },
@@ -41,7 +41,9 @@ function draw(card) {
   if (!plot.clientWidth) return;
   const paint = colours();
   const isSigned = "signed" in card.dataset;
-  window.Plotly.react(plot, traces(JSON.parse(card.dataset.curves), paint, isSigned), layout(plot, paint, isSigned), { displayModeBar: false, locale: "en-US" });
+  const curves = JSON.parse(card.dataset.curves);
+  const largest = curves[0].points.at(-1).k;
+  window.Plotly.react(plot, traces(curves, paint, isSigned), layout(plot, paint, isSigned, largest), { displayModeBar: false, locale: "en-US" });
 }
 
 const sizes = new ResizeObserver((entries) => {

@@ -22,14 +22,18 @@ class Best(NamedTuple):
 
 
 @register.filter
-def percent(share: float | None) -> str:
-    return "–" if share is None or share == "" else f"{100 * share:.1f} %"
+def percent(share: float | str | None) -> str:
+    return "–" if share is None or isinstance(share, str) else f"{100 * share:.1f} %"
 
 
 @register.filter
-def points(difference: float | None) -> str:
+def points(difference: float | str | None) -> str:
     """A difference of shares, in percentage points with its sign."""
-    return "–" if difference is None or difference == "" else f"{100 * difference:+.1f} points".replace("-", "\N{MINUS SIGN}")
+    return (
+        "–"
+        if difference is None or isinstance(difference, str)
+        else f"{100 * difference:+.1f} points".replace("-", "\N{MINUS SIGN}")
+    )
 
 
 @register.filter
