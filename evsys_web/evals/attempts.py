@@ -80,9 +80,7 @@ def _content(content: Any) -> str:
         return content or ""
     blocks = _items(content)
     texts = [block["text"] for block in blocks if isinstance(block, Mapping) and isinstance(block.get("text"), str)]
-    return (
-        "\n".join(blocks) if blocks and all(isinstance(text, str) for text in blocks) else json.dumps(content, ensure_ascii=False)
-    )
+    return "\n".join(texts) if blocks and len(texts) == len(blocks) else json.dumps(content, ensure_ascii=False)
 
 
 def _items(value: Any) -> list[Any]:

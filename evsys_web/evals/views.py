@@ -229,7 +229,7 @@ def _curve(run: EvalRun) -> dict[str, Any]:
 
 def _curves(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
     """For the plot and for the table below it: curves by name, each {k as text: estimate}."""
-    curves = [
+    curves: list[dict[str, Any]] = [
         {"name": name, "points": [{"k": int(k), **estimates[k]} for k in sorted(estimates, key=int)]}
         for name, estimates in found.items()
     ]

@@ -81,6 +81,12 @@ def test_conversations_of_any_shape_are_shown(messages):
     assert len(shown) == 1
 
 
+def test_blocks_of_text_are_read_as_text():
+    blocks = [{"type": "text", "text": "first"}, {"type": "text", "text": "second"}]
+    _, shown = side_by_side([attempt(said("user", "2 + 2?"), said("assistant", blocks))])
+    assert shown[0].reply.turns[0].text == "first\nsecond"
+
+
 def test_hostile_words_are_escaped(alice_client: Client, alice, project):
     run = build_eval(project, alice, {HOSTILE: [True, None]}, reply=HOSTILE)
     Attempt.objects.update(
