@@ -120,7 +120,8 @@ def install(api: NinjaAPI) -> None:
         return problem(422, _summary(errors), errors)
 
     def refused_config(error: ConfigError) -> HttpResponse:
-        return problem(422, str(error), [FieldError(field=dotted(error.path), message=str(error), rule="config")])
+        message = _sentence(str(error))
+        return problem(422, message, [FieldError(field=dotted(error.path), message=message, rule="config")])
 
     def refused_data(error: DataError) -> HttpResponse:
         where = error.field or ""

@@ -11,7 +11,7 @@ import pytest
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from evsys_web.accounts.models import ApiToken, Project, User
+from evsys_web.accounts.models import ApiToken, BackendCredential, Project, User
 from evsys_web.datasets.actions import import_dataset
 from evsys_web.datasets.models import DatasetVersion, StagedUpload
 from evsys_web.evals.models import Benchmark, EvalRun, EvalTask
@@ -36,6 +36,7 @@ def keys(alice: User, project: Project, tmp_path: Path) -> dict[str, str]:
     eval_run = EvalRun.objects.create(project=project, name="secret eval", benchmark=benchmark, status=Status.QUEUED)
     task = EvalTask.objects.create(eval_run=eval_run, position=1, task_id="secret task")
     token, _ = ApiToken.objects.issue(alice, name="hers")
+    credential = BackendCredential.objects.create(project=project, name="secret credential", sealed="…")
     nouns = {
         "runs": run.pk,
         "checkpoints": checkpoint.pk,
@@ -43,6 +44,7 @@ def keys(alice: User, project: Project, tmp_path: Path) -> dict[str, str]:
         "versions": version.pk,
         "staged": staged.pk,
         "tokens": token.pk,
+        "credentials": credential.pk,
         "benchmarks": benchmark.pk,
         "evals": eval_run.pk,
         "position": task.position,
