@@ -51,6 +51,7 @@ class RunRecorder(Callback):
         self.result: RunResult | None = None
         self.standing = Standing(held=True)
         self._run = run
+        self._step_before = run.step
         self._state: LoopState | None = None
         self._items: list[Item] = []
         self._begun: tuple[int, int] | None = None
@@ -194,7 +195,7 @@ class RunRecorder(Callback):
     def _begin(self, start_step: int, num_steps: int) -> list[Item]:
         """Forget what lies beyond the step that a resumed run goes on from, and find what the last worker could not write before
         it died: the run's own metrics file is ahead of the database by a moment."""
-        run, recorded = self._run, self._run.step
+        run, recorded = self._run, self._step_before
         run.run_begun(step=start_step, num_steps=num_steps)
         if run.attempt == 1:
             return []
@@ -219,8 +220,14 @@ class RunRecorder(Callback):
 
     def _fold(self) -> None:
         if self._num_unfolded >= metrics.FOLD_ROWS:
-            metrics.fold(self._run, keep=metrics.KEEP_ROWS)
+            self._fold_if_held(keep=metrics.KEEP_ROWS)
             self._num_unfolded = 0
+
+    def _fold_if_held(self, *, keep: int = 0) -> None:
+        """Renewing locks the row, so that nobody can take the run and truncate it meanwhile."""
+        with transaction.atomic():
+            if self._run.renew().held:
+                metrics.fold(self._run, keep=keep)
 
     def _obey(self) -> None:
         """Hand what was asked on to the loop; each request once."""
@@ -248,7 +255,7 @@ class RunRecorder(Callback):
         if not self.standing.held:
             logger.warning("Run %s was taken from this worker; nothing more is written", self._run.pk)
             return isinstance(error, RecipeError)
-        metrics.fold(self._run)
+        self._fold_if_held()
         error = error or self._broken
         if error is None:
             self._write_result(self.result)
