@@ -29,7 +29,6 @@ def main() -> None:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             page = browser.new_page(base_url=stack.url, viewport={"width": 1360, "height": 860})
             sign_in(page, stack)
-            page.wait_for_url("/")
             with stack.api() as api:
                 run = api.post("/runs", json=CONFIG).raise_for_status().json()["id"]
                 page.goto(f"/runs/{run}/?smooth=0.8")
