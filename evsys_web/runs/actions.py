@@ -89,7 +89,7 @@ def resume_run(*, user: User, run: TrainingRun) -> TrainingRun:
     """Queue an ended run again, to go on from its newest checkpoint. Raises RunRefused."""
     _require_membership(user, run.project)
     run.refresh_from_db()
-    if run.dataset_version_id is None:
+    if run.dataset_version_id is None and not run.is_external:
         raise RunRefused(f"The dataset {run.dataset_reference} was deleted, so this run cannot go on. Clone it with another one.")
     with transaction.atomic():
         if not run.queue():
