@@ -259,6 +259,17 @@ def test_a_stored_file_that_is_gone_from_the_disk_is_said_in_a_sentence(alice_cl
         assert "is gone: somebody removed it from the disk" in html.unescape(answer.content.decode()), name
 
 
+def test_uploading_the_same_rows_puts_a_lost_file_back(alice_client: Client, version: DatasetVersion) -> None:
+    content = version.file.open("rb").read()
+    version.file.close()
+    for stored in (version.file, version.offsets):
+        stored.storage.delete(str(stored.name))
+    assert "already has exactly these rows" in send(alice_client, content, name=version.dataset.name)
+    again = DatasetVersion.objects.get()
+    assert again.file.open("rb").read() == content
+    assert len(again.rows_between(0, again.num_rows)) == again.num_rows
+
+
 def test_more_pasted_text_than_a_form_takes_is_refused_in_a_sentence(alice_client: Client) -> None:
     client = Client(raise_request_exception=False)
     client.cookies = alice_client.cookies
