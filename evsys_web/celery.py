@@ -16,6 +16,7 @@ from evsys_web import broker
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "evsys_web.settings")
 broker.register()
 warnings.filterwarnings("ignore", category=SecurityWarning)  # of root in a container: its reason, pickle, is not accepted here
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)  # PEFT still asks by that name
 
 app = Celery("evsys_web")
 app.config_from_object("django.conf:settings", namespace="CELERY")

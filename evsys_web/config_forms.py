@@ -38,7 +38,6 @@ class Knob(forms.Field):
         self.optional = optional
         self.unit = ""
         self.bounds = ""
-        self.default_text = ""
         self.essential = True
         self.is_ignored = False
 
@@ -199,7 +198,6 @@ def knob_for(name: str, info: FieldInfo) -> Knob:
     knob.bounds = _bounds_sentence(limits) if isinstance(knob, NumberKnob) else ""
     if knob.optional:
         knob.widget.attrs["placeholder"] = "not set"
-    knob.default_text = knob.prepare_value(None if info.is_required() else info.get_default(call_default_factory=True))
     return knob
 
 

@@ -283,6 +283,7 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         "django.request": {"level": "ERROR"},  # a 404 or 401 is the visitor's affair
+        "django.security.RequestDataTooBig": {"level": "CRITICAL"},  # so is a form of 11 MB: its answer says so
         "httpx": {"level": "WARNING"},
         "httpx2": {"level": "WARNING"},  # a line for each request to an endpoint
         "kombu.connection": {"level": "ERROR"},  # a broker of files has no host name

@@ -28,3 +28,4 @@ urlpatterns = [
     path("api/", include((open_to_tokens(api_patterns), api_app_name), namespace=api_namespace)),
     path("admin/", admin.site.urls),
 ]
+handler400 = "evsys_web.home.views.bad_request"

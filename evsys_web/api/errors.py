@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
-from django.core.exceptions import ObjectDoesNotExist, PermissionDenied
+from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, RequestDataTooBig
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from ninja import NinjaAPI, Schema
@@ -28,6 +28,7 @@ SENTENCES = {
     HTTPStatus.UNAUTHORIZED: "Send a valid token as 'Authorization: Bearer evs_…'. Make one on the API tokens page.",
     HTTPStatus.FORBIDDEN: "This token may not do that.",
     HTTPStatus.NOT_FOUND: "There is nothing at this address, or it belongs to a project you are not in.",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than 10 MB. Rows of any size go to a dataset's versions.",
     HTTPStatus.METHOD_NOT_ALLOWED: "This address does not answer that method; the Allow header names those it does.",
     HTTPStatus.INTERNAL_SERVER_ERROR: "Something broke on the server. The details are in its log.",
 }
@@ -150,6 +151,7 @@ def install(api: NinjaAPI) -> None:
     when(Exception, broke)
     when(HttpError, refused)
     when(AuthenticationError, lambda error: problem(401))
+    when(RequestDataTooBig, lambda error: problem(413))
     when(PermissionDenied, lambda error: problem(403, _sentence(str(error)) if str(error) else ""))
     when(Http404, lambda error: problem(404))
     when(ObjectDoesNotExist, lambda error: problem(404))

@@ -8,11 +8,13 @@ was made. A first request that died without an answer blocks its key for ten min
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any, TypeVar
 
+from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils.timezone import now
@@ -27,6 +29,7 @@ from evsys_web.api.errors import problem
 
 HEADER = "Idempotency-Key"
 WAIT_SECONDS = 10.0
+CHUNK_BYTES = 1024 * 1024
 Operate = TypeVar("Operate", bound=Callable[..., Any])
 PARAMETER = {
     "in": "header",
@@ -115,7 +118,8 @@ def fingerprint(request: HttpRequest) -> str:
     """sha256 over method, address and body; of uploaded files, their content. Two requests with the same mean the same."""
     seen = hashlib.sha256(f"{request.method} {request.get_full_path()}\n".encode())
     if not (request.content_type or "").startswith("multipart/"):
-        seen.update(request.body)
+        for chunk in _kept(request):
+            seen.update(chunk)
         return seen.hexdigest()
     for name, values in sorted(request.POST.lists()):
         seen.update(f"{name}={values!r}\n".encode())
@@ -126,3 +130,14 @@ def fingerprint(request: HttpRequest) -> str:
                 seen.update(chunk)
             file.seek(0)
     return seen.hexdigest()
+
+
+def _kept(request: HttpRequest) -> Iterator[bytes]:
+    """The body by chunks. It may be gigabytes of rows, so it is kept on disk for whoever reads it next from the start."""
+    kept = tempfile.SpooledTemporaryFile(CHUNK_BYTES, dir=str(settings.FILE_UPLOAD_TEMP_DIR))  # noqa: SIM115 - the request's now
+    while chunk := request.read(CHUNK_BYTES):
+        kept.write(chunk)
+        yield chunk
+    kept.seek(0)
+    request._stream = kept  # type: ignore[assignment]
+    request._read_started = False  # type: ignore[attr-defined]

@@ -111,6 +111,7 @@ def _publish(
         dataset = Dataset.objects.select_for_update().get(project=project, name=name)
         same = dataset.versions.ready().filter(content_hash=intake.content_hash, format=reading.format).first()
         if same is not None:
+            _put_back(same, intake)
             return same, False
         version = DatasetVersion(
             dataset=dataset,
@@ -133,6 +134,13 @@ def _publish(
             _delete_files(version.file, version.offsets)
             raise
     return version, True
+
+
+def _put_back(version: DatasetVersion, intake: Intake) -> None:
+    """Stored files that are gone from the disk, from an upload that has the very same rows."""
+    for stored, file in ((version.file, intake.lines), (version.offsets, intake.offsets)):
+        if not stored.storage.exists(str(stored.name)):
+            stored.storage.save(str(stored.name), file)
 
 
 def stage_upload(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from django.core.files.base import File
 from django.db.models.fields.files import FieldFile
 from django.http import StreamingHttpResponse
 
 from evsys_web.attachments import CHUNK_BYTES, attachment
 from evsys_web.datasets.models import DatasetVersion, StagedUpload
+from evsys_web.datasets.rowfile import opened
 
 
 def version_download(version: DatasetVersion) -> StreamingHttpResponse:
@@ -26,6 +28,11 @@ def errors_download(staged: StagedUpload) -> StreamingHttpResponse:
 
 
 def _stored_chunks(file: FieldFile) -> Iterator[bytes]:
-    with file.storage.open(str(file.name), "rb") as stream:
+    stream = opened(file)  # before the first byte is sent, so that a file that is gone is still an answer of its own
+    return _chunks_of(stream)
+
+
+def _chunks_of(stream: File[bytes]) -> Iterator[bytes]:
+    with stream:
         while chunk := stream.read(CHUNK_BYTES):
             yield chunk

@@ -35,6 +35,9 @@ class UploadForm(forms.Form):
         label="Or paste rows",
         strip=False,
         max_length=MAX_PASTED_CHARACTERS,
+        error_messages={
+            "max_length": f"At most {MAX_PASTED_CHARACTERS:,} characters can be pasted. Upload longer text as a file."
+        },
         widget=forms.Textarea(attrs={"rows": 6, "spellcheck": "false", "class": "mono", "maxlength": None}),
     )
     name = forms.CharField(

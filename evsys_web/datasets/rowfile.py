@@ -9,13 +9,24 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import IO, NamedTuple
 
+from django.core.files.base import File
 from django.db.models.fields.files import FieldFile
 
+from recipes.errors import DataError
 from recipes.rows import canonical_line
 from recipes.types import Row
 
 ROWS_PER_OFFSET = 1000
 OFFSET = struct.Struct("<Q")
+
+
+def opened(file: FieldFile) -> File[bytes]:
+    """A stored file to read, apart from its row's own handle. Raises DataError when it is no longer there."""
+    try:
+        return file.storage.open(str(file.name), "rb")
+    except FileNotFoundError:
+        gone = f"The stored file {file.name} is gone: somebody removed it from the disk."
+        raise DataError(f"{gone} Put it back from a backup, or upload the rows again.") from None
 
 
 class Found(NamedTuple):
@@ -61,7 +72,7 @@ class RowFile:
         start, stop = max(0, start), min(stop, self.num_rows)
         if start >= stop:
             return
-        with self.file.storage.open(str(self.file.name), "rb") as stream:
+        with opened(self.file) as stream:
             stream.seek(self._offset_of(start // ROWS_PER_OFFSET))
             lines = iter(stream.readline, b"")  # iterating over Django's own File would go back to the first byte
             yield from islice(lines, start % ROWS_PER_OFFSET, stop - start + start % ROWS_PER_OFFSET)
@@ -69,7 +80,7 @@ class RowFile:
     def _offset_of(self, block: int) -> int:
         if block == 0:
             return 0
-        with self.offsets.storage.open(str(self.offsets.name), "rb") as stream:
+        with opened(self.offsets) as stream:
             stream.seek(block * OFFSET.size)
             offset: int = OFFSET.unpack(stream.read(OFFSET.size))[0]
         return offset

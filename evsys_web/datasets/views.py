@@ -123,19 +123,26 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     version = _version(request, pk)
     query = request.GET.get("q", "").strip()[:200]
     context: dict[str, Any] = {"version": version, "query": query, "tab": "rows"}
-    if query:
-        start = _whole_number(request.GET.get("from"), most=version.num_rows)
-        found = version.rows.search(query, start=start)
-        context |= {"found": found, "start": start, "searched": found.next_start - start}
-        numbered = found.rows
-    else:
-        page = Paginator(cast("Sequence[Row]", version.rows), ROWS_PER_PAGE).get_page(_page_of(request))
-        context |= {"page": page}
-        numbered = list(enumerate(page.object_list, start=page.start_index() - 1))
-    context["rows"] = [shown_row(row, version.format, number + 1) for number, row in numbered]
+    try:
+        context |= _found_rows(request, version, query) if query else _page_of_rows(request, version)
+    except DataError as error:
+        context |= {"error": str(error)}
     if request.headers.get("HX-Request"):
         return render(request, "datasets/_rows.html", context)
     return render(request, "datasets/detail.html", context | _frame(version))
+
+
+def _found_rows(request: HttpRequest, version: DatasetVersion, query: str) -> dict[str, Any]:
+    start = _whole_number(request.GET.get("from"), most=version.num_rows)
+    found = version.rows.search(query, start=start)
+    rows = [shown_row(row, version.format, number + 1) for number, row in found.rows]
+    return {"found": found, "start": start, "rows": rows}
+
+
+def _page_of_rows(request: HttpRequest, version: DatasetVersion) -> dict[str, Any]:
+    page = Paginator(cast("Sequence[Row]", version.rows), ROWS_PER_PAGE).get_page(_page_of(request))
+    rows = [shown_row(row, version.format, number) for number, row in enumerate(page.object_list, start=page.start_index())]
+    return {"page": page, "rows": rows}
 
 
 def _page_of(request: HttpRequest) -> str | int:
@@ -181,7 +188,12 @@ def preview(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_GET
 def download(request: HttpRequest, pk: int) -> HttpResponseBase:
-    return version_download(_version(request, pk))
+    version = _version(request, pk)
+    try:
+        return version_download(version)
+    except DataError as error:
+        messages.error(request, str(error))
+        return redirect(version)
 
 
 @require_http_methods(["GET", "POST"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import NamedTuple
 
+from django.core.exceptions import RequestDataTooBig
 from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -95,3 +96,9 @@ def search(request: HttpRequest) -> HttpResponse:
         "pages": [page for page in DESTINATIONS if all(word.lower() in page.label.lower() for word in words)],
     }
     return render(request, "home/_search.html", context)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """What cannot be read at all; a form with more than 10 MB of text is by far the likeliest."""
+    too_big = isinstance(exception, RequestDataTooBig)
+    return render(request, "400.html", {"too_big": too_big}, status=413 if too_big else 400)

@@ -22,6 +22,7 @@ from evsys_web.runs.tasks import train_run
 from recipes.backends.local.models import resolve
 from recipes.config import DataConfig, RunConfig
 from recipes.errors import ConfigError, RecipeError
+from recipes.registry import algorithms
 
 
 class RunRefused(RecipeError):
@@ -46,6 +47,7 @@ def launch_run(
     config = config.model_copy(update={"data": DataConfig(dataset=_usable(dataset_version, project).reference)})
     config.algorithm_config()
     config.backend_config()
+    _refuse_other_rows(config.algorithm.kind, dataset_version)
     for path, name in (("name", config.model.name), ("init_from_checkpoint", config.model.init_from_checkpoint)):
         refuse_foreign_folder(user, name, path=("model", path))
     resolve(config.model.name)
@@ -87,7 +89,7 @@ def resume_run(*, user: User, run: TrainingRun) -> TrainingRun:
     """Queue an ended run again, to go on from its newest checkpoint. Raises RunRefused."""
     require_membership(user, run.project)
     run.refresh_from_db()
-    if run.dataset_version_id is None:
+    if run.dataset_version_id is None and not run.is_external:
         raise RunRefused(f"The dataset {run.dataset_reference} was deleted, so this run cannot go on. Clone it with another one.")
     with transaction.atomic():
         if not run.queue():
@@ -177,6 +179,15 @@ def _usable(version: DatasetVersion, project: Project) -> DatasetVersion:
     if version.dataset.project_id != project.pk or version.status != VersionStatus.READY:
         raise ConfigError("Choose a dataset version of this project that is ready.", path=("data", "dataset"))
     return version
+
+
+def _refuse_other_rows(kind: str, version: DatasetVersion) -> None:
+    needed = getattr(algorithms.get(kind), "row_format", None)  # an installed algorithm need not know the word
+    if needed is not None and version.format != needed:
+        raise ConfigError(
+            f"{kind} learns from {needed} rows, and {version.reference} holds {version.format} rows. Choose another dataset.",
+            path=("data", "dataset"),
+        )
 
 
 def refuse_foreign_folder(user: User, name: str | None, *, path: tuple[str, ...]) -> None:

@@ -16,17 +16,20 @@ from evsys_web.api.idempotency import idempotent
 from evsys_web.api.pagination import Page, PageQuery, Slice, paginate
 from evsys_web.datasets.models import Dataset
 from evsys_web.runs import actions, downloads, live, metrics, models
+from evsys_web.runs.estimates import estimate_run
 from evsys_web.runs.metrics import Point
 from evsys_web.runs.models import Checkpoint, TrainingRun, visible_run
 from evsys_web.runs.schemas import (
     MAX_POINTS,
     CheckpointOut,
+    EstimateOut,
     EventOut,
     ExternalRunIn,
     FinishIn,
     LoggedOut,
     MetricsOut,
     PointIn,
+    PresetOut,
     RowId,
     RunDetail,
     RunOut,
@@ -36,6 +39,9 @@ from evsys_web.runs.schemas import (
     read_body,
     run_body,
 )
+from recipes.estimate import Estimate
+from recipes.presets import recommended
+from recipes.registry import algorithms
 
 Points = Annotated[list[PointIn], Field(max_length=MAX_POINTS)]
 router = Router(tags=["runs"])
@@ -86,6 +92,23 @@ def list_runs(request: HttpRequest, query: Query[RunQuery]) -> Slice:
     if query.project is not None:
         runs = runs.filter(project=query.project)
     return paginate(runs, query)
+
+
+@router.get("/recommended", response=PresetOut, summary="Starting values for a model and an algorithm")
+def get_recommended(request: HttpRequest, model: str = "starter", algorithm: str = "sft") -> dict[str, Any]:
+    """The same that the form starts from. An algorithm that is not registered is a 422."""
+    algorithms.get(algorithm)
+    return recommended(model, algorithm)._asdict()
+
+
+@router.post(
+    "/estimate", response=EstimateOut, summary="What a run would take; starts nothing", openapi_extra={"requestBody": CREATE_BODY}
+)
+def estimate(request: HttpRequest) -> Estimate:
+    asked = RunRequest(read_body(request))
+    user, project = caller(request), _project(request, asked.project_id)
+    version = Dataset.objects.resolve(asked.config.data.dataset or "", user, project=project)
+    return estimate_run(asked.config, version, user)
 
 
 @router.get("/{int:run_id}", response=RunDetail, summary="One run, with its config and last values")

@@ -79,7 +79,7 @@ def _folder(model_name: str) -> Path | None:
 def _count(version: DatasetVersion, model_name: str, renderer_name: str | None, options: dict[str, Any]) -> TokenSample | None:
     try:
         tokenizer = load_tokenizer(model_name, renderer_name=renderer_name, download=False)
-        rendered = [render(row["messages"], tokenizer, **options) for row in _spread(version) if "messages" in row]
+        rendered = [render(row["messages"], tokenizer, **options) for row in rows_across(version) if "messages" in row]
     except RecipeError:
         return None
     if not rendered:
@@ -87,7 +87,7 @@ def _count(version: DatasetVersion, model_name: str, renderer_name: str | None, 
     return TokenSample([len(each.token_ids) for each in rendered], [each.num_trained for each in rendered])
 
 
-def _spread(version: DatasetVersion) -> list[Row]:
+def rows_across(version: DatasetVersion) -> list[Row]:
     """At most SAMPLE_ROWS rows, in a few stretches over the whole version."""
     if version.num_rows <= SAMPLE_ROWS:
         return version.rows_between(0, version.num_rows)

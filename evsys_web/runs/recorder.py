@@ -221,6 +221,7 @@ class RunRecorder(Recorder[Reported | Begun], Callback):
         super().__init__(run)
         self.result: RunResult | None = None
         self._run = run
+        self._step_before = run.step
         self._state: LoopState | None = None
         self._num_unfolded = 0
         self._save_steps: set[int] = set()
@@ -280,7 +281,7 @@ class RunRecorder(Recorder[Reported | Begun], Callback):
     def _begin(self, start_step: int, num_steps: int) -> list[Reported]:
         """Forget what lies beyond the step that a resumed run goes on from, and find what the last worker could not write before
         it died: the run's own metrics file is ahead of the database by a moment."""
-        run, recorded = self._run, self._run.step
+        run, recorded = self._run, self._step_before
         run.run_begun(step=start_step, num_steps=num_steps)
         if run.attempt == 1:
             return []
@@ -305,8 +306,14 @@ class RunRecorder(Recorder[Reported | Begun], Callback):
 
     def _tidy(self) -> None:
         if self._num_unfolded >= metrics.FOLD_ROWS:
-            metrics.fold(self._run, keep=metrics.KEEP_ROWS)
+            self._fold_if_held(keep=metrics.KEEP_ROWS)
             self._num_unfolded = 0
+
+    def _fold_if_held(self, *, keep: int = 0) -> None:
+        """Renewing locks the row, so that nobody can take the run and truncate it meanwhile."""
+        with transaction.atomic():
+            if self._run.renew().held:
+                metrics.fold(self._run, keep=keep)
 
     def _obey(self) -> None:
         """Hand what was asked on to the loop; each request once."""
@@ -320,7 +327,7 @@ class RunRecorder(Recorder[Reported | Begun], Callback):
                 state.request_stop()
 
     def _settle(self) -> None:
-        metrics.fold(self._run)
+        self._fold_if_held()
 
     def _write_end(self) -> None:
         run, result = self._run, self.result

@@ -190,6 +190,30 @@ class RunDetail(RunOut):
         return {key: plain(value) for key, value in metrics.latest(run).items()}
 
 
+class PresetOut(Schema):
+    """What the form starts from, where it differs from the algorithm's defaults."""
+
+    params: dict[str, Any]
+    why: str = Field(description="One sentence; empty when nothing is recommended.")
+
+
+class RangeOut(Schema):
+    low: float
+    high: float
+
+
+class EstimateOut(Schema):
+    """null is "not known"; where it is not certain, a range."""
+
+    num_rows: int
+    steps: int | None
+    rows_seen: int | None = Field(description="Over all epochs.")
+    tokens: RangeOut | None
+    trained_tokens: RangeOut | None
+    seconds: RangeOut | None = Field(description="Of training alone; it may have to wait for a worker.")
+    notes: list[str]
+
+
 class SeriesOut(Schema):
     x: list[float]
     y: list[float | str] = Field(description="Last value of each bucket.")

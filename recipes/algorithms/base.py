@@ -24,6 +24,7 @@ from recipes.errors import CheckpointError, ConfigError, RecipeError
 from recipes.loop import Plan, StoppedNow, TrainingLoop, interruptible
 from recipes.protocols import Backend, Callback, Evaluator
 from recipes.registry import backends, callbacks
+from recipes.rows import RowFormat
 from recipes.schedules import WITHOUT_WARMUP, adam_at
 from recipes.types import (
     Checkpoint,
@@ -46,6 +47,8 @@ class BaseAlgorithm:
 
     name: ClassVar[str] = "base"
     Config: ClassVar[type[BaseModel]] = BaseAlgorithmConfig
+    row_format: ClassVar[RowFormat | None] = None
+    """What its rows must be, so that others are refused before a run waits in the queue; None: it says so itself."""
 
     def __init__(self, **params: Any) -> None:
         try:

@@ -70,6 +70,7 @@ class SFT(BaseAlgorithm):
     name: ClassVar[str] = "sft"
     summary: ClassVar[str] = "Supervised fine-tuning: the model learns to give the assistant's replies in the rows."
     Config: ClassVar[type[BaseModel]] = SFTConfig
+    row_format: ClassVar[RowFormat | None] = RowFormat.MESSAGES
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
@@ -106,6 +107,12 @@ class SFT(BaseAlgorithm):
             f"Training on {len(self._datums):,} rows with {num_tokens:,} tokens, {num_trained:,} of them trained;"
             f" {len(validation_rows):,} rows are held out.",
         )
+        if self.cfg.batch_size > len(self._datums):
+            self.report(
+                "warning",
+                f"The batch of {self.cfg.batch_size:,} rows is larger than the data: every step learns from all"
+                f" {len(self._datums):,} rows, one step per epoch.",
+            )
 
     async def build_batch(self, step_index: int) -> TrainingBatch:
         """The next rows of this epoch's order; weights sum to 1 over the batch, so its loss is the mean over trained tokens."""

@@ -3,6 +3,7 @@
 import { saveCsv, savePng } from "./run_export.js";
 
 const order = ["train", "reward", "optim", "eval", "tokens", "time", "progress"];
+const place = (key) => (key === "train/mean_nll" ? "" : key); // as the server sorts them, whenever they arrive
 const rank = (group) => (order.indexOf(group) + 1 || order.indexOf("eval") + 1.5);
 
 export class Grid {
@@ -32,7 +33,8 @@ export class Grid {
     const chart = this.makeChart(card, key);
     this.charts.set(key, chart);
     const section = this.groups.get(group) ?? this.addGroup(group);
-    section.querySelector("[data-cards]").append(card);
+    const cards = section.querySelector("[data-cards]");
+    cards.insertBefore(card, [...cards.children].find((other) => place(other.dataset.metric) > place(key)) ?? null);
     this.count(section);
     this.empty.hidden = true;
     this.inView.observe(card);

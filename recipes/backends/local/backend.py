@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from recipes.backends.local.config import LocalConfig
 from recipes.backends.local.models import resolve
+from recipes.errors import ConfigError
 from recipes.types import AdamParams, Datum, ForwardBackwardResult, LossCallable, OptimStepResult
 
 if TYPE_CHECKING:
@@ -49,7 +50,14 @@ class LocalBackend:
         executor = _one_worker()
 
         def load() -> Engine:
-            from recipes.backends.local.engine import Engine  # torch is imported here, in the worker thread
+            try:
+                from recipes.backends.local.engine import Engine  # torch is imported here, in the worker thread
+            except ModuleNotFoundError as missing:
+                raise ConfigError(
+                    f"The local backend needs {missing.name}, which is not installed here (an installation for hosted training "
+                    "leaves it out). Install requirements.txt, or choose another backend.",
+                    path=("backend", "kind"),
+                ) from None
 
             return Engine.load(LocalConfig.model_validate(config.model_dump()), model, algorithm, output_dir)
 

@@ -25,8 +25,8 @@ from recipes.backends.local.loading import is_out_of_memory
 from recipes.errors import BackendError
 from recipes.types import Array, SampledSequence, SamplingParams, StopReason
 
-_MAX_ROWS = {"cpu": 512, "cuda": 1024}
-_LOGITS_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
+_MAX_ROWS = 1024
+_LOGITS_BYTES = {"cpu": 1 << 27, "cuda": 1 << 31}
 _PROMPT_TOKENS = {"cpu": 1 << 13, "cuda": 1 << 15}
 _COMPACT_BELOW = 0.8
 """Share of rows still running below which finished ones are compacted away."""
@@ -185,32 +185,28 @@ class Decoder:
         self._stop_ids = np.array(sorted(stop_ids), dtype=np.int64)
         vocab_size = int(model.config.get_text_config().vocab_size)
         device = model.device.type
-        max_rows_here = min(_MAX_ROWS.get(device, 512), _LOGITS_BYTES.get(device, 1 << 28) // (4 * vocab_size))
+        max_rows_here = min(_MAX_ROWS, _LOGITS_BYTES.get(device, 1 << 27) // (4 * vocab_size))
         self._max_rows = max_rows or max(1, max_rows_here)
         self._max_prompt_tokens = _PROMPT_TOKENS.get(device, 1 << 13)
         self._bytes_per_token = bytes_per_token(model)
         self._memory = memory_for_context(model.device)
         self._context: Context | None = None
         self._rows: _Rows | None = None
-        self._started: set[Request] = set()
+        self.started: set[Request] = set()
         self._num_steps = 0
 
     @torch.inference_mode()
     def run(self, waiting: deque[Request]) -> None:
-        """Until nothing waits and every row is finished. An error fails every request that was started, and is raised."""
+        """Until nothing waits and every row is finished. After an error, `started` are those that it keeps from their end."""
+        self.started.clear()
         try:
             while waiting or self._rows is not None:
                 if waiting and self._has_space():
                     self._join(self._choose(waiting))
                 if self._rows is not None:
                     self._advance()
-        except BaseException as error:
-            for request in self._started:
-                fail(request.done, error)
-            raise
         finally:
             self._rows = self._context = None
-            self._started.clear()
 
     # ------------------------------------------------------------------ who is in the batch
 
@@ -226,15 +222,18 @@ class Decoder:
         starts: list[tuple[Request, int]] = []
         while waiting:
             request = waiting[0]
+            if request.is_abandoned or request.done.done():
+                waiting.popleft()
+                continue
             num_free = self._num_rows_of(max(other.length for other in (request, *others))) - num_rows
             if others and (num_free <= 0 or not self._fits_beside(request, others)):
                 break
-            if request.is_abandoned or not (request.num_started or request.done.set_running_or_notify_cancel()):
+            if not (request.num_started or request.done.set_running_or_notify_cancel()):
                 waiting.popleft()
                 continue
             num = min(max(1, num_free), request.num_samples - request.num_started)
             starts.append((request, num))
-            self._started.add(request)
+            self.started.add(request)
             others.add(request)
             num_rows += num
             if request.num_started + num < request.num_samples:
@@ -380,7 +379,9 @@ def _takes_padding(model: Any) -> bool:
         context, _ = PaddedContext.read(model, [long[:-1], short[:-1]])
         context = PaddedContext.gather([(context, np.array([1, 0, 1]))], growth=1)
         found = context.feed(torch.tensor([short[-1], long[-1], short[-1]], device=model.device))
-    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError):
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
         return False
     for row, prompt in enumerate((short, long, short)):
         alone = model(input_ids=torch.tensor([prompt], device=model.device), use_cache=False).logits[0, -1].float()

@@ -53,7 +53,7 @@ class LocalSampler:
         max_rows: int | None = None,
     ) -> None:
         self._executor = executor
-        self._source: tuple[Any, Mapping[str, Tensor] | None] | None = (model, weights)
+        self._source: tuple[Any, Mapping[str, Tensor] | None] = (model, weights)
         self._tokenizer = tokenizer
         self._max_rows = max_rows
         self._model: Any = None
@@ -61,6 +61,7 @@ class LocalSampler:
         self._projection: Projection | None = None
         self._waiting: deque[Request] = deque()
         self._to_score: deque[_ScoreRequest] = deque()
+        self._scoring: list[_ScoreRequest] = []
         self._is_scheduled = False
         self._stop_ids = turn_end_ids(model, tokenizer)
         config = model.config.get_text_config()
@@ -165,50 +166,53 @@ class LocalSampler:
             self._fail(BackendError(f"The local backend is closed ({error}).", permanent=True))
 
     def _work(self) -> None:
-        """In the worker: everything that waits, and what arrives until it is done."""
+        """In the worker: everything that waits, and what arrives meanwhile. An error fails those it concerns, no others."""
         self._is_scheduled = False
         try:
-            self._open()
-            while self._to_score:
-                self._score()
-            if self._waiting and self._decoder is not None:
-                self._decoder.run(self._waiting)
-        except (RecipeError, RuntimeError, MemoryError) as error:
-            self._fail(error)
-        except BaseException as error:
+            decoder = self._open()
+            while self._to_score or self._waiting:
+                try:
+                    self._score()
+                    decoder.run(self._waiting)
+                except (RecipeError, RuntimeError, MemoryError) as error:
+                    futures: list[Future[Any]] = [request.done for request in self._scoring]
+                    for future in futures + [request.done for request in decoder.started]:
+                        fail(future, error)
+        except BaseException as error:  # nothing foreseen: nobody may wait for ever
             self._fail(error)
             raise
 
-    def _open(self) -> None:
-        if self._source is not None:
+    def _open(self) -> Decoder:
+        if self._decoder is None:
             model, weights = self._source
             self._model = share(model, weights).eval()
-            self._decoder = Decoder(self._model, stop_ids=self._stop_ids, tokenizer=self._tokenizer, max_rows=self._max_rows)
             self._projection = find_projection(self._model)
-            self._source = None
+            self._decoder = Decoder(self._model, stop_ids=self._stop_ids, tokenizer=self._tokenizer, max_rows=self._max_rows)
+            self._source = (None, None)
+        return self._decoder
 
     def _score(self) -> None:
-        requests = []
+        self._scoring = []
         while self._to_score:
             request = self._to_score.popleft()
             if request.done.set_running_or_notify_cancel():
-                requests.append(request)
-        try:
-            for topk in {request.topk for request in requests}:
-                chosen = [request for request in requests if request.topk == topk]
-                found = score(self._model, self._projection, [request.prompt for request in chosen], topk=topk)
-                for request, scores in zip(chosen, found, strict=True):
-                    request.done.set_result(scores)
-        except BaseException as error:
-            for request in requests:
-                fail(request.done, error)
-            raise
+                self._scoring.append(request)
+        for topk in {request.topk for request in self._scoring}:
+            chosen = [request for request in self._scoring if request.topk == topk]
+            found = score(self._model, self._projection, [request.prompt for request in chosen], topk=topk)
+            for request, scores in zip(chosen, found, strict=True):
+                request.done.set_result(scores)
 
     def _fail(self, error: BaseException) -> None:
-        for done in [request.done for request in self._waiting] + [request.done for request in self._to_score]:
-            fail(done, error)
-        self._waiting.clear()
-        self._to_score.clear()
+        """Everyone who waits here. The queues are emptied first: who is told may ask again at once."""
+        concerned: list[Future[Any]] = [request.done for request in self._scoring]
+        concerned += [request.done for request in (self._decoder.started if self._decoder is not None else ())]
+        while self._waiting:
+            concerned.append(self._waiting.popleft().done)
+        while self._to_score:
+            concerned.append(self._to_score.popleft().done)
+        for future in concerned:
+            fail(future, error)
 
 
 def check_params(params: SamplingParams, num_samples: int) -> None:
@@ -234,6 +238,6 @@ def turn_end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
         ids.update(found if isinstance(found, list | tuple) else [found] if isinstance(found, int) else [])
     template = getattr(tokenizer, "chat_template", None)
     if isinstance(template, str):
-        vocabulary = tokenizer.get_vocab()
-        ids.update(vocabulary[mark] for mark in _TURN_ENDS if mark in template and mark in vocabulary)
+        added = tokenizer.get_added_vocab()
+        ids.update(added[mark] for mark in _TURN_ENDS if mark in template and mark in added)
     return frozenset(ids)

@@ -9,6 +9,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import Client
 from django.utils.timezone import now
+from pytest_django.fixtures import Settings
 
 from evsys_web.accounts.models import IdempotencyRecord, Project, User
 
@@ -115,3 +116,27 @@ def test_requests_at_the_same_moment_make_one_and_all_get_its_answer(alice_heade
     assert [answer.status_code for answer in answers] == [201] * 4
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert made("slow") == 1
+
+
+def test_rows_beyond_what_memory_may_hold_are_taken_once_under_a_key(alice_headers: Headers, settings: Settings) -> None:
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000
+    url = "/api/v1/files/body"
+
+    def send(body: bytes) -> Any:
+        return Client().post(
+            url, body, content_type="application/octet-stream", headers={**alice_headers, "Idempotency-Key": "k"}
+        )
+
+    first, second = send(b"x" * 3_000_000), send(b"x" * 3_000_000)
+    assert (first.status_code, first.json()["name"]) == (201, "3000000 bytes")
+    assert (second["Idempotent-Replayed"], second.json()) == ("true", first.json())
+    assert send(b"x" * 2_999_999).status_code == 409
+
+
+def test_a_body_too_large_to_be_read_is_refused_in_a_sentence(alice_headers: Headers, settings: Settings) -> None:
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 1000
+    for key in ({}, {"Idempotency-Key": "k"}):
+        body = {"name": "x", "inner": [{"rate": 0.5}] * 1000}
+        answer = Client().post("/api/v1/things", body, content_type="application/json", headers={**alice_headers, **key})
+        assert (answer.status_code, answer["Content-Type"]) == (413, "application/problem+json")
+        assert "larger than 10 MB" in answer.json()["detail"]

@@ -59,6 +59,15 @@ def upload(request: HttpRequest, file: File[UploadedFile]) -> Status[Project]:
     return Status(201, Project.objects.create_for(caller(request), name=file.read().decode()[:20]))
 
 
+@api.post("/v1/files/body", response={201: Named})
+@idempotent
+def upload_body(request: HttpRequest) -> Status[Project]:
+    size = 0
+    while chunk := request.read(65536):
+        size += len(chunk)
+    return Status(201, Project.objects.create_for(caller(request), name=f"{size} bytes"))
+
+
 @api.get("/v1/things", response=Page[Named])
 def list_things(request: HttpRequest, query: Query[PageQuery]) -> Slice:
     return paginate(Project.objects.visible_to(caller(request)), query)

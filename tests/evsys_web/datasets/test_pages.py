@@ -249,3 +249,30 @@ def test_a_stranger_finds_nothing(mallory_client: Client, alice_client: Client, 
 def test_a_member_may_upload_and_see(bob_client: Client, version: DatasetVersion) -> None:
     assert bob_client.get(version.get_absolute_url()).status_code == 200
     assert "sums@2" in send(bob_client, jsonl(chat("new?")), name="sums")
+
+
+def test_a_stored_file_that_is_gone_from_the_disk_is_said_in_a_sentence(alice_client: Client, version: DatasetVersion) -> None:
+    version.file.storage.delete(str(version.file.name))
+    for name in ("detail", "download", "preview", "tokens"):
+        answer = alice_client.get(reverse(f"datasets:{name}", args=[version.pk]), headers={"HX-Request": "true"}, follow=True)
+        assert answer.status_code == 200
+        assert "is gone: somebody removed it from the disk" in html.unescape(answer.content.decode()), name
+
+
+def test_uploading_the_same_rows_puts_a_lost_file_back(alice_client: Client, version: DatasetVersion) -> None:
+    content = version.file.open("rb").read()
+    version.file.close()
+    for stored in (version.file, version.offsets):
+        stored.storage.delete(str(stored.name))
+    assert "already has exactly these rows" in send(alice_client, content, name=version.dataset.name)
+    again = DatasetVersion.objects.get()
+    assert again.file.open("rb").read() == content
+    assert len(again.rows_between(0, again.num_rows)) == again.num_rows
+
+
+def test_more_pasted_text_than_a_form_takes_is_refused_in_a_sentence(alice_client: Client) -> None:
+    client = Client(raise_request_exception=False)
+    client.cookies = alice_client.cookies
+    refused = client.post(UPLOAD, {"text": "x" * (11 * 1024 * 1024)})
+    assert refused.status_code == 413
+    assert "upload that: a file may have any size" in refused.content.decode()

@@ -10,6 +10,7 @@ import pytest
 from django.test import Client
 from pytest_django.fixtures import Settings
 
+from evsys_web.accounts.actions import store_credential
 from evsys_web.accounts.models import Project, User
 from evsys_web.datasets.actions import import_dataset
 from evsys_web.datasets.models import DatasetVersion
@@ -96,6 +97,18 @@ def test_an_endpoint_is_asked_under_its_address_and_model(alice_client: Client, 
     alice_client.post("/evals/new", typed(benchmark, source="endpoint", **endpoint))
     run = EvalRun.objects.get()
     assert run.load_config().endpoint.base_url == "http://127.0.0.1:9/v1" and run.model_label == "m"
+
+
+def test_a_key_is_named_and_only_one_of_ones_own_can_be(alice_client: Client, benchmark, mallory, settings: Settings):
+    settings.ALLOW_PRIVATE_URLS = True
+    endpoint = {"source": "endpoint", "endpoint-base_url": "http://127.0.0.1:9/v1", "endpoint-model": "m"}
+    hers = store_credential(user=mallory, project=mallory.default_project(), name="hers", secret="sk-mallory")
+    answer = alice_client.post("/evals/new", typed(benchmark, **endpoint, credential=hers.pk))
+    assert answer.status_code == 422 and "hers" not in answer.content.decode() and not EvalRun.objects.exists()
+    mine = store_credential(user=benchmark.created_by, project=benchmark.project, name="mine", secret="sk-alice-secret")
+    alice_client.post("/evals/new", typed(benchmark, **endpoint, credential=mine.pk))
+    run = EvalRun.objects.get()
+    assert run.load_config().endpoint.credential == "mine" and "sk-alice" not in json.dumps(run.config)
 
 
 def test_a_new_benchmark_is_made_on_the_spot_and_found_again(alice_client: Client, benchmark, tasks):

@@ -59,6 +59,19 @@ def test_rows_of_another_project_are_refused(alice: User, version: DatasetVersio
     assert refused.value.path == ("data", "dataset")
 
 
+def test_rows_that_the_algorithm_cannot_learn_from_are_refused_before_they_wait(
+    alice: User, project: Project, version: DatasetVersion
+) -> None:
+    type(version).objects.filter(pk=version.pk).update(format="task")
+    version.refresh_from_db()
+    with pytest.raises(ConfigError, match="sft learns from messages rows, and .* holds task rows") as refused:
+        launch_run(
+            user=alice, project=project, config=RunConfig.model_validate({"data": {"dataset": "sums@1"}}), dataset_version=version
+        )
+    assert refused.value.path == ("data", "dataset")
+    assert not TrainingRun.objects.exists()
+
+
 def test_a_folder_of_a_run_one_cannot_see_is_no_place_to_begin_from(
     alice: User, mallory: User, version: DatasetVersion, project: Project, make_run: MakeRun, runs_dir: Path
 ) -> None:

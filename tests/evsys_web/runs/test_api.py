@@ -222,6 +222,8 @@ def test_a_run_trained_elsewhere_reports_its_points_and_its_end(
     assert (
         post(client, f"/{made['id']}/finish", {"status": "failed", "error": "NaN."}, alice_headers).json()["status"] == "failed"
     )
+    refused = post(client, f"/{made['id']}/resume", None, alice_headers)
+    assert refused.status_code == 409 and "trained elsewhere" in refused.json()["detail"]
     assert post(client, f"/{made['id']}/log-batch", points, alice_headers).status_code == 409
 
 

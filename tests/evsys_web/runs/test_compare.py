@@ -9,6 +9,7 @@ from django.test import Client
 
 from evsys_web.runs import metrics
 from evsys_web.runs.comparison import compare_configs
+from recipes.algorithms.sft import SFTConfig
 from tests.evsys_web.runs.conftest import mock_config
 
 
@@ -32,6 +33,15 @@ def test_the_charts_get_every_run_in_the_order_asked(alice_client: Client, make_
 def test_only_what_differs_is_listed(alice_client: Client, make_run):
     page = compare(alice_client, make_run(config=mock_config(batch_size=4)), make_run(config=mock_config(batch_size=8)))
     assert "algorithm.params.batch_size" in page and "backend.kind" not in page
+
+
+def test_a_setting_left_away_counts_as_its_default():
+    short = {"model": {"name": "starter"}, "data": {"dataset": "sums@1"}, "algorithm": {"kind": "sft"}}
+    said = short | {"algorithm": {"kind": "sft", "params": {"lora_rank": 32, "batch_size": 8}}}
+    default = SFTConfig().batch_size
+    found = {row.path: row.values for row in compare_configs([short, said])}
+    assert found["algorithm.params.batch_size"] == [str(default), "8"]
+    assert set(found) <= {"algorithm.params.batch_size", "algorithm.params.lora_rank"}
 
 
 def test_runs_with_the_same_settings_are_called_the_same(alice_client: Client, make_run):

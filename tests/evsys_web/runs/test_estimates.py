@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evsys_web.runs import metrics
-from evsys_web.runs.estimates import SAMPLE_ROWS, _spread, estimate_run, measured_speed, sample_tokens
+from evsys_web.runs.estimates import SAMPLE_ROWS, estimate_run, measured_speed, rows_across, sample_tokens
 from evsys_web.runs.models import Status
 from recipes.config import RunConfig
 from tests.evsys_web.runs.conftest import mock_config
@@ -43,7 +43,7 @@ def test_rows_are_taken_over_the_whole_version(version):
             self.asked.append((start, stop))
             return [{"row": number} for number in range(start, stop)]
 
-    rows = [row["row"] for row in _spread(Large())]
+    rows = [row["row"] for row in rows_across(Large())]
     assert len(rows) == SAMPLE_ROWS and rows[0] == 0 and rows[-1] == 9_999
 
 

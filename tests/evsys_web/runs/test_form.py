@@ -142,6 +142,23 @@ def test_fields_that_the_backend_ignores_say_so(alice, version: DatasetVersion, 
     assert [bound.name for bound in form if bound.field.is_ignored] == ["weight_decay"]
 
 
+def test_an_installed_packages_algorithm_is_drawn_and_launched_like_our_own(alice_client: Client, version, monkeypatch):
+    from recipes.algorithms.mock import MockSFT, MockSFTConfig
+    from recipes.registry import algorithms
+
+    class FocalConfig(MockSFTConfig):
+        gamma: float = 2.0
+
+    class FocalSFT(MockSFT):
+        Config = FocalConfig
+
+    monkeypatch.setitem(algorithms._items, "focal_sft", FocalSFT)
+    typed = fields(version, algorithm="focal_sft", **{"algorithm-gamma": "3.5"})
+    assert value_of(alice_client.post("/runs/new/settings", typed).content.decode(), "algorithm-gamma") == "3.5"
+    alice_client.post(NEW, typed)
+    assert TrainingRun.objects.get().config["algorithm"]["params"]["gamma"] == 3.5
+
+
 def test_the_estimate_follows_what_is_typed(alice_client: Client, version: DatasetVersion):
     page = alice_client.post("/runs/new/estimate", fields(version, **{"algorithm-num_epochs": "2"})).content.decode()
     assert re.search(r"Steps</dt><dd[^>]*>6<", page)  # 12 rows, 4 a batch, twice

@@ -207,10 +207,11 @@ def test_lineage_reads_both_ways(alice_client: Client, make_run, version, runs_d
 
 
 def test_a_dataset_deleted_meanwhile_is_said(alice_client: Client, make_run, version):
-    run = make_run(status=Status.CANCELLED, dataset_version=version, dataset_reference="sums@1")
+    run = make_run(status=Status.FAILED, error="Lost.", dataset_version=version, dataset_reference="sums@1")
     version.dataset.delete()
     text = page(alice_client, run)
     assert "(deleted since)" in text and "/resume" not in text
+    assert "It cannot go on without its rows." in text and "resume starts again" not in text
 
 
 def test_events_are_read_newest_first_and_escaped(alice_client: Client, run: TrainingRun):

@@ -50,6 +50,14 @@ def test_fewer_rows_than_a_batch_are_one_partial_batch(tmp_path: Path) -> None:
     assert [len(batch.data) for batch in batches(tmp_path, 2, batch_size=64)] == [10, 10]
 
 
+def test_a_batch_larger_than_the_data_is_said(tmp_path: Path) -> None:
+    witness = Witness()
+    result = run(config(batch_size=64, num_epochs=2), tmp_path, witness)
+    assert result.num_steps == 2
+    told = [message for level, message in witness.events if level == "warning"]
+    assert told == ["The batch of 64 rows is larger than the data: every step learns from all 10 rows, one step per epoch."]
+
+
 def test_the_weights_of_a_batch_sum_to_one_whatever_its_size(tmp_path: Path) -> None:
     for batch in batches(tmp_path, 3, batch_size=4):
         assert sum(datum.loss_fn_inputs["weights"].sum() for datum in batch.data) == pytest.approx(1.0)

@@ -89,15 +89,15 @@ def test_out_of_memory_becomes_a_sentence_and_the_next_call_works(executor: Thre
     failures = [True]
 
     def run_out_once(module: Any, inputs: Any) -> None:
-        if failures and inputs[0].shape[0] == 3:
+        if failures and inputs[0].shape[0] == 5:
             failures.clear()
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
     model.get_input_embeddings().register_forward_pre_hook(run_out_once)
     sampler = LocalSampler(executor, model, None)
     with pytest.raises(BackendError, match=r"Out of memory while sampling\. Lower max_tokens"):
-        sample(sampler, [5], 3, max_tokens=5, seed=0)
-    assert len(sample(sampler, [5], 3, max_tokens=5, seed=0).sequences) == 3
+        sample(sampler, [5], 5, max_tokens=5, seed=0)
+    assert len(sample(sampler, [5], 5, max_tokens=5, seed=0).sequences) == 5
 
 
 def test_a_call_given_up_does_not_hold_up_or_harm_the_others(executor: ThreadPoolExecutor) -> None:
