@@ -19,7 +19,12 @@ function open() {
   const source = new EventSource(page.dataset.liveUrl);
   let status = page.dataset.status;
   source.addEventListener("open", () => say("live"));
-  source.addEventListener("error", () => say(source.readyState === EventSource.CLOSED ? "over" : "waiting"));
+  source.addEventListener("error", () => {
+    const closed = source.readyState === EventSource.CLOSED;
+    say(closed ? "over" : "waiting");
+    // No more is to come, but the end was not heard of: it fell between the page and its stream. The page asks how it went.
+    if (closed && !ended.includes(status)) document.body.dispatchEvent(new CustomEvent("run-status", { detail: { status } }));
+  });
   for (const name of ["metrics", "status", ...refreshed]) {
     source.addEventListener(name, (event) => {
       const detail = JSON.parse(event.data);

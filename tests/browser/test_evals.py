@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser.test_every_page import settle
 
@@ -67,6 +67,20 @@ def test_two_evals_are_compared(page: Page) -> None:
     expect(page.locator(".eval-finding")).to_contain_text("12 tasks in common")
     expect(page.locator(".eval-plot .main-svg").first).to_be_visible()
     expect(page.get_by_role("heading", name="Newly solved")).to_be_visible()
+
+
+def test_an_end_that_fell_between_the_page_and_its_stream_is_shown(page: Page) -> None:
+    def answer_when_all_is_over(route: Route) -> None:
+        header = re.sub(r"live.*", "header", route.request.url)
+        for _ in range(120):
+            if "Completed" in page.request.get(header).text():
+                break
+            page.wait_for_timeout(250)
+        route.fulfill(status=204)  # what the server says to a viewer who has seen everything
+
+    page.route(re.compile(r"/evals/\d+/live"), answer_when_all_is_over)
+    evaluate(page, "quick", temperature="1")
+    expect(page.locator(".eval-tasks")).not_to_contain_text("pending")
 
 
 def test_what_is_chosen_brings_its_own_fields_and_keeps_what_was_typed(page: Page) -> None:
