@@ -21,11 +21,9 @@ from recipes.errors import BackendError, DataError, RenderingError
 from recipes.protocols import Backend, Evaluator, SamplingClient
 from recipes.registry import register_algorithm
 from recipes.rendering import RENDERERS, Supervise, datum_of, render_sequences, with_renderer
+from recipes.row_order import Split, num_batches, rows_of_step, split_off
 from recipes.rows import RowFormat, parse
 from recipes.types import Datum, ForwardBackwardResult, Metrics, Row, RunContext, TrainingBatch
-
-SPLIT_SEED = 1
-"""Keeps the draw of validation rows apart from the shuffles, which are seeded (seed, 0, epoch)."""
 
 ROWS_PER_REPORT = 20_000
 
@@ -78,7 +76,6 @@ class SFT(BaseAlgorithm):
         self._validation: list[Datum] = []
         self._train_rows: list[Row] = []
         self._max_seq_len: int = self.cfg.max_seq_len
-        self._order: tuple[int, np.ndarray[Any, Any]] | None = None
 
     async def setup(self, ctx: RunContext, backend: Backend) -> None:
         """Render the rows. Raises DataError for a row that is none, or when no row is left."""
@@ -99,7 +96,7 @@ class SFT(BaseAlgorithm):
         if validation_rows:
             validation = await self._render(validation_rows, tokenizer, "validation")
             self._validation = [datum for datums in validation.datums for datum in datums]
-        self._steps_per_epoch = -(-len(self._datums) // self.cfg.batch_size)
+        self._steps_per_epoch = num_batches(len(self._datums), self.cfg.batch_size)
         weights = [datum.loss_fn_inputs["weights"] for datums in self._datums for datum in datums]
         num_tokens, num_trained = sum(map(len, weights)), sum(int((row != 0).sum()) for row in weights)
         self.report(
@@ -116,8 +113,9 @@ class SFT(BaseAlgorithm):
 
     async def build_batch(self, step_index: int) -> TrainingBatch:
         """The next rows of this epoch's order; weights sum to 1 over the batch, so its loss is the mean over trained tokens."""
-        epoch, position = divmod(step_index, self._steps_per_epoch)
-        chosen = self._epoch_order(epoch)[position * self.cfg.batch_size : (position + 1) * self.cfg.batch_size]
+        chosen = rows_of_step(
+            step_index, num_rows=len(self._datums), batch_size=self.cfg.batch_size, seed=self.cfg.seed
+        )
         datums = [datum for row in chosen for datum in self._datums[row]]
         return TrainingBatch(data=_weighing_one(datums), loss_fn="cross_entropy")
 
@@ -145,14 +143,11 @@ class SFT(BaseAlgorithm):
             self.report("info", f"The model reads {readable:,} tokens at most, less than max_seq_len {self.cfg.max_seq_len:,}.")
         return int(min(readable, self.cfg.max_seq_len))
 
-    def _split(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
-        num_held_out = min(len(rows) - 1, round(self.cfg.validation_fraction * len(rows)))
-        if self.cfg.validation_fraction and not num_held_out:
+    def _split(self, rows: list[Row]) -> Split:
+        split = split_off(rows, self.cfg.validation_fraction, self.cfg.seed)
+        if self.cfg.validation_fraction and not split.held_out:
             self.report("warning", f"{len(rows)} rows are too few to hold out {self.cfg.validation_fraction:.0%} of them.")
-        drawn = np.random.default_rng([self.cfg.seed, SPLIT_SEED]).permutation(len(rows))
-        held_out = set(drawn[:num_held_out].tolist())
-        kept = [row for index, row in enumerate(rows) if index not in held_out]
-        return kept, [rows[index] for index in sorted(held_out)]
+        return split
 
     async def _render(self, rows: Sequence[Row], tokenizer: Any, purpose: str) -> Rendering:
         datums: list[list[Datum]] = []
@@ -207,11 +202,6 @@ class SFT(BaseAlgorithm):
                 f"{rendering.num_split:,} of {num_rows:,} {purpose} rows became one sequence per assistant turn: the chat"
                 " template renders earlier turns differently from the turn that is asked for.",
             )
-
-    def _epoch_order(self, epoch: int) -> np.ndarray[Any, Any]:
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng([self.cfg.seed, 0, epoch]).permutation(len(self._datums)))
-        return self._order[1]
 
 
 class ValidationLoss:
