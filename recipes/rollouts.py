@@ -8,7 +8,7 @@ import inspect
 import math
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from recipes.chat import ChatClient, Reply
 from recipes.errors import BackendError, DataError, ErrorKind, RecipeError, VerifierError
@@ -53,6 +53,25 @@ class Tally:
     is_stopped: bool = False
 
 
+class Launched(Protocol):
+    """What is begun at once: so many attempts."""
+
+    @property
+    def num(self) -> int: ...
+
+
+GroupT = TypeVar("GroupT", bound=Launched)
+WorkedT_contra = TypeVar("WorkedT_contra", bound=Launched, contravariant=True)
+Report = Callable[["AttemptResult"], None]
+
+
+class Work(Protocol[WorkedT_contra]):
+    """What is done with one group: every attempt of it is reported. Raises what no attempt can carry: ConfigError, a BackendError
+    that would only repeat, and whatever is a mistake of this program."""
+
+    async def run(self, group: WorkedT_contra, report: Report) -> None: ...
+
+
 class _Group(NamedTuple):
     """Attempts first … first + num − 1 of one task, asked for together."""
 
@@ -88,7 +107,7 @@ async def sample(
     """
     limit = concurrency or client.concurrency
     work = _Work(client, verifier, params, system_prompt)
-    return await _Flight(work, limit, max(max_errors_in_a_row, 2 * limit), on_attempt).run(
+    return await Flight(work, limit, max(max_errors_in_a_row, 2 * limit), on_attempt).run(
         _groups(tasks, num_attempts, min(limit, _MOST_PER_CALL), set(done)), should_stop, grace_seconds
     )
 
@@ -130,7 +149,7 @@ class _Work:
             replies = await self.client.sample(messages, replace(self.params, seed=seed), group.num, tools=task.tools or None)
         except BackendError as error:
             self._report_failure(group, messages, error, error.kind, report)
-            if error.permanent and error.kind is not ErrorKind.REQUEST:
+            if would_repeat(error):
                 raise
             return
         except DataError as error:
@@ -150,7 +169,7 @@ class _Work:
         report: Callable[[AttemptResult], None],
     ) -> None:
         for attempt in range(group.first, group.first + group.num):
-            report(_failed(group.task, attempt, messages, error, kind))
+            report(failed(group.task, attempt, messages, error, kind))
 
     def _conversation(self, task: Task) -> list[dict[str, Any]]:
         if self.system_prompt is None or any(message.get("role") == "system" for message in task.messages):
@@ -166,29 +185,38 @@ class _Work:
             "turns": (reply.turn,) if reply.turn is not None else (),
         }
         try:
-            verdict = await self._verdict(reply.text, task, messages)
+            verdict = await verdict_of(self.verifier, reply.text, task, messages)
         except BackendError as error:  # of a judge
-            return replace(_failed(task, attempt, messages, error, error.kind), **said)
+            return replace(failed(task, attempt, messages, error, error.kind), **said)
         except Exception as error:  # noqa: BLE001 - somebody's verifier: whatever it raises is an error of this attempt
-            return replace(_failed(task, attempt, messages, error, ErrorKind.VERIFIER), **said)
+            return replace(failed(task, attempt, messages, error, ErrorKind.VERIFIER), **said)
         return AttemptResult(
             task.task_id, attempt, float(verdict.reward), verdict.is_correct, verdict.signals, verdict.info, messages, **said
         )
 
-    async def _verdict(self, text: str, task: Task, messages: list[dict[str, Any]]) -> Verdict:
-        if self.verifier.is_slow:
-            found = await asyncio.to_thread(self.verifier.verify, text, task.answer, messages=messages)
-        else:
-            found = self.verifier.verify(text, task.answer, messages=messages)
-        verdict = await found if inspect.isawaitable(found) else found
-        if not isinstance(verdict, Verdict):
-            raise VerifierError(f"The verifier gave {type(verdict).__name__} instead of a Verdict.")
-        if not math.isfinite(verdict.reward):
-            raise VerifierError(f"The verifier gave the reward {verdict.reward}, which is no number to count with.")
-        return verdict
+
+async def verdict_of(verifier: Verifier, text: str, task: Task, messages: list[dict[str, Any]]) -> Verdict:
+    """The verifier's verdict on a reply; `messages` is the whole conversation, the reply last. Raises VerifierError for what is
+    none, and whatever the verifier raises."""
+    if verifier.is_slow:
+        found = await asyncio.to_thread(verifier.verify, text, task.answer, messages=messages)
+    else:
+        found = verifier.verify(text, task.answer, messages=messages)
+    verdict = await found if inspect.isawaitable(found) else found
+    if not isinstance(verdict, Verdict):
+        raise VerifierError(f"The verifier gave {type(verdict).__name__} instead of a Verdict.")
+    if not math.isfinite(verdict.reward):
+        raise VerifierError(f"The verifier gave the reward {verdict.reward}, which is no number to count with.")
+    return verdict
 
 
-def _failed(task: Task, attempt: int, messages: list[dict[str, Any]], error: Exception, kind: ErrorKind) -> AttemptResult:
+def would_repeat(error: BackendError) -> bool:
+    """The next attempt would fail in the same way. A refused request is its own task's matter."""
+    return error.permanent and error.kind is not ErrorKind.REQUEST
+
+
+def failed(task: Task, attempt: int, messages: list[dict[str, Any]], error: Exception, kind: ErrorKind) -> AttemptResult:
+    """An attempt without a verdict."""
     sentence = str(error) if isinstance(error, RecipeError) else f"{type(error).__name__}: {error}"
     if kind is ErrorKind.VERIFIER:
         sentence = f"The reply could not be judged: {sentence}"
@@ -202,10 +230,10 @@ class _Landed(NamedTuple):
     error: BaseException | None
 
 
-class _Flight:
+class Flight(Generic[GroupT]):
     """Keeps up to `limit` attempts in flight and reports them, in one coroutine, as they land."""
 
-    def __init__(self, work: _Work, limit: int, most_errors: int, on_attempt: Callable[[AttemptResult], None]) -> None:
+    def __init__(self, work: Work[GroupT], limit: int, most_errors: int, on_attempt: Report) -> None:
         self._work = work
         self._limit = limit
         self._most_errors = most_errors
@@ -213,11 +241,12 @@ class _Flight:
         self._tally = Tally()
         self._landed: asyncio.Queue[AttemptResult | _Landed | None] = asyncio.Queue()
         self._running: set[asyncio.Task[None]] = set()
-        self._next: _Group | None = None
+        self._next: GroupT | None = None
         self._num_in_flight = 0
         self._errors_in_a_row = 0
 
-    async def run(self, groups: Iterator[_Group], should_stop: Callable[[], bool] | None, grace_seconds: float) -> Tally:
+    async def run(self, groups: Iterator[GroupT], should_stop: Callable[[], bool] | None, grace_seconds: float) -> Tally:
+        """Raises BackendError and what the work raises; everything that had finished has been reported by then."""
         watch = self._start(self._watch(should_stop, grace_seconds), 0) if should_stop is not None else None
         self._next = next(groups, None)
         try:
@@ -245,7 +274,7 @@ class _Flight:
         self._report_rest()
         return self._tally
 
-    def _launch(self, groups: Iterator[_Group]) -> None:
+    def _launch(self, groups: Iterator[GroupT]) -> None:
         while self._next is not None and not self._tally.is_stopped and self._num_in_flight + self._next.num <= self._limit:
             self._num_in_flight += self._next.num
             self._running.add(self._start(self._work.run(self._next, self._landed.put_nowait), self._next.num))

@@ -1,4 +1,4 @@
-"""Which rows a step trains on, and which are held out: functions of seed and step alone, so that a resume needs no saved order."""
+"""Which rows a step trains on, and which are held out: functions of seed and step alone, so a resume needs no saved order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def num_batches(num_rows: int, batch_size: int) -> int:
 
 
 def rows_of_step(step_index: int, *, num_rows: int, batch_size: int, seed: int) -> list[int]:
-    """Indices of a step's rows, counted through the epochs: every epoch has an order of its own, and its last batch may be small."""
+    """Indices of a step's rows. Every epoch has an order of its own, and its last batch may be a small one."""
     epoch, position = divmod(step_index, num_batches(num_rows, batch_size))
     chosen: list[int] = _order(seed, epoch, num_rows)[position * batch_size : (position + 1) * batch_size].tolist()
     return chosen

@@ -113,9 +113,7 @@ class SFT(BaseAlgorithm):
 
     async def build_batch(self, step_index: int) -> TrainingBatch:
         """The next rows of this epoch's order; weights sum to 1 over the batch, so its loss is the mean over trained tokens."""
-        chosen = rows_of_step(
-            step_index, num_rows=len(self._datums), batch_size=self.cfg.batch_size, seed=self.cfg.seed
-        )
+        chosen = rows_of_step(step_index, num_rows=len(self._datums), batch_size=self.cfg.batch_size, seed=self.cfg.seed)
         datums = [datum for row in chosen for datum in self._datums[row]]
         return TrainingBatch(data=_weighing_one(datums), loss_fn="cross_entropy")
 
