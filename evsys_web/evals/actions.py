@@ -7,15 +7,15 @@ from itertools import islice
 from typing import Any, cast
 
 from django.db import IntegrityError, transaction
-from django.utils.timezone import now
 
 from evsys_web.accounts.actions import require_membership
 from evsys_web.accounts.models import BackendCredential, Project, User
 from evsys_web.addresses import refuse_private
 from evsys_web.datasets.models import DatasetVersion, Format, VersionStatus
-from evsys_web.evals.models import Benchmark, EvalRun, Status
+from evsys_web.evals.models import Benchmark, EvalRun
 from evsys_web.evals.tasks import run_eval
 from evsys_web.runs.actions import RunRefused, refuse_foreign_folder
+from evsys_web.runs.launches import announce, made_before, queue_once
 from evsys_web.runs.models import Checkpoint
 from evsys_web.runs.work import storable
 from recipes.backends.local.models import resolve
@@ -102,7 +102,7 @@ def launch_eval(
     weights come from; found by their path when left away. The same key from the same person gives the run that it made the first
     time. Raises ConfigError, DataError, or PermissionDenied for what is not the caller's."""
     require_membership(user, project)
-    if idempotency_key and (made := _made_before(user, idempotency_key)):
+    if made := made_before(EvalRun, user, idempotency_key):
         return made
     version = benchmark.dataset_version
     if benchmark.project_id != project.pk:
@@ -113,33 +113,24 @@ def launch_eval(
     config = config.model_copy(update={"data": DataConfig(dataset=version.reference), "verifier": verifier})
     config.check()
     checkpoint = _check_model(user, project, config, checkpoint)
-    try:
-        with transaction.atomic():
-            run: EvalRun = EvalRun.objects.create(
-                project=project,
-                created_by=user,
-                name=storable(config.name),
-                benchmark=benchmark,
-                dataset_version=version,
-                dataset_reference=version.reference,
-                checkpoint=checkpoint,
-                config=config.model_dump(mode="json"),
-                model_label=storable(_label(config, checkpoint))[:400],
-                k=config.attempts,
-                num_tasks=min(version.num_rows, config.max_tasks or version.num_rows),
-                status=Status.QUEUED,
-                hinted_at=now(),
-                submission_key=idempotency_key or "",
-                cloned_from=cloned_from,
-                auto_resume=auto_resume,
-            )
-            _announce(run)
-    except IntegrityError:  # the same form, posted twice at the same moment
-        made = _made_before(user, idempotency_key or "")
-        if made is None:
-            raise
-        return made
-    return run
+    return queue_once(
+        EvalRun,
+        run_eval,
+        user=user,
+        key=idempotency_key,
+        project=project,
+        name=storable(config.name),
+        benchmark=benchmark,
+        dataset_version=version,
+        dataset_reference=version.reference,
+        checkpoint=checkpoint,
+        config=config.model_dump(mode="json"),
+        model_label=storable(_label(config, checkpoint))[:400],
+        k=config.attempts,
+        num_tasks=min(version.num_rows, config.max_tasks or version.num_rows),
+        cloned_from=cloned_from,
+        auto_resume=auto_resume,
+    )
 
 
 def stop_eval(*, user: User, run: EvalRun) -> EvalRun:
@@ -238,13 +229,8 @@ def _queue_again(user: User, run: EvalRun, what: str, *, even_completed: bool) -
         if not run.queue(even_completed=even_completed):
             raise RunRefused(_standing_sentence(run, what))
         run.note(f"{'Resume' if what == 'resumed' else 'Retry of errors'} asked by {user}.")
-        _announce(run)
+        announce(run, run_eval)
     return run
-
-
-def _made_before(user: User, key: str) -> EvalRun | None:
-    made: EvalRun | None = EvalRun.objects.filter(created_by=user, submission_key=key).first()
-    return made
 
 
 def _standing_sentence(run: EvalRun, what: str) -> str:
@@ -252,9 +238,3 @@ def _standing_sentence(run: EvalRun, what: str) -> str:
     if run.is_imported:
         return f"These attempts were made elsewhere and imported; they cannot be {what}."
     return f"This run is {run.get_status_display().lower()} and cannot be {what}."
-
-
-def _announce(run: EvalRun) -> None:
-    """Tell the workers once the row is written. A broker that is away only costs time: an idle worker's sweep finds the run."""
-    pk = run.pk
-    transaction.on_commit(lambda: run_eval.delay(pk), robust=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
@@ -15,7 +13,6 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 from django.views.decorators.vary import vary_on_headers
 
-from evsys_web.accounts.models import User
 from evsys_web.accounts.views import signed_in
 from evsys_web.evals.actions import delete_eval, resume_eval, retry_errors, stop_eval
 from evsys_web.evals.attempts import fact, side_by_side
@@ -23,10 +20,8 @@ from evsys_web.evals.comparison import RunsCompared, say
 from evsys_web.evals.models import Benchmark, EvalRun
 from evsys_web.evals.snippets import curl_for, yaml_of
 from evsys_web.evals.tables import TaskTable
-from evsys_web.runs.actions import RunRefused
-from evsys_web.runs.status import ACTIVE, Status
+from evsys_web.runs.work_pages import PER_PAGE, act, list_context, searched, yaml_file
 
-EVALS_PER_PAGE = 25
 TASKS_PER_PAGE = 50
 ATTEMPTS_PER_PAGE = 16
 EVENTS_SHOWN = 500
@@ -36,27 +31,11 @@ MAX_CHOICES = 200
 @require_safe
 @vary_on_headers("HX-Request")
 def eval_list(request: HttpRequest) -> HttpResponse:
-    user = signed_in(request)
-    runs = EvalRun.objects.visible_to(user).newest_first()
-    words, status = request.GET.get("q", "").replace("\0", "").strip()[:200], request.GET.get("status", "")
-    for word in words.split()[:8]:
+    runs = EvalRun.objects.visible_to(signed_in(request))
+    for word in searched(request):
         fits = Q(name__icontains=word) | Q(model_label__icontains=word) | Q(benchmark__name__icontains=word)
         runs = runs.filter(fits | Q(dataset_reference__icontains=word))
-    if status in Status.values:
-        runs = runs.filter(status=status)
-    # Sorting keys alone, then fetching one page of rows, as the list of runs does.
-    page = Paginator(runs.values_list("pk", flat=True), EVALS_PER_PAGE).get_page(request.GET.get("page"))
-    rows = EvalRun.objects.select_related("benchmark").defer("error_detail", "config").in_bulk(list(page))
-    listed = [rows[pk] for pk in page if pk in rows]
-    context = {
-        "page": page,
-        "listed": listed,
-        "words": words,
-        "status": status,
-        "statuses": Status.choices,
-        "is_filtered": bool(words or status),
-        "is_live": any(run.status in (*ACTIVE, Status.QUEUED) for run in listed),
-    }
+    context = list_context(request, runs, EvalRun.objects.select_related("benchmark").defer("error_detail", "config"))
     template = "evals/_eval_table.html" if request.htmx else "evals/list.html"  # type: ignore[attr-defined]
     return render(request, template, context)
 
@@ -108,9 +87,7 @@ def eval_events(request: HttpRequest, pk: int) -> HttpResponse:
 @require_safe
 def eval_yaml(request: HttpRequest, pk: int) -> HttpResponse:
     run = found(request, pk)
-    answer = HttpResponse(yaml_of(run.config), content_type="application/yaml")
-    answer["Content-Disposition"] = f'attachment; filename="eval-{run.pk}.yaml"'
-    return answer
+    return yaml_file(yaml_of(run.config), name=f"eval-{run.pk}")
 
 
 @require_safe
@@ -144,7 +121,7 @@ def benchmark_detail(request: HttpRequest, pk: int) -> HttpResponse:
     )
     benchmark = get_object_or_404(benchmarks, pk=pk)
     runs = benchmark.eval_runs.select_related("benchmark").defer("error_detail", "config").newest_first()
-    page = Paginator(runs, EVALS_PER_PAGE).get_page(request.GET.get("page"))
+    page = Paginator(runs, PER_PAGE).get_page(request.GET.get("page"))
     context = {
         "benchmark": benchmark,
         "verifier": json.dumps(benchmark.verifier.get("params", {}), ensure_ascii=False, indent=1),
@@ -182,26 +159,26 @@ def compare(request: HttpRequest) -> HttpResponse:
 @require_POST
 def stop(request: HttpRequest, pk: int) -> HttpResponse:
     run = found(request, pk)
-    return _act(request, lambda user: stop_eval(user=user, run=run), back=run.get_absolute_url())
+    return act(request, lambda user: stop_eval(user=user, run=run), back=run.get_absolute_url())
 
 
 @require_POST
 def resume(request: HttpRequest, pk: int) -> HttpResponse:
     run = found(request, pk)
-    return _act(request, lambda user: resume_eval(user=user, run=run), back=run.get_absolute_url())
+    return act(request, lambda user: resume_eval(user=user, run=run), back=run.get_absolute_url())
 
 
 @require_POST
 def retry(request: HttpRequest, pk: int) -> HttpResponse:
     run = found(request, pk)
-    return _act(request, lambda user: retry_errors(user=user, run=run), back=run.get_absolute_url())
+    return act(request, lambda user: retry_errors(user=user, run=run), back=run.get_absolute_url())
 
 
 @require_POST
 def delete(request: HttpRequest, pk: int) -> HttpResponse:
     run = found(request, pk)
     said = f"{run.name} and its attempts are deleted."
-    done = _act(request, lambda user: delete_eval(user=user, run=run), back=run.get_absolute_url(), said=said)
+    done = act(request, lambda user: delete_eval(user=user, run=run), back=run.get_absolute_url(), said=said)
     return done if EvalRun.objects.filter(pk=pk).exists() else redirect("evals:list")
 
 
@@ -241,14 +218,3 @@ def _curves(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, A
 
 def _key(text: str) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
-
-
-def _act(request: HttpRequest, action: Callable[[User], Any], *, back: str, said: str = "") -> HttpResponse:
-    try:
-        action(signed_in(request))
-    except (RunRefused, PermissionDenied) as refusal:
-        messages.error(request, str(refusal))
-    else:
-        if said:
-            messages.success(request, said)
-    return redirect(back)

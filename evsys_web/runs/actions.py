@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.utils.timezone import now
 
 from evsys_web.accounts.actions import require_membership
 from evsys_web.accounts.models import Project, User
 from evsys_web.datasets.models import DatasetVersion, VersionStatus
 from evsys_web.runs import metrics
+from evsys_web.runs.launches import announce, made_before, queue_once
 from evsys_web.runs.metrics import Point
 from evsys_web.runs.models import Status, TrainingRun, storable
 from evsys_web.runs.tasks import train_run
@@ -42,7 +43,7 @@ def launch_run(
     """Queue a run. The same key from the same person gives the run that it made the first time.
     Raises ConfigError, or PermissionDenied for a project that is not the caller's."""
     require_membership(user, project)
-    if idempotency_key and (made := _made_before(user, idempotency_key)):
+    if made := made_before(TrainingRun, user, idempotency_key):
         return made
     config = config.model_copy(update={"data": DataConfig(dataset=_usable(dataset_version, project).reference)})
     config.algorithm_config()
@@ -51,28 +52,19 @@ def launch_run(
     for path, name in (("name", config.model.name), ("init_from_checkpoint", config.model.init_from_checkpoint)):
         refuse_foreign_folder(user, name, path=("model", path))
     resolve(config.model.name)
-    try:
-        with transaction.atomic():
-            run = TrainingRun.objects.create(
-                project=project,
-                created_by=user,
-                name=storable(config.name),
-                dataset_version=dataset_version,
-                dataset_reference=dataset_version.reference,
-                config=config.model_dump(mode="json"),
-                status=Status.QUEUED,
-                hinted_at=now(),
-                submission_key=idempotency_key or "",
-                cloned_from=cloned_from,
-                auto_resume=auto_resume,
-            )
-            _announce(run)
-    except IntegrityError:  # the same form, posted twice at the same moment
-        made = _made_before(user, idempotency_key or "")
-        if made is None:
-            raise
-        return made
-    return run
+    return queue_once(
+        TrainingRun,
+        train_run,
+        user=user,
+        key=idempotency_key,
+        project=project,
+        name=storable(config.name),
+        dataset_version=dataset_version,
+        dataset_reference=dataset_version.reference,
+        config=config.model_dump(mode="json"),
+        cloned_from=cloned_from,
+        auto_resume=auto_resume,
+    )
 
 
 def stop_run(*, user: User, run: TrainingRun) -> TrainingRun:
@@ -95,7 +87,7 @@ def resume_run(*, user: User, run: TrainingRun) -> TrainingRun:
         if not run.queue():
             raise RunRefused(_standing_sentence(run, "resumed"))
         run.note(f"Resume asked by {user}.")
-        _announce(run)
+        announce(run, train_run)
     return run
 
 
@@ -170,11 +162,6 @@ def _external_sentence(run: TrainingRun) -> str:
     return f"This run is {run.get_status_display().lower()} and takes no more points."
 
 
-def _made_before(user: User, key: str) -> TrainingRun | None:
-    made: TrainingRun | None = TrainingRun.objects.filter(created_by=user, submission_key=key).first()
-    return made
-
-
 def _usable(version: DatasetVersion, project: Project) -> DatasetVersion:
     if version.dataset.project_id != project.pk or version.status != VersionStatus.READY:
         raise ConfigError("Choose a dataset version of this project that is ready.", path=("data", "dataset"))
@@ -207,9 +194,3 @@ def _standing_sentence(run: TrainingRun, what: str) -> str:
     if run.is_external:
         return f"This run is trained elsewhere and cannot be {what} from here."
     return f"This run is {run.get_status_display().lower()} and cannot be {what}."
-
-
-def _announce(run: TrainingRun) -> None:
-    """Tell the workers once the row is written. A broker that is away only costs time: an idle worker's sweep finds the run."""
-    pk = run.pk
-    transaction.on_commit(lambda: train_run.delay(pk), robust=True)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
@@ -20,14 +17,14 @@ from django.views.decorators.vary import vary_on_headers
 from evsys_web.accounts.models import User
 from evsys_web.accounts.views import signed_in
 from evsys_web.runs import metrics
-from evsys_web.runs.actions import RunRefused, delete_run, resume_run, stop_run
+from evsys_web.runs.actions import delete_run, resume_run, stop_run
 from evsys_web.runs.comparison import compare_configs
 from evsys_web.runs.downloads import checkpoint_bytes, checkpoint_download, metrics_csv
-from evsys_web.runs.models import ACTIVE, Checkpoint, Status, TrainingRun
+from evsys_web.runs.models import Checkpoint, TrainingRun
 from evsys_web.runs.snippets import curl_for, yaml_of
+from evsys_web.runs.work_pages import act, list_context, searched, yaml_file
 from recipes.errors import CheckpointError
 
-RUNS_PER_PAGE = 25
 EVENTS_SHOWN = 500
 MAX_KEYS = 200
 MAX_COMPARED = 8
@@ -50,29 +47,15 @@ class Saved(NamedTuple):
 @require_safe
 @vary_on_headers("HX-Request")
 def run_list(request: HttpRequest) -> HttpResponse:
-    user = signed_in(request)
-    runs = TrainingRun.objects.visible_to(user).newest_first()
-    words, status = request.GET.get("q", "").strip()[:200], request.GET.get("status", "")
-    for word in words.split()[:8]:
+    runs = TrainingRun.objects.visible_to(signed_in(request))
+    for word in searched(request):
         runs = runs.filter(
             Q(name__icontains=word) | Q(dataset_reference__icontains=word) | Q(config__model__name__icontains=word)
         )
-    if status in Status.values:
-        runs = runs.filter(status=status)
-    # Sorting keys alone, then fetching one page of rows: with their configs, ten thousand rows take three times as long to sort.
-    page = Paginator(runs.values_list("pk", flat=True), RUNS_PER_PAGE).get_page(request.GET.get("page"))
-    rows = TrainingRun.objects.select_related("dataset_version__dataset").defer("error_detail").in_bulk(list(page))
-    shown = [rows[pk] for pk in page if pk in rows]
-    losses = metrics.last_values(list(rows), LOSS_KEY)
-    context = {
-        "page": page,
-        "listed": [Listed(run, losses.get(run.pk)) for run in shown],
-        "words": words,
-        "status": status,
-        "statuses": Status.choices,
-        "is_filtered": bool(words or status),
-        "is_live": any(run.status in (*ACTIVE, Status.QUEUED) for run in shown),
-    }
+    rows = TrainingRun.objects.select_related("dataset_version__dataset").defer("error_detail")
+    context = list_context(request, runs, rows)
+    losses = metrics.last_values([run.pk for run in context["listed"]], LOSS_KEY)
+    context["listed"] = [Listed(run, losses.get(run.pk)) for run in context["listed"]]
     template = "runs/_run_table.html" if request.htmx else "runs/list.html"  # type: ignore[attr-defined]
     return render(request, template, context)
 
@@ -152,9 +135,7 @@ def run_series(request: HttpRequest, pk: int) -> JsonResponse:
 @require_safe
 def run_yaml(request: HttpRequest, pk: int) -> HttpResponse:
     run = found(request, pk)
-    answer = HttpResponse(yaml_of(run.config), content_type="application/yaml")
-    answer["Content-Disposition"] = f'attachment; filename="run-{run.pk}.yaml"'
-    return answer
+    return yaml_file(yaml_of(run.config), name=f"run-{run.pk}")
 
 
 @require_safe
@@ -178,20 +159,20 @@ def compare(request: HttpRequest) -> HttpResponse:
 @require_POST
 def stop(request: HttpRequest, pk: int) -> HttpResponse:
     run = found(request, pk)
-    return _act(request, lambda user: stop_run(user=user, run=run), back=run.get_absolute_url())
+    return act(request, lambda user: stop_run(user=user, run=run), back=run.get_absolute_url())
 
 
 @require_POST
 def resume(request: HttpRequest, pk: int) -> HttpResponse:
     run = found(request, pk)
-    return _act(request, lambda user: resume_run(user=user, run=run), back=run.get_absolute_url())
+    return act(request, lambda user: resume_run(user=user, run=run), back=run.get_absolute_url())
 
 
 @require_POST
 def delete(request: HttpRequest, pk: int) -> HttpResponse:
     run = found(request, pk)
     said = f"{run.name} and its checkpoints are deleted."
-    done = _act(request, lambda user: delete_run(user=user, run=run), back=run.get_absolute_url(), said=said)
+    done = act(request, lambda user: delete_run(user=user, run=run), back=run.get_absolute_url(), said=said)
     return done if TrainingRun.objects.filter(pk=pk).exists() else redirect("runs:list")
 
 
@@ -249,17 +230,6 @@ def _chart_run(run: TrainingRun) -> dict[str, Any]:
         "began": (run.started_at or run.created_at).isoformat(),
         "live": not run.has_ended,
     }
-
-
-def _act(request: HttpRequest, action: Callable[[User], Any], *, back: str, said: str = "") -> HttpResponse:
-    try:
-        action(signed_in(request))
-    except (RunRefused, PermissionDenied) as refusal:
-        messages.error(request, str(refusal))
-    else:
-        if said:
-            messages.success(request, said)
-    return redirect(back)
 
 
 def _slim(curve: dict[str, Any]) -> dict[str, Any]:
