@@ -12,6 +12,7 @@ from evsys_web.accounts.actions import reveal_credential
 from evsys_web.addresses import allows_address
 from evsys_web.evals.models import EvalRun
 from evsys_web.evals.recorder import EvalRecorder
+from evsys_web.runs.leases import announcing_the_end
 from recipes.eval_config import EvalConfig
 from recipes.evals.runner import open_verifier, refuse_unfit
 
@@ -22,7 +23,7 @@ def run_eval(self: Task, run_id: int) -> None:
     run = EvalRun.objects.select_related("dataset_version", "project").filter(pk=run_id).first()
     if run is None or not run.start(self.request.hostname or socket.gethostname()):
         return
-    with EvalRecorder(run) as recorder:
+    with announcing_the_end(), EvalRecorder(run) as recorder:
         config = run.load_config()
         tasks = list(islice(run.read_tasks(), config.max_tasks))
         refuse_unfit(tasks, open_verifier(config))

@@ -16,13 +16,13 @@ from evsys_web.accounts.models import Project, User
 from evsys_web.datasets.actions import import_dataset
 from evsys_web.datasets.models import Dataset, DatasetVersion
 from evsys_web.runs.status import Status
-from evsys_web.runs.work import Work
+from evsys_web.runs.work import Tracked
 from recipes.config import DataConfig
 from recipes.errors import RecipeError
 
 POLL_SECONDS = 0.5
 
-W = TypeVar("W", bound=Work)
+W = TypeVar("W", bound=Tracked)
 
 
 class LaunchCommand(BaseCommand, Generic[W]):

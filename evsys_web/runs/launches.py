@@ -10,9 +10,9 @@ from django.utils.timezone import now
 
 from evsys_web.accounts.models import User
 from evsys_web.runs.status import Status
-from evsys_web.runs.work import Work
+from evsys_web.runs.work import Tracked
 
-W = TypeVar("W", bound=Work)
+W = TypeVar("W", bound=Tracked)
 
 
 def made_before(kind: type[W], user: User, key: str | None) -> W | None:
@@ -38,7 +38,7 @@ def queue_once(kind: type[W], task: Task, *, user: User, key: str | None, **valu
     return work
 
 
-def announce(work: Work, task: Task) -> None:
+def announce(work: Tracked, task: Task) -> None:
     """Tell the workers once the row is written. A broker that is away only costs time: an idle worker's sweep finds the row."""
     pk = work.pk
     transaction.on_commit(lambda: task.delay(pk), robust=True)

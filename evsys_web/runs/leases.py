@@ -3,62 +3,86 @@
 A run whose lease ran out is marked crashed, never resumed behind its owner's back (unless `auto_resume` says so). A queued run
 whose message was lost is announced again by a worker that has nothing to do. A worker that shuts down asks for its run back: the
 run saves after its step and returns to the queue, to go on from there.
+
+What is made of several runs (a `Chain`) waits whenever one of them has ended. It is announced like a queued run, and at once by
+the worker whose run has just ended.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 
+from celery import current_app
 from django.apps import apps
 from django.db import Error, connections, transaction
 
 from evsys_web.runs.models import Status, TrainingRun
-from evsys_web.runs.work import Work, WorkQuerySet
+from evsys_web.runs.work import Chain, Tracked, Work, WorkQuerySet
 
 logger = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 2.0
 ANNOUNCE_AGAIN = timedelta(seconds=10)
+NUM_ANNOUNCED = 20
 MAX_ATTEMPTS = 5
 """A run that has taken its worker down so often is not resumed by itself again."""
 
 Send = Callable[[int], object]
 
 
-def sweep(worker: str, *, send: Send | None, model: type[Work] = TrainingRun) -> None:
-    """Declare silent runs lost, and announce queued ones if this worker is idle and does such work (has a `send` for it). Safe to
-    run anywhere, at any time, twice."""
-    runs = rows(model)
-    for run in runs.lost():
-        _give_up(run)
+def sweep(worker: str, *, send: Send | None, model: type[Tracked] = TrainingRun) -> None:
+    """Declare silent runs lost, and announce waiting ones if this worker is idle and does such work (has a `send` for it). Safe
+    to run anywhere, at any time, twice."""
+    if issubclass(model, Work):
+        for run in rows(model).lost():
+            _give_up(run)
     if send is None or is_busy(worker):
         return
-    for run in runs.filter(status=Status.QUEUED).order_by("created_at", "pk")[:20]:
-        if run.hint(older_than=ANNOUNCE_AGAIN):
-            send(run.pk)
+    for waiting in rows(model).filter(model.WAITING).order_by("created_at", "pk")[:NUM_ANNOUNCED]:
+        if waiting.hint(older_than=ANNOUNCE_AGAIN):
+            send(waiting.pk)
+
+
+@contextmanager
+def announcing_the_end() -> Iterator[None]:
+    """Around the work of a worker: whatever waited for the end of it is told then, instead of by the next sweep."""
+    try:
+        yield
+    finally:
+        for model in kinds():
+            if issubclass(model, Chain):
+                # A broker that is away only costs time.
+                transaction.on_commit(partial(_announce_waiting, model), robust=True)
+
+
+def _announce_waiting(model: type[Chain]) -> None:
+    for pk in rows(model).filter(model.WAITING).order_by("created_at", "pk").values_list("pk", flat=True)[:NUM_ANNOUNCED]:
+        current_app.tasks[model.TASK].delay(pk)
 
 
 def ask_back(worker: str) -> None:
     """The worker shuts down: its run is to save and return to the queue."""
     for model in kinds():
-        for run in held_by(worker, model):
-            run.ask_back()
+        if issubclass(model, Work):
+            for run in held_by(worker, model):
+                run.ask_back()
 
 
 def is_busy(worker: str) -> bool:
-    return any(held_by(worker, model).exists() for model in kinds())
+    return any(held_by(worker, model).exists() for model in kinds() if issubclass(model, Work))
 
 
-def kinds() -> list[type[Work]]:
-    """Every model whose rows are work."""
-    return [model for model in apps.get_models() if issubclass(model, Work)]
+def kinds() -> list[type[Tracked]]:
+    """Every model whose rows are work, or made of it."""
+    return [model for model in apps.get_models() if issubclass(model, Tracked)]
 
 
-def rows(model: type[Work]) -> WorkQuerySet:
+def rows(model: type[Tracked]) -> WorkQuerySet:
     return WorkQuerySet(model)
 
 
@@ -88,7 +112,7 @@ def _let_go() -> None:
 class Sweeper:
     """Sweeps from a thread of the worker until told to end; then asks the worker's runs back."""
 
-    def __init__(self, worker: str, *, sends: Mapping[type[Work], Send]) -> None:
+    def __init__(self, worker: str, *, sends: Mapping[type[Tracked], Send]) -> None:
         """sends: how to announce a row, for each kind of work that this worker does."""
         self._worker = worker
         self._sends = sends

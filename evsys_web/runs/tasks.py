@@ -13,7 +13,7 @@ from celery import Task, shared_task
 from celery.signals import worker_ready, worker_shutting_down
 
 import recipes
-from evsys_web.runs.leases import Sweeper, kinds
+from evsys_web.runs.leases import Sweeper, announcing_the_end, kinds
 from evsys_web.runs.models import TrainingRun
 from evsys_web.runs.recorder import RunRecorder
 
@@ -26,7 +26,7 @@ def train_run(self: Task, run_id: int) -> None:
     run = TrainingRun.objects.filter(pk=run_id).first()
     if run is None or not run.start(self.request.hostname or socket.gethostname()):
         return
-    with RunRecorder(run) as recorder:
+    with announcing_the_end(), RunRecorder(run) as recorder:
         recorder.result = recipes.train(
             run.load_config(),
             run_id=str(run.pk),

@@ -1,7 +1,8 @@
 """Work is a row, and the row is the queue: whoever changes `status` by conditional update owns what follows.
 
 The Celery message only hints that a row waits; it may be lost or doubled. A worker owns a row as long as `lease_owner` is its
-own mark, and every write of a worker is conditional on that. Nothing outside this module writes `status`.
+own mark, and every write of a worker is conditional on that. A chain of such rows is held by nobody: whoever moves it does so
+from the place where they saw it. Nothing outside this module writes `status`.
 
 Everything a viewer can be shown of live work takes its `seq` from the row's one counter, so that one number says what a viewer
 has seen.
@@ -38,21 +39,21 @@ class WorkQuerySet(OwnedQuerySet):
         return self.active().filter(self.model.DONE_HERE, lease_until__lt=now())
 
 
-class Work(models.Model):
-    """A run of any kind: its status, its lease, and how both change. `last_seq` is the newest thing a viewer can be shown."""
+class Tracked(models.Model):
+    """Whatever has one of the status words: how it stands, what went wrong, and how both change. `last_seq` is the newest thing a
+    viewer can be shown."""
 
     DONE_HERE: ClassVar[Q] = Q()
     """Which rows our workers do; the others report in from elsewhere."""
+
+    WAITING: ClassVar[Q] = Q(status=Status.QUEUED)
+    """Which rows a worker should be told of."""
 
     TASK: ClassVar[str] = ""
     """Name of the Celery task that does a row, given its id."""
 
     status = models.CharField(max_length=10, choices=Status, default=Status.DRAFT, editable=False)
     stop_requested = models.PositiveSmallIntegerField(choices=Stop, default=Stop.NONE, editable=False)
-    hand_back = models.BooleanField(default=False, editable=False, help_text="The worker shuts down: save, back to the queue.")
-    attempt = models.PositiveIntegerField(default=0, editable=False)
-    lease_owner = models.CharField(max_length=200, blank=True, editable=False)
-    lease_until = models.DateTimeField(null=True, blank=True, editable=False)
     hinted_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="When a worker was last told of it.")
 
     last_seq = models.PositiveBigIntegerField(default=0, editable=False)
@@ -87,11 +88,88 @@ class Work(models.Model):
     def can_resume(self) -> bool:
         return self.status in RESUMABLE and self.is_done_here
 
-    # what each kind of work adds
-
     def note(self, message: str, *, level: str = "info") -> None:
         """Write an event with a number of its own. Call it inside a transaction."""
         raise AssertionError(f"{type(self).__name__} keeps no events")
+
+    # how it changes: each is one conditional update, True when this caller won
+
+    def complete(self, **values: Any) -> bool:
+        return self._end(Status.COMPLETED, **values)
+
+    def cancel(self) -> bool:
+        """It stopped because it was asked to."""
+        return self._end(Status.CANCELLED)
+
+    def fail(self, error: str, *, error_type: str = "", detail: str = "") -> bool:
+        """A foreseen end: the sentence says what to do."""
+        return self._end(Status.FAILED, error=storable(error), error_type=error_type, error_detail=storable(detail))
+
+    def crash(self, error: str, *, error_type: str = "", detail: str = "") -> bool:
+        """An unforeseen end, seen by whoever did the work."""
+        return self._end(Status.CRASHED, error=storable(error), error_type=error_type, error_detail=storable(detail))
+
+    def queue(self, *, announced: bool = True, even_completed: bool = False) -> bool:
+        """draft → queued, and again from any end (completed only if asked); what went wrong before is cleared. announced: the
+        caller sends the message; otherwise the next sweep does."""
+        ends = ENDED if even_completed else RESUMABLE
+        return self._change(
+            self.DONE_HERE & Q(status__in=(Status.DRAFT, *ends)),
+            status=Status.QUEUED,
+            stop_requested=Stop.NONE,
+            hinted_at=now() if announced else None,
+            finished_at=None,
+            error="",
+            error_type="",
+            error_detail="",
+        )
+
+    def request_stop(self) -> bool:
+        """What is queued is cancelled at once; what runs stops after its step, at the second request at once."""
+        return (
+            self._change(Q(status=Status.QUEUED), status=Status.CANCELLED, finished_at=now())
+            or self._change(
+                Q(status__in=(Status.STARTING, Status.RUNNING)), status=Status.STOPPING, stop_requested=Stop.AFTER_STEP
+            )
+            or self._change(Q(status=Status.STOPPING), stop_requested=Stop.NOW)
+        )
+
+    def hint(self, *, older_than: timedelta) -> bool:
+        """Mark that a worker is being told of this waiting row; False when somebody did so lately."""
+        stale = Q(hinted_at=None) | Q(hinted_at__lt=now() - older_than)
+        return self._change(self.WAITING & stale, hinted_at=now())
+
+    def next_seqs(self, count: int) -> int:
+        """Reserve `count` numbers for a writer without a lease and return the first. Call it inside the writing transaction."""
+        self._rows().update(last_seq=F("last_seq") + count)
+        self.refresh_from_db(fields=["last_seq"])
+        return self.last_seq - count + 1
+
+    def _end(self, status: Status, **values: Any) -> bool:
+        raise AssertionError(f"{type(self).__name__} does not say who may end it")
+
+    def _change(self, condition: Q, **values: Any) -> bool:
+        won = self._rows().filter(condition).update(**values) == 1
+        if won:
+            self.refresh_from_db()
+        return won
+
+    def _rows(self) -> models.QuerySet[Any]:
+        return type(self)._default_manager.filter(pk=self.pk)
+
+
+class Work(Tracked):
+    """A run of any kind, done by the worker that holds its lease."""
+
+    hand_back = models.BooleanField(default=False, editable=False, help_text="The worker shuts down: save, back to the queue.")
+    attempt = models.PositiveIntegerField(default=0, editable=False)
+    lease_owner = models.CharField(max_length=200, blank=True, editable=False)
+    lease_until = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        abstract = True
+
+    # what each kind of work adds
 
     def lost_sentence(self) -> str:
         """What a person reads when the worker was lost: how far it came, and where it goes on."""
@@ -144,21 +222,6 @@ class Work(models.Model):
         """starting → running, with these values. A stop asked meanwhile keeps it stopping."""
         return self._change_held(Q(status=Status.STARTING), status=Status.RUNNING, **values) or self._change_held(Q(), **values)
 
-    def complete(self) -> bool:
-        return self._end(Status.COMPLETED)
-
-    def cancel(self) -> bool:
-        """The worker stopped because it was asked to."""
-        return self._end(Status.CANCELLED)
-
-    def fail(self, error: str, *, error_type: str = "", detail: str = "") -> bool:
-        """A foreseen end: the sentence says what to do."""
-        return self._end(Status.FAILED, error=storable(error), error_type=error_type, error_detail=storable(detail))
-
-    def crash(self, error: str, *, error_type: str = "", detail: str = "") -> bool:
-        """An unforeseen end, seen by the worker itself."""
-        return self._end(Status.CRASHED, error=storable(error), error_type=error_type, error_detail=storable(detail))
-
     def give_back(self) -> bool:
         """The worker shuts down: back to the queue, to go on from its last checkpoint."""
         return self._change_held(Q(), status=Status.QUEUED, hinted_at=None, **NO_LEASE)
@@ -170,46 +233,9 @@ class Work(models.Model):
             silent & Q(hand_back=True, stop_requested=Stop.NONE), status=Status.QUEUED, hinted_at=None, **NO_LEASE
         ) or self._change(silent, status=Status.CRASHED, error=error, error_type="WorkerLost", finished_at=now(), **NO_LEASE)
 
-    def queue(self, *, announced: bool = True, even_completed: bool = False) -> bool:
-        """draft → queued, and again from any end (completed only if asked); what went wrong before is cleared. announced: the
-        caller sends the message; otherwise the next sweep does."""
-        ends = ENDED if even_completed else RESUMABLE
-        return self._change(
-            self.DONE_HERE & Q(status__in=(Status.DRAFT, *ends)),
-            status=Status.QUEUED,
-            stop_requested=Stop.NONE,
-            hand_back=False,
-            hinted_at=now() if announced else None,
-            finished_at=None,
-            error="",
-            error_type="",
-            error_detail="",
-        )
-
     def ask_back(self) -> bool:
         """Its worker shuts down: it is to save after this step and return to the queue."""
         return self._change(Q(status__in=ACTIVE), hand_back=True)
-
-    def request_stop(self) -> bool:
-        """A queued run is cancelled at once; a held one stops after its step, at the second request at once."""
-        return (
-            self._change(Q(status=Status.QUEUED), status=Status.CANCELLED, finished_at=now())
-            or self._change(
-                Q(status__in=(Status.STARTING, Status.RUNNING)), status=Status.STOPPING, stop_requested=Stop.AFTER_STEP
-            )
-            or self._change(Q(status=Status.STOPPING), stop_requested=Stop.NOW)
-        )
-
-    def hint(self, *, older_than: timedelta) -> bool:
-        """Mark that a worker is being told of this queued run; False when somebody did so lately."""
-        stale = Q(hinted_at=None) | Q(hinted_at__lt=now() - older_than)
-        return self._change(Q(status=Status.QUEUED) & stale, hinted_at=now())
-
-    def next_seqs(self, count: int) -> int:
-        """Reserve `count` numbers for a writer without a lease and return the first. Call it inside the writing transaction."""
-        self._rows().update(last_seq=F("last_seq") + count)
-        self.refresh_from_db(fields=["last_seq"])
-        return self.last_seq - count + 1
 
     def _end(self, status: Status, **values: Any) -> bool:
         return self._change_held(Q(), status=status, finished_at=now(), **NO_LEASE, **values)
@@ -218,14 +244,30 @@ class Work(models.Model):
         held = Q(status__in=ACTIVE, lease_owner=self.lease_owner)
         return bool(self.lease_owner) and self._change(condition & held, **values)
 
-    def _change(self, condition: Q, **values: Any) -> bool:
-        won = self._rows().filter(condition).update(**values) == 1
-        if won:
-            self.refresh_from_db()
-        return won
 
-    def _rows(self) -> models.QuerySet[Any]:
-        return type(self)._default_manager.filter(pk=self.pk)
+class Chain(Tracked):
+    """Work made of other work, one part after the other. Nobody holds it: each change asks that status and `place` are as this
+    object saw them, so that of two who come at once one wins and the other does nothing."""
+
+    place = models.PositiveBigIntegerField(default=0, editable=False, help_text="Grows with every move.")
+
+    class Meta:
+        abstract = True
+
+    def move(self, **values: Any) -> bool:
+        """queued → running, or on within running or stopping, with these values. Call it first in the transaction that makes what
+        the new place is for: it keeps everybody else out until that is committed, or undone."""
+        status = Status.RUNNING if self.status == Status.QUEUED else self.status
+        began = Coalesce("started_at", models.Value(now()))
+        return self._change_here(
+            Q(status__in=(Status.QUEUED, *ACTIVE)), status=status, hinted_at=None, started_at=began, **values
+        )
+
+    def _end(self, status: Status, **values: Any) -> bool:
+        return self._change_here(Q(status__in=(Status.QUEUED, *ACTIVE)), status=status, finished_at=now(), **values)
+
+    def _change_here(self, condition: Q, **values: Any) -> bool:
+        return self._change(condition & Q(status=self.status, place=self.place), place=F("place") + 1, **values)
 
 
 def storable(text: str) -> str:

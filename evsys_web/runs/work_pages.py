@@ -15,7 +15,7 @@ from evsys_web.accounts.models import User
 from evsys_web.accounts.views import signed_in
 from evsys_web.runs.actions import RunRefused
 from evsys_web.runs.status import ACTIVE, Status
-from evsys_web.runs.work import Work, WorkQuerySet
+from evsys_web.runs.work import Tracked, WorkQuerySet
 
 PER_PAGE = 25
 MAX_WORDS = 8
@@ -36,7 +36,7 @@ def list_context(request: HttpRequest, works: WorkQuerySet, rows: WorkQuerySet) 
     if status in Status.values:
         works = works.filter(status=status)
     page: Page[Any] = Paginator(works.values_list("pk", flat=True), PER_PAGE).get_page(request.GET.get("page"))
-    found: dict[int, Work] = rows.in_bulk(list(page))
+    found: dict[int, Tracked] = rows.in_bulk(list(page))
     listed = [found[pk] for pk in page if pk in found]
     return {
         "page": page,
