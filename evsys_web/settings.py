@@ -123,6 +123,7 @@ INSTALLED_APPS = [
     "evsys_web.datasets",
     "evsys_web.runs",
     "evsys_web.evals",
+    "evsys_web.checkpoints",
     "evsys_web.home",
 ]
 MIDDLEWARE = [

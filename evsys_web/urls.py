@@ -23,6 +23,7 @@ urlpatterns = [
     path("", include("evsys_web.home.urls")),
     path("accounts/", include("evsys_web.accounts.urls")),
     path("datasets/", include("evsys_web.datasets.urls")),
+    path("runs/checkpoints/", include("evsys_web.checkpoints.urls")),
     path("runs/", include("evsys_web.runs.urls")),
     path("evals/", include("evsys_web.evals.urls")),
     path("api/", include((open_to_tokens(api_patterns), api_app_name), namespace=api_namespace)),

@@ -84,6 +84,13 @@ class Manifest:
         if len(kept) < len(rows):
             self._write(kept)
 
+    def forget(self, name: str) -> None:
+        """Take out the row of this name, before its weights are removed."""
+        rows = self.read()
+        kept = [row for row in rows if row.name != name]
+        if len(kept) < len(rows):
+            self._write(kept)
+
     def newest_usable(self) -> Checkpoint | None:
         """The last row whose state still exists; None when there is none to resume from."""
         return next((row for row in reversed(self.read()) if _has_state(row)), None)

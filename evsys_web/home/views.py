@@ -35,6 +35,7 @@ DESTINATIONS = (
     Destination("New run", "runs:new", "plus"),
     Destination("Evals", "evals:list", "evals"),
     Destination("New eval", "evals:new", "plus"),
+    Destination("Checkpoints", "checkpoints:list", "checkpoint"),
     Destination("Datasets", "datasets:list", "datasets"),
     Destination("Upload a dataset", "datasets:upload", "upload"),
     Destination("API tokens", "accounts:tokens", "key"),

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from django.http import Http404, StreamingHttpResponse
 
@@ -15,6 +16,20 @@ from evsys_web.runs.models import Checkpoint, TrainingRun
 from recipes.errors import CheckpointError
 
 NUM_CSV_ROWS = 500
+
+
+class CheckpointFile(NamedTuple):
+    """A file to sample from or go on with; name: as a download asks for it."""
+
+    name: str
+    num_bytes: int
+
+
+def files_of(checkpoint: Checkpoint) -> list[CheckpointFile]:
+    """Its files on this machine, by name; none for weights kept elsewhere."""
+    folder = _folder(checkpoint)
+    paths = _files(folder) if folder else []
+    return [CheckpointFile(path.relative_to(folder or path).as_posix(), path.stat().st_size) for path in paths]
 
 
 def checkpoint_files(checkpoint: Checkpoint) -> list[str]:
@@ -77,13 +92,17 @@ def _taken(text: io.StringIO) -> bytes:
     return data
 
 
-def _folder(checkpoint: Checkpoint) -> Path | None:
-    uri = checkpoint.sampler_uri or checkpoint.state_uri
-    root = checkpoint.run.output_dir.resolve()
+def folder_within(run: TrainingRun, uri: str) -> Path | None:
+    """The folder that a checkpoint's URI names, if it lies below the run's own and is there."""
+    root = run.output_dir.resolve()
     if not uri or "://" in uri:
         return None
     folder = (root / uri).resolve()
     return folder if folder.is_relative_to(root) and folder != root and folder.is_dir() else None
+
+
+def _folder(checkpoint: Checkpoint) -> Path | None:
+    return folder_within(checkpoint.run, checkpoint.sampler_uri or checkpoint.state_uri)
 
 
 def _files(folder: Path) -> list[Path]:

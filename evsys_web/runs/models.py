@@ -152,6 +152,9 @@ class Checkpoint(models.Model):
     def __str__(self) -> str:
         return f"{self.run.name} {self.name}"
 
+    def get_absolute_url(self) -> str:
+        return reverse("checkpoints:detail", args=[self.pk])
+
 
 class MetricRow(models.Model):
     """One step of a live run, as JSON. Written and read by `metrics.py` alone."""

@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class CheckpointsConfig(AppConfig):
+    name = "evsys_web.checkpoints"
+    label = "checkpoints"
