@@ -132,11 +132,19 @@ class DataConfig(Settings):
 
     path: str | None = Field(None, max_length=1000, description="A JSONL file of rows.")
     dataset: str | None = Field(None, max_length=300, description="A dataset version, as name@version.")
+    split: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="Only the rows of this split of the dataset; left away, training takes train where there are splits.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> DataConfig:
         if (self.path is None) == (self.dataset is None):
             raise ValueError("give exactly one of path and dataset")
+        if self.split is not None and self.dataset is None:
+            raise ValueError("a file has no splits: give split with a dataset only")
         return self
 
 

@@ -251,7 +251,7 @@ def _names_a_function(tool: Any) -> bool:
 
 def parse_all(scanned: Iterable[Scanned], convert: Callable[[Row, At], Row]) -> Iterator[Scanned]:
     """Each row converted, or its refusal. A task_id that came before is refused: attempts are told apart by it."""
-    first_seen: dict[str, int] = {}
+    first_seen: dict[str, tuple[str, int]] = {}
     for line, row, place in scanned:
         if isinstance(row, DataError):
             yield Scanned(line, row, place)
@@ -259,8 +259,8 @@ def parse_all(scanned: Iterable[Scanned], convert: Callable[[Row, At], Row]) -> 
         at = At(line, place)
         try:
             parsed = convert(row, at)
-            if "task_id" in parsed and (first := first_seen.setdefault(parsed["task_id"], line)) != line:
-                at.refuse("task_id", parsed["task_id"], f"a name of its own; {place} {first:,} has the same")
+            if "task_id" in parsed and (first := first_seen.setdefault(parsed["task_id"], (place, line))) != (place, line):
+                at.refuse("task_id", parsed["task_id"], f"a name of its own; {first[0]} {first[1]:,} has the same")
         except DataError as error:
             yield Scanned(line, error, place)
         else:

@@ -128,8 +128,8 @@ class DatasetVersionAdmin(admin.ModelAdmin[DatasetVersion]):
     list_select_related = ("dataset__project", "created_by")
     actions = ("validate",)
     fields = (
-        *("reference", "project", "status", "format", "num_rows", "size", "num_left_out", "conversion", "source", "content_hash"),
-        *("created_by", "created_at", "pages", "first_rows"),
+        *("reference", "project", "status", "format", "num_rows", "splits", "size", "num_left_out", "conversion", "source"),
+        *("content_hash", "created_by", "created_at", "pages", "first_rows"),
     )
     readonly_fields = fields
 

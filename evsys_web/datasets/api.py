@@ -45,6 +45,11 @@ UPLOAD_BODY = {
 }
 
 
+class SplitOut(Schema):
+    name: str
+    num_rows: int
+
+
 class VersionOut(Schema):
     id: int
     dataset_id: int
@@ -54,7 +59,8 @@ class VersionOut(Schema):
     num_rows: int
     num_bytes: int
     num_left_out: int = Field(description="Rows of the upload that were refused and left out on request.")
-    content_hash: str = Field(description="sha256 of the stored JSONL.")
+    splits: list[SplitOut] = Field(description="In the order of the rows, all rows between them; empty for none.")
+    content_hash: str = Field(description="sha256 of the stored JSONL; with splits, of that and their names and sizes.")
     conversion: str = Field(description="How foreign rows were converted; empty for none.")
     source: str
     created_at: datetime
@@ -108,7 +114,8 @@ class UploadQuery(Schema):
 
 
 class RowsQuery(Schema):
-    start: int = Field(0, ge=0, description="Number of the first row, from 0.")
+    start: int = Field(0, ge=0, description="Number of the first row, from 0; within the split when one is named.")
+    split: str | None = Field(None, max_length=64, description="Only rows of this split.")
     limit: int = Field(100, ge=1, le=1000, description="Most rows to return.")
 
 
@@ -194,13 +201,14 @@ def delete_version(request: HttpRequest, version_id: int) -> Status[None]:
 @router.get("/versions/{int:version_id}/rows", response=RowsOut, summary="Rows of a version, a page at a time")
 def list_rows(request: HttpRequest, version_id: int, query: Query[RowsQuery]) -> dict[str, Any]:
     version = _version(request, version_id)
-    rows: list[Row] = version.rows_between(query.start, query.start + query.limit)
+    rows: list[Row] = version.rows_between(query.start, query.start + query.limit, query.split)
+    total = version.stretch(query.split).num_rows
     stop = query.start + len(rows)
     return {
         "rows": rows,
         "start": query.start,
-        "total": version.num_rows,
-        "next_start": stop if stop < version.num_rows else None,
+        "total": total,
+        "next_start": stop if stop < total else None,
     }
 
 

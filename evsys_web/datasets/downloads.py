@@ -14,7 +14,7 @@ from evsys_web.datasets.rowfile import opened
 
 
 def version_download(version: DatasetVersion) -> StreamingHttpResponse:
-    """The stored JSONL, byte for byte what `content_hash` is the hash of."""
+    """The stored JSONL, byte for byte, the rows of all splits."""
     name = f"{version.dataset.name}-{version.number}.jsonl"
     response = attachment(_stored_chunks(version.file), name, content_type="application/jsonl")
     response["Content-Length"] = str(version.num_bytes)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from django.conf import settings
 from django.core.files.uploadedfile import TemporaryUploadedFile
 
 from evsys_web.datasets.rowfile import RowFileWriter
+from evsys_web.datasets.splits import check_names, content_hash
 from recipes.conversions import Reading, recognise
-from recipes.errors import DataError
-from recipes.jsonl import At, Words
-from recipes.rows import Report, parse_all
+from recipes.errors import ConfigError, DataError
+from recipes.jsonl import At, Scanned, Words
+from recipes.rows import Report, RowFormat, parse, parse_all
 from recipes.sources import FileKind, scan, sniff
 from recipes.types import Row
 
@@ -93,9 +94,14 @@ class Intake:
     report: Report
     lines: SpilledFile
     offsets: SpilledFile
-    content_hash: str = ""
+    lines_hash: str = ""
     num_bytes: int = 0
     metadata_keys: list[str] = field(default_factory=list)
+    splits: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def content_hash(self) -> str:
+        return content_hash(self.lines_hash, self.splits)
 
     def close(self) -> None:
         self.lines.close()
@@ -156,25 +162,66 @@ def take_in(path: Path, kind: FileKind, reading: Reading) -> tuple[Intake, Binar
 
 
 def _fill(intake: Intake, errors: BinaryIO, path: Path, kind: FileKind, reading: Reading) -> None:
-    writer = RowFileWriter(intake.lines.stream, intake.offsets.stream)
     table = io.TextIOWrapper(errors, encoding="utf-8", newline="", write_through=False)
     refusals = csv.writer(table)
     refusals.writerow(["place", "number", "field", "found", "expected"])
-    keys: dict[str, None] = {}
-    for line, row, place in parse_all(scan(path, kind), reading.convert):
-        intake.report.add(row)
-        if isinstance(row, DataError):
-            refusals.writerow(_safe_cells([place, line, row.field or "", row.found or "", row.expected or ""]))
-            continue
-        writer.write(row)
-        if "metadata" in row and len(keys) < MAX_METADATA_KEYS:
-            keys |= dict.fromkeys(row["metadata"])
+
+    def refuse(scanned: Scanned, error: DataError) -> None:
+        cells = [scanned.place, scanned.line, error.field or "", error.found or "", error.expected or ""]
+        refusals.writerow(_safe_cells(cells))
+
+    _write_rows(intake, parse_all(scan(path, kind), reading.convert), refuse)
     table.flush()
     table.detach()
+
+
+def _write_rows(intake: Intake, scanned: Iterable[Scanned], refuse: Callable[[Scanned, DataError], None]) -> None:
+    writer = RowFileWriter(intake.lines.stream, intake.offsets.stream)
+    keys: dict[str, None] = {}
+    for each in scanned:
+        intake.report.add(each.row)
+        if isinstance(each.row, DataError):
+            refuse(each, each.row)
+            continue
+        writer.write(each.row)
+        if "metadata" in each.row and len(keys) < MAX_METADATA_KEYS:
+            keys |= dict.fromkeys(each.row["metadata"])
     intake.lines.finish()
     intake.offsets.finish()
-    intake.content_hash, intake.num_bytes = writer.content_hash, writer.num_bytes
+    intake.lines_hash, intake.num_bytes = writer.lines_hash, writer.num_bytes
     intake.metadata_keys = list(keys)[:MAX_METADATA_KEYS]
+
+
+def take_in_splits(splits: Mapping[str, Iterable[Row]], format: RowFormat) -> Intake:
+    """Check and write the rows of every split, one after another; one row is held at a time, and for tasks the ids seen.
+
+    Raises DataError at the first bad row, naming its split, and for a split without rows; ConfigError for a name or when
+    there is no split.
+    """
+    check_names(splits)
+    if not splits:
+        raise ConfigError("Give at least one split with rows.", path=("splits",))
+    intake = Intake(Report(format), SpilledFile("rows.jsonl"), SpilledFile("rows.offsets"))
+    sizes = dict.fromkeys(splits, 0)
+
+    def every_row() -> Iterator[Scanned]:
+        for name, rows in splits.items():
+            for number, row in enumerate(rows, start=1):
+                sizes[name] = number
+                yield Scanned(number, row, f"split {name}, row")
+            if not sizes[name]:
+                raise DataError(f"The split {name} would have no rows.", field=name, found="no rows", expected="at least one row")
+
+    def refuse(scanned: Scanned, error: DataError) -> None:
+        raise error
+
+    try:
+        _write_rows(intake, parse_all(every_row(), lambda row, at: parse(row, format, line=at.line, place=at.place)), refuse)
+    except BaseException:
+        intake.close()
+        raise
+    intake.splits = [{"name": name, "num_rows": num_rows} for name, num_rows in sizes.items()]
+    return intake
 
 
 def _safe_cells(cells: list[object]) -> list[str]:

@@ -15,6 +15,7 @@ from django.utils.timezone import now
 
 from evsys_web.accounts.models import OwnedQuerySet, Project, User
 from evsys_web.datasets.rowfile import RowFile
+from evsys_web.datasets.splits import TRAIN, Split, stretches
 from recipes.errors import ConfigError
 from recipes.types import Row
 
@@ -119,7 +120,11 @@ def stored_name(instance: DatasetVersion, filename: str) -> str:
 
 
 class DatasetVersion(models.Model):
-    """Rows that never change once the version is ready: runs point at them. `content_hash` is the sha256 of the stored JSONL."""
+    """Rows that never change once the version is ready: runs point at them.
+
+    splits: [{"name", "num_rows"}, …] in the order of the file, all rows between them; [] for rows without splits.
+    content_hash: `datasets.splits.content_hash` of the stored JSONL and the splits.
+    """
 
     dataset = models.ForeignKey(Dataset, on_delete=models.CASCADE, related_name="versions")
     number = models.PositiveIntegerField()
@@ -127,6 +132,7 @@ class DatasetVersion(models.Model):
     format = models.CharField(max_length=12, choices=Format)
     num_rows = models.PositiveBigIntegerField(default=0)
     num_bytes = models.PositiveBigIntegerField(default=0)
+    splits = models.JSONField(default=list, blank=True, help_text="Names and sizes in the order of the rows; empty for none.")
     num_left_out = models.PositiveBigIntegerField(
         default=0, help_text="Rows of the source that were refused and left out on request."
     )
@@ -174,13 +180,37 @@ class DatasetVersion(models.Model):
     def rows(self) -> RowFile:
         return RowFile(self.file, self.offsets, self.num_rows)
 
-    def read_rows(self) -> Iterator[Row]:
-        """Every row in order, streamed."""
-        return self.rows.between(0, self.num_rows)
+    def stretch(self, split: str | None = None) -> Split:
+        """Where the rows of a split lie; those of the whole version under the name "" when none is named.
+        Raises ConfigError with path ("data", "split")."""
+        if split is None:
+            return Split("", 0, self.num_rows)
+        known = stretches(self.splits)
+        found = next((each for each in known if each.name == split), None)
+        if found is None:
+            names = ", ".join(each.name for each in known)
+            has = f"It has {names}." if known else "It has no splits: leave the split away."
+            raise ConfigError(f"{self.reference} has no split {split[:80]!r}. {has}", path=("data", "split"))
+        return found
 
-    def rows_between(self, start: int, stop: int) -> list[Row]:
-        """Rows start … stop - 1, counted from 0; what lies outside the file is left away."""
-        return list(self.rows.between(start, stop))
+    def training_split(self, asked: str | None = None) -> str | None:
+        """The split a training run learns from: the one asked for, else `train`; None in a version without splits.
+        Raises ConfigError as `stretch`."""
+        return self.stretch(asked or TRAIN).name if asked or self.splits else None
+
+    def has_split(self, name: str) -> bool:
+        return any(each["name"] == name for each in self.splits)
+
+    def read_rows(self, split: str | None = None) -> Iterator[Row]:
+        """Every row in order, or every row of a split, streamed. Raises ConfigError as `stretch`."""
+        part = self.stretch(split)
+        return self.rows.between(part.start, part.stop)
+
+    def rows_between(self, start: int, stop: int, split: str | None = None) -> list[Row]:
+        """Rows start … stop - 1 of the version, or of a split, counted from 0; what lies outside is left away.
+        Raises ConfigError as `stretch`."""
+        part = self.stretch(split)
+        return list(self.rows.between(part.start + max(0, start), min(part.start + stop, part.stop)))
 
 
 def staged_name(instance: StagedUpload, filename: str) -> str:

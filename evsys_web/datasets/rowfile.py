@@ -106,6 +106,6 @@ class RowFileWriter:
         self.num_bytes += len(line)
 
     @property
-    def content_hash(self) -> str:
+    def lines_hash(self) -> str:
         """sha256 in hex of everything written so far."""
         return self._hash.hexdigest()

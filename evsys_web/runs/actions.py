@@ -45,7 +45,8 @@ def launch_run(
     require_membership(user, project)
     if made := made_before(TrainingRun, user, idempotency_key):
         return made
-    config = config.model_copy(update={"data": DataConfig(dataset=_usable(dataset_version, project).reference)})
+    split = _usable(dataset_version, project).training_split(config.data.split)
+    config = config.model_copy(update={"data": DataConfig(dataset=dataset_version.reference, split=split)})
     config.algorithm_config()
     config.backend_config()
     _refuse_other_rows(config.algorithm.kind, dataset_version)

@@ -24,26 +24,28 @@ CACHE_SECONDS = 3600
 
 
 def estimate_run(config: RunConfig, version: DatasetVersion, user: User) -> Estimate:
-    """Raises ConfigError when the settings are wrong."""
+    """Raises ConfigError when the settings are wrong, or the split is none of the version's."""
     folder = _folder(config.model.name)
+    split = version.training_split(config.data.split)
     return estimate(
         config,
-        num_rows=version.num_rows,
-        sample=sample_tokens(config, version) if folder else None,
+        num_rows=version.stretch(split).num_rows,
+        sample=sample_tokens(config, version, split) if folder else None,
         num_parameters=count_parameters(folder) if folder else None,
         hardware=hardware(),
         measured_tokens_per_second=measured_speed(config, user),
     )
 
 
-def sample_tokens(config: RunConfig, version: DatasetVersion) -> TokenSample | None:
-    """Some rows, evenly over the version, through the model's own chat template; None when they cannot be rendered."""
+def sample_tokens(config: RunConfig, version: DatasetVersion, split: str | None = None) -> TokenSample | None:
+    """Some rows, evenly over version or split, through the model's own chat template; None when they cannot be rendered."""
     params = config.algorithm.params
     options = {name: params[name] for name in ("supervise", "enable_thinking", "max_seq_len") if params.get(name) is not None}
-    key = f"tokens:{version.pk}:{config.model.name}:{params.get('renderer_name')}:{sorted(options.items())}".replace(" ", "")
+    what = f"{version.pk}:{split}:{config.model.name}:{params.get('renderer_name')}"
+    key = f"tokens:{what}:{sorted(options.items())}".replace(" ", "")
     found: TokenSample | None = cache.get(key)
     if found is None:
-        found = _count(version, config.model.name, params.get("renderer_name"), options)
+        found = _count(rows_across(version, split), config.model.name, params.get("renderer_name"), options)
         cache.set(key, found, CACHE_SECONDS)
     return found
 
@@ -76,10 +78,10 @@ def _folder(model_name: str) -> Path | None:
     return place if isinstance(place, Path) else None
 
 
-def _count(version: DatasetVersion, model_name: str, renderer_name: str | None, options: dict[str, Any]) -> TokenSample | None:
+def _count(rows: list[Row], model_name: str, renderer_name: str | None, options: dict[str, Any]) -> TokenSample | None:
     try:
         tokenizer = load_tokenizer(model_name, renderer_name=renderer_name, download=False)
-        rendered = [render(row["messages"], tokenizer, **options) for row in rows_across(version) if "messages" in row]
+        rendered = [render(row["messages"], tokenizer, **options) for row in rows if "messages" in row]
     except RecipeError:
         return None
     if not rendered:
@@ -87,9 +89,10 @@ def _count(version: DatasetVersion, model_name: str, renderer_name: str | None, 
     return TokenSample([len(each.token_ids) for each in rendered], [each.num_trained for each in rendered])
 
 
-def rows_across(version: DatasetVersion) -> list[Row]:
-    """At most SAMPLE_ROWS rows, in a few stretches over the whole version."""
-    if version.num_rows <= SAMPLE_ROWS:
-        return version.rows_between(0, version.num_rows)
-    starts = [round(part * (version.num_rows - SAMPLE_ROWS // 6) / 5) for part in range(6)]
-    return [row for start in starts for row in version.rows_between(start, start + SAMPLE_ROWS // 6)]
+def rows_across(version: DatasetVersion, split: str | None = None) -> list[Row]:
+    """At most SAMPLE_ROWS rows, in a few stretches over the whole version, or its split."""
+    num_rows = version.stretch(split).num_rows
+    if num_rows <= SAMPLE_ROWS:
+        return version.rows_between(0, num_rows, split)
+    starts = [round(part * (num_rows - SAMPLE_ROWS // 6) / 5) for part in range(6)]
+    return [row for start in starts for row in version.rows_between(start, start + SAMPLE_ROWS // 6, split)]

@@ -14,6 +14,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from evsys_web.accounts.models import User
 from evsys_web.config_forms import ConfigForm, mistakes_in
 from evsys_web.datasets.models import DatasetVersion, Format
+from evsys_web.datasets.splits import TRAIN, VALIDATION
 from evsys_web.runs.models import Checkpoint, TrainingRun
 from recipes.backends.local.models import STARTER_NAME, resolve
 from recipes.config import ModelConfig, RunConfig
@@ -45,6 +46,7 @@ class ChoicesForm(forms.Form):
         empty_label="Choose a dataset",
         help_text="A version never changes.",
     )
+    split = forms.ChoiceField(label="Split", help_text="The rows it learns from.")
     model_name = forms.CharField(
         label="Model", initial=STARTER_NAME, max_length=500, help_text=ModelConfig.model_fields["name"].description or ""
     )
@@ -65,6 +67,7 @@ class ChoicesForm(forms.Form):
     def __init__(self, user: User, data: Mapping[str, Any] | None = None, *, initial: Mapping[str, Any] | None = None) -> None:
         super().__init__(data, initial={"submission_key": uuid.uuid4().hex, **(initial or {})})
         self.fields["dataset_version"].queryset = versions_for(user)  # type: ignore[attr-defined]
+        self._offer_splits()
         self._offer_checkpoints(checkpoints_for(user))
         self.fields["cloned_from"].queryset = TrainingRun.objects.visible_to(user)  # type: ignore[attr-defined]
         self.fields["algorithm"].choices = [(kind, _words(kind)) for kind in algorithms.kinds()]  # type: ignore[attr-defined]
@@ -78,6 +81,26 @@ class ChoicesForm(forms.Form):
         except ConfigError as error:
             raise forms.ValidationError(str(error)) from None
         return name
+
+    def _offer_splits(self) -> None:
+        """Those of the chosen version; a version without any has nothing to choose."""
+        chosen = str(self["dataset_version"].value() or "")
+        versions = self.fields["dataset_version"].queryset  # type: ignore[attr-defined]
+        version = versions.filter(pk=int(chosen)).first() if chosen.isdecimal() and len(chosen) < 19 else None
+        if version is None or not version.splits:
+            del self.fields["split"]
+            return
+        field = self.fields["split"]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [(each["name"], f"{each['name']} ({each['num_rows']:,} rows)") for each in version.splits]
+        if version.has_split(TRAIN):
+            field.initial = TRAIN
+        else:
+            field.choices = [("", "Choose a split"), *field.choices]
+        if version.has_split(VALIDATION):
+            field.help_text = (
+                f"The rows it learns from. The loss is measured on {VALIDATION}, unless that is what it learns from."
+            )
 
     def _offer_checkpoints(self, allowed: QuerySet[Checkpoint]) -> None:
         """The newest are offered, and the one already chosen; any that the person may see is accepted."""
@@ -145,7 +168,7 @@ class RunForm:
                 "name": chosen["model_name"],
                 "init_from_checkpoint": checkpoint.sampler_uri if checkpoint else None,
             },
-            "data": {"dataset": self.version.reference},
+            "data": {"dataset": self.version.reference, "split": chosen.get("split")},
             **{part: {"kind": chosen[part], "params": form.params()} for part, form in self.settings.items()},
         }
         try:
@@ -162,6 +185,9 @@ class RunForm:
     def refuse(self, error: ConfigError) -> None:
         """Put somebody else's refusal at the field it names, else on top."""
         path = [str(part) for part in error.path]
+        if path == ["data", "split"] and "split" in self.choices.fields:
+            self.choices.add_error("split", str(error))
+            return
         part = self.settings.get(path[0]) if path else None
         if part is not None and path[1:2] == ["params"] and len(path) > 2 and path[2] in part.fields:
             part.add_error(path[2], str(error))
@@ -199,6 +225,7 @@ def start_from(config: RunConfig) -> dict[str, Any]:
     """Starting values for a form that repeats this run; the dataset is for the caller to find."""
     return {
         "name": config.name,
+        "split": config.data.split,
         "model_name": config.model.name,
         "init_from_checkpoint": config.model.init_from_checkpoint,
         "algorithm": config.algorithm.kind,

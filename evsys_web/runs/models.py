@@ -13,6 +13,8 @@ from django.urls import reverse
 from django.utils.timezone import now
 
 from evsys_web.accounts.models import User
+from evsys_web.datasets.models import DatasetVersion
+from evsys_web.datasets.splits import VALIDATION
 from evsys_web.runs.status import ACTIVE as ACTIVE
 from evsys_web.runs.status import ENDED as ENDED
 from evsys_web.runs.status import Standing as Standing
@@ -98,13 +100,33 @@ class TrainingRun(Work):
         """Validated again: the row may be older than the code. Raises ConfigError."""
         return RunConfig.from_values(self.config)
 
+    @property
+    def split(self) -> str | None:
+        """The split of its dataset that it learns from; None for all rows."""
+        name: str | None = self.config.get("data", {}).get("split")
+        return name
+
+    @property
+    def validation_split(self) -> str | None:
+        """The split that its loss is measured on: `validation`, where the dataset has one that is not learnt from."""
+        version = self.dataset_version
+        has_one = version is not None and self.split not in (None, VALIDATION) and version.has_split(VALIDATION)
+        return VALIDATION if has_one else None
+
     def read_rows(self) -> list[Row]:
         """The rows it trains on. Raises DataError when they were deleted meanwhile."""
+        return list(self._version().read_rows(self.split))
+
+    def read_validation_rows(self) -> list[Row] | None:
+        """The rows of `validation_split`; None where there is none. Raises DataError when they were deleted meanwhile."""
+        return list(self._version().read_rows(self.validation_split)) if self.validation_split else None
+
+    def _version(self) -> DatasetVersion:
         if self.dataset_version is None:
             raise DataError(
                 f"The dataset {self.dataset_reference} was deleted after this run was made. Clone the run and choose another one."
             )
-        return list(self.dataset_version.read_rows())
+        return self.dataset_version
 
     # how it changes
 

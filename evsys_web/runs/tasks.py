@@ -32,6 +32,7 @@ def train_run(self: Task, run_id: int) -> None:
             run_id=str(run.pk),
             output_dir=run.output_dir,
             rows=run.read_rows(),
+            validation_rows=run.read_validation_rows(),
             callbacks=[recorder],
             resume=run.attempt > 1,
         )

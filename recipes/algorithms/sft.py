@@ -84,6 +84,8 @@ class SFT(BaseAlgorithm):
         held_out = ctx.extras.get("validation_rows")
         if not rows:
             raise DataError("There are no rows to train on. Choose a dataset with at least one conversation.")
+        if held_out is not None and self.cfg.validation_fraction:
+            self.report("warning", "The rows to measure the loss on are given, so validation_fraction holds out no others.")
         self._max_seq_len = self._limit(tokenizer, backend)
         self._train_rows, validation_rows = (rows, list(held_out)) if held_out is not None else self._split(rows)
         rendering = await self._render(self._train_rows, tokenizer, "training")

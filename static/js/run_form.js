@@ -1,4 +1,4 @@
-// The settings come anew when model, algorithm or backend changes. What was typed while they were under way is put back,
+// The settings come anew when dataset, model, algorithm or backend changes. What was typed while they were under way is put back,
 // and what was unfolded stays unfolded.
 (() => {
   const isSettings = (element) => element?.id === "settings";

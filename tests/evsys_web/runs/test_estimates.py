@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from evsys_web.datasets.splits import Split
 from evsys_web.runs import metrics
 from evsys_web.runs.estimates import SAMPLE_ROWS, estimate_run, measured_speed, rows_across, sample_tokens
 from evsys_web.runs.models import Status
@@ -39,7 +40,10 @@ def test_rows_are_taken_over_the_whole_version(version):
         num_rows = 10_000
         asked: list[tuple[int, int]] = []
 
-        def rows_between(self, start: int, stop: int) -> list[dict[str, int]]:
+        def stretch(self, split: None) -> Split:
+            return Split("", 0, self.num_rows)
+
+        def rows_between(self, start: int, stop: int, split: None) -> list[dict[str, int]]:
             self.asked.append((start, stop))
             return [{"row": number} for number in range(start, stop)]
 
