@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recipes.chat import ChatClient
     from recipes.config import RunConfig
+    from recipes.curation import Curated, CurationSettings
     from recipes.eval_config import EvalConfig
     from recipes.evals.runner import EvalResult
     from recipes.protocols import Backend, Callback
     from recipes.rollouts import AttemptResult
     from recipes.types import Row, RunResult, Task
 
-__all__ = ["evaluate", "train"]
+__all__ = ["curate", "evaluate", "train"]
 
 
 def train(
@@ -95,3 +96,16 @@ def evaluate(
         secrets=secrets,
         allows_address=allows_address,
     )
+
+
+def curate(attempts: Iterable[Any], settings: CurationSettings | None = None) -> Curated:
+    """Filter tasks by what their attempts add up to, and make rows of the attempts selected. Nothing is written.
+
+    attempts: as `recipes.rollouts.AttemptResult`; of several eval runs each with `run`, as `recipes.curation.PooledAttempt`.
+    settings: None keeps every solved task and its correct attempts.
+
+    Raises FilterError, ConfigError when the holdout leaves a side empty, DataError for a metric that no attempt has.
+    """
+    from recipes.curation.curating import curate as run
+
+    return run(attempts, settings)

@@ -66,3 +66,33 @@ class BackendError(RecipeError):
 
 class VerifierError(RecipeError):
     """A verifier could not judge an attempt. It is an error of that attempt, never a wrong answer."""
+
+
+class FilterError(RecipeError, ValueError):
+    """A filter that is not understood. position: index into `text`, from 0, of what was `found`; len(text) is its end. `length`
+    characters from there are meant, at least one. expected: what would have been right there."""
+
+    def __init__(self, message: str, *, text: str, position: int, length: int = 1, found: str = "", expected: str = "") -> None:
+        super().__init__(message)
+        self.text = text
+        self.position = position
+        self.length = max(1, length)
+        self.found = found
+        self.expected = expected
+
+    def caret(self, width: int = 76) -> str:
+        """Two lines: the text around the position, and carets under what was found. No line is longer than `width`.
+
+        >>> print(FilterError("", text="avg < foo", position=6, length=3).caret())
+        avg < foo
+              ^^^
+        """
+        start = self.text.rfind("\n", 0, self.position) + 1
+        line = self.text[start:].split("\n", 1)[0]
+        column = min(self.position - start, len(line))
+        first = max(0, min(column - width // 2, len(line) + 1 - width))
+        shown = "".join(
+            letter if letter.isprintable() else " " if letter.isspace() else "\N{REPLACEMENT CHARACTER}" for letter in line
+        )
+        carets = max(1, min(self.length, len(line) - column, width - (column - first)))
+        return f"{shown[first : first + width]}\n{' ' * (column - first)}{'^' * carets}"

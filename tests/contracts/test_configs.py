@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from recipes.config import RunConfig
+from recipes.curation import CurationSettings
 from recipes.eval_config import Endpoint, EvalConfig, EvalModel, SamplingSettings
 from recipes.registry import algorithms, backends, verifiers
 
@@ -16,12 +17,12 @@ BOUNDS = {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"}
 
 
 REGISTRIES = {registry.noun: registry for registry in (algorithms, backends, verifiers)}
-PARTS = {part.__name__: part for part in (EvalModel, Endpoint, SamplingSettings)}
+PARTS = {part.__name__: part for part in (EvalModel, Endpoint, SamplingSettings, CurationSettings)}
 
 
 @pytest.fixture(params=[f"{noun} {kind}" for noun, registry in REGISTRIES.items() for kind in registry.kinds()] + [*PARTS])
 def config(request: pytest.FixtureRequest) -> type[BaseModel]:
-    """The Config of each algorithm, backend and verifier in turn, and what an eval is made of."""
+    """The Config of each algorithm, backend and verifier in turn, what an eval is made of, and a curation's."""
     if request.param in PARTS:
         return PARTS[request.param]
     noun, kind = request.param.split()

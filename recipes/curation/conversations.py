@@ -1,0 +1,56 @@
+"""What curation needs of an attempt's conversation: whether a model can learn from it, its length, and what tells it apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, NamedTuple
+
+from recipes.errors import DataError
+from recipes.rows import RowFormat, canonical_line, parse
+from recipes.types import Row
+
+MAX_REASON = 200
+
+
+class Conversation(NamedTuple):
+    """num_characters: of what the assistant said, its reasoning and its calls. digest: 63 bits over the whole conversation.
+    unusable: why no row can be made of it; "" when one can. The other two are 0 then."""
+
+    num_characters: int
+    digest: int
+    unusable: str = ""
+
+
+def read_conversation(messages: Any) -> Conversation:
+    """Facts of a conversation, the reply last.
+
+    >>> read_conversation([{"role": "user", "content": "1 + 1?"}]).unusable
+    'no assistant turn'
+    """
+    try:
+        row = conversation_row(messages)
+    except DataError as error:
+        return Conversation(0, 0, str(error))
+    digest = int.from_bytes(hashlib.blake2b(canonical_line(row), digest_size=8).digest(), "big") >> 1
+    return Conversation(sum(_said(message) for message in row["messages"] if message["role"] == "assistant"), digest)
+
+
+def conversation_row(messages: Any) -> Row:
+    """The conversation as a row to train on, reasoning and tool calls kept. Raises DataError with the reason alone."""
+    if isinstance(messages, list | tuple) and not messages:
+        raise DataError("the conversation is empty")
+    if isinstance(messages, list) and not any(isinstance(item, dict) and item.get("role") == "assistant" for item in messages):
+        raise DataError("no assistant turn")
+    try:
+        return parse({"messages": list(messages) if isinstance(messages, tuple) else messages}, RowFormat.MESSAGES, line=1)
+    except DataError as error:
+        where = f"{error.field}: " if error.field else ""
+        raise DataError(f"{where}found {error.found}, expected {error.expected}"[:MAX_REASON]) from None
+
+
+def _said(message: Row) -> int:
+    content = message["content"]
+    text = len(content) if isinstance(content, str) else sum(len(block["text"]) for block in content)
+    calls = sum(len(json.dumps(call["function"], ensure_ascii=False)) for call in message.get("tool_calls", ()))
+    return text + len(message.get("reasoning", "")) + calls
