@@ -124,6 +124,7 @@ INSTALLED_APPS = [
     "evsys_web.runs",
     "evsys_web.evals",
     "evsys_web.checkpoints",
+    "evsys_web.curation",
     "evsys_web.home",
 ]
 MIDDLEWARE = [
