@@ -6,6 +6,7 @@ leaves the record standing, with the names that things had on that day.
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar
 
 from django.db import models
@@ -40,6 +41,11 @@ class Filter(models.Model):
     @property
     def text(self) -> str:
         return str(self.settings.get("filter", ""))
+
+    @property
+    def settings_json(self) -> str:
+        """For the script that fills in the workbench."""
+        return json.dumps(self.settings)
 
 
 class Curation(models.Model):
@@ -81,11 +87,21 @@ class Curation(models.Model):
         return str(self.settings.get("filter", ""))
 
     @property
+    def num_other_sources(self) -> int:
+        """Beyond the two that a list names."""
+        return max(0, len(self.sources) - 2)
+
+    @property
     def workbench_url(self) -> str:
         """The workbench as it stood when this was published, with what of its eval runs is still there."""
         values: list[tuple[str, Any]] = [("eval", source["eval_run"]) for source in self.sources]
-        values += [(name, value) for name, value in self.settings.items() if value is not None]
+        values += [(name, _typed(value)) for name, value in self.settings.items() if value is not None]
         return f"{reverse('curation:new')}?{urlencode([*values, ('name', self.name)])}"
+
+
+def _typed(value: Any) -> str:
+    """A setting as a form would send it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class CuratedRow(models.Model):

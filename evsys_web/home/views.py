@@ -36,6 +36,8 @@ DESTINATIONS = (
     Destination("Evals", "evals:list", "evals"),
     Destination("New eval", "evals:new", "plus"),
     Destination("Checkpoints", "checkpoints:list", "checkpoint"),
+    Destination("Curation", "curation:list", "filter"),
+    Destination("New curation", "curation:new", "plus"),
     Destination("Datasets", "datasets:list", "datasets"),
     Destination("Upload a dataset", "datasets:upload", "upload"),
     Destination("API tokens", "accounts:tokens", "key"),
