@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -90,9 +90,11 @@ def publish_splits(
     row_format: RowFormat,
     source: str = "",
     description: str = "",
+    record: Callable[[DatasetVersion], None] = lambda version: None,
 ) -> Imported:
     """Store rows made here, split by split in the order given, as the next version of the dataset `name`; the version that is
     there already when it has the very same rows and splits. Rows are streamed: checked, written, and forgotten.
+    record: writes down what made the version, in the transaction that makes it; if it raises, there is no version.
 
     Raises PermissionDenied; ConfigError for a name; DataError at the first bad row or for a split without any: nothing is stored.
     """
@@ -100,9 +102,16 @@ def publish_splits(
     check_name(name)
     intake = take_in_splits(splits, row_format)
     try:
-        version, created = _publish(
-            intake, Reading(row_format), user=user, project=project, name=name, description=description, source=source
-        )
+        with transaction.atomic():
+            version, created = _publish(
+                intake, Reading(row_format), user=user, project=project, name=name, description=description, source=source
+            )
+            try:
+                record(version)
+            except BaseException:
+                if created:
+                    _delete_files(version.file, version.offsets)
+                raise
     finally:
         intake.close()
     return Imported(version, created, intake.metadata_keys)
