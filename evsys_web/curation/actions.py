@@ -63,7 +63,7 @@ def publish(
         name=name.strip(),
         splits={split: rows_of(sources, selection.attempts[at], selection.score[at]) for split, at in order.items()},
         row_format=RowFormat.MESSAGES,
-        source=f"curation: {settings.filter}",
+        source="curated attempts",
         description=storable(description.strip())[:2000],
         record=record,
     )

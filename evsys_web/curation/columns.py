@@ -18,7 +18,6 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from django.conf import settings

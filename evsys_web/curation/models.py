@@ -51,7 +51,10 @@ class Filter(models.Model):
 class Curation(models.Model):
     """What made a dataset version: eval runs, settings, counts, who and when. Never changed after it is made.
 
-    `sources`: per eval run its id, name, model, benchmark, k and last_seq on that day. `counts`: tasks, rows, tokens, skipped."""
+    `sources`: per eval run its id, name, model, benchmark, k and last_seq on that day. `counts`: the numbers of a
+    `recipes.curation.Preview`, and under "skipped" how many conversations were no rows, by reason."""
+
+    MAKES_VERSIONS = True
 
     project = models.ForeignKey("accounts.Project", on_delete=models.CASCADE, related_name="curations")
     created_by = models.ForeignKey("accounts.User", on_delete=models.SET_NULL, null=True, related_name="+", editable=False)
@@ -104,6 +107,15 @@ def _typed(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+class Outliving(models.ForeignKey[Any, Any]):
+    """Points at something that may be deleted without asking: the number stays, and finds nothing any more. Deleting an eval run
+    with 160,000 attempts would otherwise look for each of them here. Numbers are never given again."""
+
+    def __init__(self, to: Any, **options: Any) -> None:
+        options |= {"null": True, "on_delete": models.DO_NOTHING, "db_constraint": False, "related_name": "+"}
+        super().__init__(to, **options)
+
+
 class CuratedRow(models.Model):
     """Where a row of a curated version comes from. position: from 0, in the version's file. score: of the chosen metric.
 
@@ -112,9 +124,9 @@ class CuratedRow(models.Model):
     version = models.ForeignKey("datasets.DatasetVersion", on_delete=models.CASCADE, related_name="+", db_index=False)
     position = models.PositiveIntegerField()
     split = models.CharField(max_length=20)
-    eval_run = models.ForeignKey("evals.EvalRun", on_delete=models.SET_NULL, null=True, related_name="+", db_index=False)
-    task = models.ForeignKey("evals.EvalTask", on_delete=models.SET_NULL, null=True, related_name="+")
-    attempt = models.ForeignKey("evals.Attempt", on_delete=models.SET_NULL, null=True, related_name="+")
+    eval_run = Outliving("evals.EvalRun", db_index=False)
+    task = Outliving("evals.EvalTask")
+    attempt = Outliving("evals.Attempt", db_index=False)
     number = models.PositiveIntegerField(help_text="Which attempt at its task, from 0.")
     score = models.FloatField(null=True)
 

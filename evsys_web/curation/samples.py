@@ -1,4 +1,4 @@
-"""A few tasks from both sides of the cut: what their attempts add up to, why they are in or out, and which attempts become rows."""
+"""A few tasks from both sides of the cut: what their attempts add up to, the reason, and which attempts become rows."""
 
 from __future__ import annotations
 

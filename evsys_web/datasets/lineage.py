@@ -1,4 +1,5 @@
-"""What points at a version, read backwards over the foreign keys of later apps, which this app does not know."""
+"""What points at a version, read backwards over the foreign keys of later apps, which this app does not know. A model that makes
+versions instead of using them says so by a class attribute `MAKES_VERSIONS`."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ def dependents(versions: Iterable[DatasetVersion]) -> list[Dependents]:
     found = []
     for relation in DatasetVersion._meta.related_objects:
         model = relation.related_model
-        if not isinstance(model, type):
+        if not isinstance(model, type) or getattr(model, "MAKES_VERSIONS", False):
             continue
         rows = model._default_manager.filter(**{f"{relation.field.name}__in": ids}).order_by("-pk")
         if count := rows.count():
