@@ -25,6 +25,7 @@ WORDS = {
     "len": "length",
     "eps": "epsilon",
     "grad": "gradient",
+    "val": "validation",
 }
 WORDS |= {"adam": "Adam", "beta1": "beta 1", "beta2": "beta 2", "dtype": "precision", "kl": "KL"}
 """How abbreviations in settings' names are said; other words stand as they are."""

@@ -88,7 +88,7 @@ def delete_filter(*, user: User, saved: Filter) -> None:
 
 
 def _order(selection: Selection, settings: CurationSettings) -> dict[str, Any]:
-    """By split, in the order of the file: indices into the selection. One split without a name is not wanted: runs take `train`."""
+    """By split, in the order of the file: indices into the selection. Without a holdout everything is `train`."""
     if not settings.val_fraction:
         return {"train": np.arange(len(selection))}
     held_out = selection.is_validation

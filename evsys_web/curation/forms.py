@@ -41,20 +41,20 @@ class WorkbenchForm:
         self.user = user
         self.asked = asked
         self.runs = self._runs()
-        names = list(CurationSettings.model_fields)
-        data = asked if any(name in asked for name in names) else None
-        self.form = ConfigForm(CurationSettings, data, prefix="")
+        self._defaults = _default_texts()
+        given = {name: asked[name] for name in self._defaults if name in asked}
+        self.form = ConfigForm(CurationSettings, {**self._defaults, **given}, prefix="")
         self.form.fields[TYPED].widget = forms.Textarea(
             attrs={"rows": 1, "spellcheck": "false", "autocomplete": "off", "autocapitalize": "off", "class": "mono"}
         )
         self.filter_error = self._filter_error()
 
     def is_valid(self) -> bool:
-        return bool(self.runs) and not self.filter_error and (not self.form.is_bound or self.form.is_valid())
+        return bool(self.runs) and not self.filter_error and self.form.is_valid()
 
     @property
     def settings(self) -> CurationSettings:
-        config = self.form.config if self.form.is_bound else CurationSettings()
+        config = self.form.config
         assert isinstance(config, CurationSettings)
         return config
 
@@ -63,7 +63,7 @@ class WorkbenchForm:
         if not self.runs:
             return ["Choose at least one eval run to take attempts from."]
         found = []
-        for name, errors in self.form.errors.items() if self.form.is_bound else ():
+        for name, errors in self.form.errors.items():
             label = self.form.fields[name].label if name in self.form.fields else ""
             found += [f"{label}: {error}" if label else str(error) for error in errors if name != TYPED]
         return found
@@ -104,9 +104,8 @@ class WorkbenchForm:
     @property
     def url(self) -> str:
         """The workbench as it stands, mistakes included; what has its default is left away."""
-        initial = {name: str(self.form.fields[name].prepare_value(self.form.initial.get(name))) for name in self.form.fields}
         kept: list[tuple[str, Any]] = [("eval", run.pk) for run in self.runs]
-        for name, default in initial.items():
+        for name, default in self._defaults.items():
             if name in self.asked and (text := self.asked[name]) != default:
                 kept.append((name, text))
         if self.asked.get("name"):
@@ -127,3 +126,8 @@ class WorkbenchForm:
         except FilterError as error:
             return error
         return None
+
+
+def _default_texts() -> dict[str, str]:
+    """What every setting looks like in a form when nobody has touched it."""
+    return ConfigForm(CurationSettings, prefix="").texts()

@@ -14,4 +14,5 @@ urlpatterns = [
     path("curations/<int:pk>/", views.detail, name="detail"),
     path("evals/<int:pk>/tasks/<int:position>/lineage", views.task_lineage, name="task-lineage"),
     path("versions/<int:pk>/origin", views.version_origin, name="version-origin"),
+    path("versions/<int:pk>/sources", views.row_sources, name="row-sources"),
 ]

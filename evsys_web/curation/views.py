@@ -143,15 +143,22 @@ def task_lineage(request: HttpRequest, pk: int, position: int) -> HttpResponse:
 
 @require_safe
 def version_origin(request: HttpRequest, pk: int) -> HttpResponse:
-    """For the pages of a dataset version: the curation that made it, and the sources of the rows that are shown."""
+    """For the page of a dataset version: the curations that gave its rows."""
+    curations = _version(request, pk).curations.prefetch_related("eval_runs").order_by("pk")[:5]
+    return render(request, "curation/_origin.html", {"curations": curations})
+
+
+@require_safe
+def row_sources(request: HttpRequest, pk: int) -> HttpResponse:
+    """For rows that a page shows, by their numbers from 1: the attempt that each comes from."""
+    asked = [int(text) for text in request.GET.get("shown", "").split(",") if text.isdecimal() and len(text) < 10]
+    rows = sources_of(_version(request, pk), [number - 1 for number in asked[:MAX_ROWS_SHOWN]])
+    return render(request, "curation/_row_sources.html", {"rows": rows})
+
+
+def _version(request: HttpRequest, pk: int) -> DatasetVersion:
     versions = DatasetVersion.objects.ready().visible_to(signed_in(request))
-    version = get_object_or_404(versions.select_related("dataset"), pk=pk)
-    numbers = [int(text) for text in request.GET.get("shown", "").split(",") if text.isdecimal() and len(text) < 10]
-    context = {
-        "curations": version.curations.order_by("pk")[:5],
-        "rows": sources_of(version, [number - 1 for number in numbers[:MAX_ROWS_SHOWN]]),
-    }
-    return render(request, "curation/_origin.html", context)
+    return get_object_or_404(versions.select_related("dataset"), pk=pk)
 
 
 def _page(request: HttpRequest, form: WorkbenchForm, *, refusal: str = "") -> HttpResponse:
