@@ -12,6 +12,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from evsys_web.accounts.models import ApiToken, BackendCredential, Project, User
+from evsys_web.curation.models import Curation, Filter
 from evsys_web.datasets.actions import import_dataset
 from evsys_web.datasets.models import DatasetVersion, StagedUpload
 from evsys_web.evals.models import Benchmark, EvalRun, EvalTask
@@ -37,6 +38,8 @@ def keys(alice: User, project: Project, tmp_path: Path) -> dict[str, str]:
     task = EvalTask.objects.create(eval_run=eval_run, position=1, task_id="secret task")
     token, _ = ApiToken.objects.issue(alice, name="hers")
     credential = BackendCredential.objects.create(project=project, name="secret credential", sealed="…")
+    curation = Curation.objects.create(project=project, name="secret curation", dataset_version=version)
+    saved = Filter.objects.create(project=project, name="secret filter")
     nouns = {
         "runs": run.pk,
         "checkpoints": checkpoint.pk,
@@ -47,6 +50,10 @@ def keys(alice: User, project: Project, tmp_path: Path) -> dict[str, str]:
         "credentials": credential.pk,
         "benchmarks": benchmark.pk,
         "evals": eval_run.pk,
+        "curations": curation.pk,
+        "filters": saved.pk,
+        "attempts": 0,
+        "rows": 0,
         "position": task.position,
     }
     return {key: str(value) for key, value in nouns.items()} | {"number": str(version.number), "name": checkpoint.name}
@@ -107,9 +114,10 @@ def test_mallory_finds_nothing_of_alices(
     assert [run.status for run in EvalRun.objects.all()] == [Status.QUEUED]
     assert Benchmark.objects.count() == 1
     assert DatasetVersion.objects.count() == 1
+    assert Curation.objects.count() == 1 and Filter.objects.count() == 1
     assert ApiToken.objects.usable().filter(pk=keys["tokens"]).exists()
 
 
 def test_the_walk_sees_the_whole_product() -> None:
-    for start in ("accounts/", "admin/", "api/v1/", "datasets/", "evals/", "health/", "runs/"):
+    for start in ("accounts/", "admin/", "api/v1/", "curation/", "datasets/", "evals/", "health/", "runs/"):
         assert any(route.startswith(start) for route in ALL), start
