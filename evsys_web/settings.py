@@ -16,6 +16,7 @@
 | DATABASE_URL | SQLite in EVSYS_HOME | postgresql://user:password@host/name for the grown size |
 | CELERY_BROKER_URL | files in EVSYS_HOME | redis://host:6379/0 for the grown size |
 | RUN_LEASE_SECONDS | 30 | a worker that was not heard of for so long has lost its run |
+| EVSYS_CHAT_MEMORY_MB | half of the memory | what the process that answers chats may take |
 | LOG_LEVEL | INFO | DEBUG, INFO, WARNING or ERROR |
 
 A value that cannot be read stops the start with a sentence; one that can be read, but is wrong or unsafe, is a system check
@@ -60,6 +61,11 @@ def _number(name: str, default: int, *, low: int, high: int) -> int:
     if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
         raise ImproperlyConfigured(f"{name} is {text!r}; write a number from {low} to {high}.")
     return int(text)
+
+
+def _half_of_the_memory() -> int:
+    """In megabytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2_000_000
 
 
 def _home() -> Path:
@@ -234,6 +240,8 @@ STORAGES = {
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 RUNS_DIR = HOME / "runs"
+CHAT_MEMORY_MB = _number("EVSYS_CHAT_MEMORY_MB", _half_of_the_memory(), low=100, high=10_000_000)
+CHAT_IDLE_SECONDS = 300
 RUN_LEASE_SECONDS = _number("RUN_LEASE_SECONDS", 30, low=1, high=3600)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 1024 * 1024
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from recipes.protocols import SamplingClient
+from recipes.protocols import SamplingClient, StreamingClient
 from recipes.rendering import render_prompt
 from recipes.types import SampledSequence, SamplingParams, Turn
 
 Message = Mapping[str, Any]
+MOST_HELD = 8
+"""Tokens after which a replacement character is taken for what the model meant to say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,25 @@ class LocalChat:
         seconds = time.perf_counter() - began
         return [self._reply(prompt, sequence, params, thinks, seconds) for sequence in result.sequences]
 
+    async def stream(self, messages: Sequence[Message], params: SamplingParams, on_text: Callable[[str], None]) -> Reply:
+        """One reply, whose raw text goes to `on_text` piece by piece as it is drawn, reasoning included; all at once where the
+        sampler cannot stream. Cancelling ends the sampling. Raises as `sample` does."""
+        client = self._client
+        if not isinstance(client, StreamingClient):
+            (reply,) = await self.sample(messages, params)
+            on_text(reply.turn.text if reply.turn is not None else reply.text)
+            return reply
+        prompt = render_prompt(messages, self._tokenizer)
+        thinks = self._tokenizer.decode(prompt[-8:]).rstrip().endswith("<think>")
+        pieces = TextPieces(self._tokenizer)
+        began = time.perf_counter()
+        sequence = await client.stream_async(
+            prompt=prompt, params=params, on_token=lambda token: on_text(piece) if (piece := pieces.add(token)) else None
+        )
+        if rest := pieces.end():
+            on_text(rest)
+        return self._reply(prompt, sequence, params, thinks, time.perf_counter() - began)
+
     def _reply(self, prompt: list[int], sequence: SampledSequence, params: SamplingParams, thinks: bool, seconds: float) -> Reply:
         whole: str = self._tokenizer.decode(sequence.tokens, skip_special_tokens=True)
         ends = [place for item in params.stop if isinstance(item, str) and (place := whole.find(item)) >= 0]
@@ -85,6 +106,38 @@ class LocalChat:
 
     async def close(self) -> None:
         """Nothing is open."""
+
+
+class TextPieces:
+    """Tokens in, text out. A piece is given out once it cannot change any more: a character's bytes may lie in several tokens, and
+    some tokenizers decode a token differently at the beginning. Decodes a few tokens at a time, not all from the beginning."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._tokens: list[int] = []
+        self._context = 0  # decoded along, so that the new tokens are decoded as in the middle of a text
+        self._told = 0
+
+    def add(self, token: int) -> str:
+        """What is new and whole; empty while a character is incomplete."""
+        self._tokens.append(token)
+        return self._new(is_last=False)
+
+    def end(self) -> str:
+        """What was held back."""
+        return self._new(is_last=True)
+
+    def _new(self, *, is_last: bool) -> str:
+        before = self._decode(self._tokens[self._context : self._told])
+        now = self._decode(self._tokens[self._context :])
+        if len(now) <= len(before) or (now.endswith("\ufffd") and not is_last and len(self._tokens) - self._told < MOST_HELD):
+            return ""
+        self._context, self._told = self._told, len(self._tokens)
+        return now[len(before) :]
+
+    def _decode(self, tokens: list[int]) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return text
 
 
 class _Parts(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -20,6 +20,7 @@ from recipes.types import (
     Row,
     RunContext,
     RunResult,
+    SampledSequence,
     SampleResult,
     SamplingParams,
     TrainingBatch,
@@ -59,6 +60,18 @@ class SamplingClient(Protocol):
 
     async def compute_logprobs_async(self, prompt: Sequence[int]) -> list[float | None]:
         """Log-probability of each prompt token given those before it; the first is None."""
+        ...
+
+
+@runtime_checkable
+class StreamingClient(Protocol):
+    """What a SamplingClient may offer besides: tokens told as they are drawn. One that does not answers all at once."""
+
+    async def stream_async(
+        self, *, prompt: Sequence[int], params: SamplingParams, on_token: Callable[[int], None]
+    ) -> SampledSequence:
+        """One continuation. `on_token` hears each token of it, in order, in the event loop, before this returns; cancelling
+        ends the sampling."""
         ...
 
 

@@ -11,6 +11,7 @@ from ninja import Query, Router, Status
 from evsys_web.api.auth import caller
 from evsys_web.api.pagination import Page, Slice, paginate
 from evsys_web.checkpoints import actions
+from evsys_web.checkpoints.chat import ChatRequest, stream_replies
 from evsys_web.checkpoints.dependents import dependents
 from evsys_web.checkpoints.schemas import CheckpointDetail, CheckpointQuery, ScoredCheckpoint
 from evsys_web.checkpoints.scores import scored, visible_checkpoints, with_scores
@@ -54,6 +55,13 @@ def delete_checkpoint(request: HttpRequest, checkpoint_id: int) -> Status[None]:
 @router.get("/{int:checkpoint_id}/download", summary="All files of a checkpoint as a zip, or one of them")
 def download(request: HttpRequest, checkpoint_id: int, file: str = "") -> HttpResponseBase:
     return downloads.checkpoint_download(_checkpoint(request, checkpoint_id), file)
+
+
+@router.post("/{int:checkpoint_id}/chat", summary="Ask a checkpoint and its base the same; server-sent events")
+def chat_with_checkpoint(request: HttpRequest, checkpoint_id: int, body: ChatRequest) -> HttpResponseBase:
+    """Events: `begin` with the seeds, `loading` while models are read, `text` of a side as it is drawn, `end` of a side with
+    its whole reply, `error`, and `done` last. Hanging up ends the sampling; nothing is stored."""
+    return stream_replies(_checkpoint(request, checkpoint_id), body)
 
 
 def _checkpoint(request: HttpRequest, checkpoint_id: int) -> Checkpoint:

@@ -91,7 +91,7 @@ def _has_status(model: type[Model]) -> bool:
 
 
 def _stands_on(run: TrainingRun, uri: str) -> bool:
-    """Whether the run saved an adapter that names these weights as its base. A run that begins from an adapter takes it over whole."""
+    """Whether the run saved an adapter that names these weights as its base. One that began from an adapter took it over."""
     for checkpoint in run.checkpoints.all():
         folder = folder_within(run, checkpoint.sampler_uri)
         try:

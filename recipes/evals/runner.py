@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recipes.chat import ChatClient, LocalChat
-from recipes.config import BaseAlgorithmConfig, ModelConfig
+from recipes.config import BackendChoice, BaseAlgorithmConfig, ModelConfig
 from recipes.endpoint import EndpointChat
 from recipes.errors import CheckpointError, ConfigError, DataError, RecipeError
-from recipes.eval_config import EvalConfig, EvalModel
+from recipes.eval_config import EvalConfig
 from recipes.jsonl import read_jsonl
 from recipes.registry import backends, verifiers
 from recipes.rollouts import AttemptResult, Tally, sample
@@ -134,7 +134,7 @@ async def open_client(
             await endpoint.close()
         return
     assert config.model is not None
-    params, algorithm = _adapter_settings(config, config.model)
+    params, algorithm = weights_settings(config.backend, config.model.checkpoint)
     backend_class = backends.get(config.backend.kind)
     with tempfile.TemporaryDirectory(prefix="eval-") as folder:
         backend = await backend_class.open(
@@ -153,10 +153,11 @@ async def open_client(
             await backend.close()
 
 
-def _adapter_settings(config: EvalConfig, model: EvalModel) -> tuple[dict[str, Any], BaseAlgorithmConfig]:
-    """The backend's settings and the LoRA rank under which the checkpoint was saved: it says both itself, in PEFT's format."""
-    params = dict(config.backend.params)
-    path = Path(model.checkpoint) / "adapter_config.json" if model.checkpoint else None
+def weights_settings(backend: BackendChoice, checkpoint: str | None) -> tuple[dict[str, Any], BaseAlgorithmConfig]:
+    """The backend's settings and the LoRA rank under which the checkpoint was saved: it says both itself, in PEFT's format.
+    Raises CheckpointError."""
+    params = dict(backend.params)
+    path = Path(checkpoint) / "adapter_config.json" if checkpoint else None
     if path is None or not path.is_file():
         return params, BaseAlgorithmConfig(lora_rank=1)  # the least: adapters that change nothing let bfloat16 models stay so
     try:
@@ -164,7 +165,7 @@ def _adapter_settings(config: EvalConfig, model: EvalModel) -> tuple[dict[str, A
         rank, alpha = int(saved["r"]), float(saved["lora_alpha"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"The checkpoint's adapter_config.json cannot be read: {type(error).__name__}: {error}.") from None
-    if "lora_alpha_ratio" in backends.get(config.backend.kind).Config.model_fields:
+    if "lora_alpha_ratio" in backends.get(backend.kind).Config.model_fields:
         params["lora_alpha_ratio"] = alpha / rank
     return params, BaseAlgorithmConfig(lora_rank=rank)
 

@@ -73,6 +73,10 @@ class LocalBackend:
         """A backend on an engine that is there already."""
         return cls(engine, _one_worker())
 
+    def beside(self) -> LocalBackend:
+        """The same engine with another thread, to sample from both at once. Nobody may train meanwhile."""
+        return self.around(self._engine)
+
     def _submit(self, work: Callable[[], ResultT]) -> Awaitable[ResultT]:
         return asyncio.get_running_loop().run_in_executor(self._executor, work)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -46,7 +46,8 @@ _windows: dict[str, int] = {}
 
 @dataclass(eq=False)
 class Request:
-    """`num_samples` continuations of a prompt; `room`: the most new tokens; `stop_ids` beside the model's own."""
+    """`num_samples` continuations of a prompt; `room`: the most new tokens; `stop_ids` beside the model's own.
+    on_token(sample, token): called in the decoding thread with each token as it is drawn; it must not raise, nor take long."""
 
     prompt: list[int]
     params: SamplingParams
@@ -55,6 +56,7 @@ class Request:
     num_samples: int
     stop_ids: frozenset[int] = frozenset()
     stop_texts: tuple[str, ...] = ()
+    on_token: Callable[[int, int], None] | None = None
     done: Future[list[SampledSequence]] = field(default_factory=Future)
     is_abandoned: bool = False
     num_started: int = 0
@@ -87,6 +89,7 @@ class _Rows:
     limit: Array
     alive: Array
     watched: Array
+    heard: Array
     pending: Array
     uniforms: Array
     said: Array
@@ -117,6 +120,7 @@ class _Rows:
             limit=np.array([request.room for request in owners], dtype=np.int64),
             alive=np.ones(num_rows, dtype=bool),
             watched=np.array([bool(request.stop_ids or request.stop_texts) for request in owners], dtype=bool),
+            heard=np.array([request.on_token is not None for request in owners], dtype=bool),
             pending=np.zeros(num_rows, dtype=np.int64),
             uniforms=np.zeros((num_rows, _BLOCK)),
             said=np.zeros((num_rows, _BLOCK), dtype=np.int64),
@@ -314,6 +318,8 @@ class Decoder:
                 permanent=True,
             )
         rows.record(tokens, logprobs)
+        for row in np.flatnonzero(rows.heard & rows.alive):
+            rows.request[row].on_token(int(rows.sample[row]), int(tokens[row]))
         ended = (tokens[:, None] == self._stop_ids[None]).any(1)
         for row in np.flatnonzero(rows.watched & rows.alive):
             ended[row] = ended[row] or self._says_stop(rows, int(row))

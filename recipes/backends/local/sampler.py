@@ -10,8 +10,9 @@ import asyncio
 import math
 import secrets
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -86,13 +87,7 @@ class LocalSampler:
         scores: Future[Scores] | None = None
         if include_prompt_logprobs or topk_prompt_logprobs > 0:
             scores = self._submit_score(request.prompt, topk_prompt_logprobs)
-        self._waiting.append(request)
-        self._schedule()
-        try:
-            sequences: list[SampledSequence] = await asyncio.wrap_future(request.done)
-        except asyncio.CancelledError:
-            request.is_abandoned = True
-            raise
+        sequences = await self._finished(request)
         if scores is None:
             return SampleResult(sequences)
         found = await asyncio.wrap_future(scores)
@@ -101,6 +96,22 @@ class LocalSampler:
             prompt_logprobs=found.logprobs if include_prompt_logprobs else None,
             topk_prompt_logprobs=found.topk if topk_prompt_logprobs > 0 else None,
         )
+
+    async def stream_async(
+        self, *, prompt: Sequence[int], params: SamplingParams, on_token: Callable[[int], None]
+    ) -> SampledSequence:
+        """One continuation, as `sample_async` would give it; each of its tokens goes to `on_token`, in the event loop, before
+        this returns. Cancelling ends the sampling. Raises as `sample_async` does."""
+        loop = asyncio.get_running_loop()
+
+        def tell(sample: int, token: int) -> None:
+            with suppress(RuntimeError):  # the loop was closed: nobody listens any more
+                loop.call_soon_threadsafe(on_token, token)
+
+        request = self._request(prompt, params, 1)
+        request.on_token = tell
+        (sequence,) = await self._finished(request)
+        return sequence
 
     async def compute_logprobs_async(self, prompt: Sequence[int]) -> list[float | None]:
         """Log-probability of each prompt token given those before it; the first is None. Raises DataError, BackendError."""
@@ -145,6 +156,15 @@ class LocalSampler:
         )
 
     # ------------------------------------------------------------------ to the worker and back
+
+    async def _finished(self, request: Request) -> list[SampledSequence]:
+        self._waiting.append(request)
+        self._schedule()
+        try:
+            return await asyncio.wrap_future(request.done)
+        except asyncio.CancelledError:
+            request.is_abandoned = True
+            raise
 
     def _submit_score(self, prompt: list[int], topk: int) -> Future[Scores]:
         request = _ScoreRequest(prompt, topk)

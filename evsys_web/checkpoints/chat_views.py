@@ -1,0 +1,47 @@
+"""The page on which a checkpoint and its base answer the same, and the stream of their answers."""
+
+from __future__ import annotations
+
+import json
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import render
+from django.views.decorators.http import require_POST, require_safe
+
+from evsys_web.checkpoints.chat import LONGEST_TEXT, ChatRequest, checked, stream_opening, stream_replies
+from evsys_web.checkpoints.views import found, frame_of
+from recipes.errors import RecipeError
+
+
+@require_safe
+def chat(request: HttpRequest, pk: int) -> HttpResponse:
+    fields = ChatRequest.model_fields
+    knobs = {name: {"value": field.default, "help": field.description} for name, field in fields.items()}
+    return render(request, "checkpoints/chat.html", {**frame_of(found(request, pk)), "knobs": knobs, "longest": LONGEST_TEXT})
+
+
+@require_POST
+def opening(request: HttpRequest, pk: int) -> HttpResponseBase:
+    """Reads the models while the person still types."""
+    checkpoint = found(request, pk)
+    try:
+        return stream_opening(checkpoint)
+    except RecipeError as error:
+        return _refused(str(error))
+
+
+@require_POST
+def replies(request: HttpRequest, pk: int) -> HttpResponseBase:
+    """From JSON; ends when the browser hangs up. A refusal is 422 with a sentence."""
+    checkpoint = found(request, pk)
+    try:
+        return stream_replies(checkpoint, checked(json.loads(request.body)))
+    except RecipeError as error:
+        return _refused(str(error))
+    except (ValueError, RecursionError):
+        return _refused("This is not JSON.")
+
+
+def _refused(sentence: str) -> JsonResponse:
+    return JsonResponse({"message": sentence}, status=422)
