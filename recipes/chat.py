@@ -109,7 +109,7 @@ class LocalChat:
 
 
 class TextPieces:
-    """Tokens in, text out. A piece is given out once it cannot change any more: a character's bytes may lie in several tokens, and
+    """Tokens in, text out. A piece is told once it cannot change any more: a character's bytes may lie in several tokens, and
     some tokenizers decode a token differently at the beginning. Decodes a few tokens at a time, not all from the beginning."""
 
     def __init__(self, tokenizer: Any) -> None:

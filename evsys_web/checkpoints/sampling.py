@@ -39,8 +39,8 @@ async def ask(request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
             event = json.loads(line)
             if event["event"] == "ready":
                 return
-            yield event
             ended = event["event"] == "error" and event["side"] is None
+            yield event
         if not ended:
             raise BackendError(_end_sentence(), permanent=False)
     except ConnectionError:
