@@ -112,8 +112,12 @@ class Engine:
                 permanent=True,
             ) from error
         if start_from is not None and is_adapter:
-            adapters.load_adapter(engine._peft_model, start_from)
+            engine.begin_from(start_from)
         return engine
+
+    def begin_from(self, folder: Path) -> None:
+        """Take over the weights of an adapter that was saved for sampling. Raises CheckpointError."""
+        adapters.load_adapter(self._peft_model, folder)
 
     def _add_adapters(self, model: Any, seed: int) -> Any:
         peft_model = adapters.add_adapters(model, rank=self.lora_rank, alpha_ratio=self.config.lora_alpha_ratio, seed=seed)
@@ -297,9 +301,10 @@ class Engine:
             storage.save_state(folder, self._optimizer, self._facts)
         return target
 
-    def load_full_state(self, uri: str) -> None:
-        """Go on from `save_full_state`; a relative path counts from the run's folder. Raises CheckpointError."""
-        storage.load_state(self.output_dir / uri, self._optimizer, self._facts)
+    def load_full_state(self, uri: str, *, with_optimizer: bool = True) -> None:
+        """Go on from `save_full_state`; a relative path counts from the run's folder. Without the optimizer its weights alone
+        are taken over. Raises CheckpointError."""
+        storage.load_state(self.output_dir / uri, self._optimizer, self._facts, with_moments=with_optimizer)
         self._num_pending, self._lost_gradient = 0, None
 
     @property

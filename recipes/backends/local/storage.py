@@ -63,8 +63,9 @@ def save_state(folder: Path, optimizer: Optimizer, facts: Mapping[str, Any]) -> 
     (folder / FACTS_FILE).write_text(text, encoding="utf-8")
 
 
-def load_state(folder: Path, optimizer: Optimizer, facts: Mapping[str, Any]) -> None:
-    """Put it all back, bit for bit. Raises CheckpointError when it is unreadable or of another run; then nothing was changed."""
+def load_state(folder: Path, optimizer: Optimizer, facts: Mapping[str, Any], *, with_moments: bool = True) -> None:
+    """Put it all back, bit for bit; or the weights alone, under a fresh optimizer. Raises CheckpointError when it is unreadable
+    or of another run; then nothing was changed."""
     tensors, saved = _read(folder)
     for key, value in {"format": _FORMAT, **facts}.items():
         if saved.get(key) != value:
@@ -78,8 +79,10 @@ def load_state(folder: Path, optimizer: Optimizer, facts: Mapping[str, Any]) -> 
             f"The checkpoint in {str(folder)!r} does not fit: {name} has the shape {theirs.get(name)}, here {own.get(name)}."
         )
     moments = {name.removeprefix("optimizer."): tensor for name, tensor in tensors.items() if name.startswith("optimizer.")}
-    optimizer.load_tensors(moments)
+    optimizer.load_tensors(moments if with_moments else {})
     copy_weights(optimizer.parameters, weights)
+    if not with_moments:
+        return
     torch.set_rng_state(tensors["rng.cpu"])
     if torch.cuda.is_available() and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"])

@@ -1,0 +1,84 @@
+"""What a client has open: a session, kept alive by its heartbeat, with training runs and samplers in it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from recipes.backends.local.sampler import LocalSampler
+from recipes.tinker_server.codec import RequestRefused
+from recipes.tinker_server.models import TrainingRun
+
+SILENT_SECONDS = 300.0
+"""A session whose client was not heard of for so long is ended; the SDK sends a heartbeat every ten seconds."""
+
+
+@dataclass
+class Sampler:
+    """A sampling session: fixed weights under a name. requests: seq_id → promise id and fingerprint, so that a request that comes
+    twice is done once."""
+
+    sampler_id: str
+    session_id: str
+    base_model: str
+    model_path: str | None
+    client: LocalSampler | None = None
+    requests: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+
+@dataclass
+class Session:
+    session_id: str
+    display_name: str | None
+    created_at: float = field(default_factory=time.time)
+    heard_at: float = field(default_factory=time.monotonic)
+    runs: dict[str, TrainingRun] = field(default_factory=dict)
+    samplers: dict[str, Sampler] = field(default_factory=dict)
+    creations: dict[tuple[str, int], str] = field(default_factory=dict)
+    """(what, its number in the session) → promise id, or sampler id: a creation that is asked for twice is done once."""
+
+
+class Sessions:
+    def __init__(self) -> None:
+        self._open: dict[str, Session] = {}
+
+    def begin(self, display_name: str | None) -> Session:
+        session = Session(uuid.uuid4().hex, display_name)
+        self._open[session.session_id] = session
+        return session
+
+    def get(self, session_id: Any) -> Session:
+        """Raises RequestRefused with status 410, which ends a client's heartbeat."""
+        session = self._open.get(session_id) if isinstance(session_id, str) else None
+        if session is None:
+            raise RequestRefused("This session has ended, or never was. Make a new client.", status=410)
+        session.heard_at = time.monotonic()
+        return session
+
+    def run(self, run_id: Any) -> TrainingRun:
+        """Raises RequestRefused for a run of no open session."""
+        session_id = str(run_id).partition(":")[0]
+        run = self.get(session_id).runs.get(str(run_id)) if session_id in self._open else None
+        if run is None:
+            raise RequestRefused(f"There is no open model {str(run_id)[:100]!r}; its session may have ended.", status=404)
+        return run
+
+    def sampler(self, sampler_id: Any) -> Sampler:
+        session_id = str(sampler_id).partition(":")[0]
+        found = self.get(session_id).samplers.get(str(sampler_id)) if session_id in self._open else None
+        if found is None:
+            raise RequestRefused(f"There is no open sampler {str(sampler_id)[:100]!r}; its session may have ended.", status=404)
+        return found
+
+    def end(self, session_id: str) -> None:
+        """Forget it; its adapters are freed with it. Ending twice is fine."""
+        self._open.pop(session_id, None)
+
+    def silent(self) -> list[str]:
+        before = time.monotonic() - SILENT_SECONDS
+        return [session_id for session_id, session in self._open.items() if session.heard_at < before]
+
+    def all(self) -> list[Session]:
+        return sorted(self._open.values(), key=lambda session: session.created_at, reverse=True)
