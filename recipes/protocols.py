@@ -97,8 +97,10 @@ class Backend(Protocol):
         algorithm: BaseAlgorithmConfig,
         output_dir: Path,
         secrets: Mapping[str, str] | None = None,
+        report: Callable[[str, str], None] | None = None,
     ) -> Backend:
-        """Load or connect. `config` is an instance of this class's Config. Raises ConfigError, BackendError."""
+        """Load or connect. `config` is an instance of this class's Config. `report(level, sentence)` tells the run's reader what
+        is being waited for. Raises ConfigError, BackendError."""
         ...
 
     def forward_backward_async(

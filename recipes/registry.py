@@ -86,6 +86,7 @@ backends = Registry(
     builtins={
         "local": "recipes.backends.local:LocalBackend",
         "mock": "recipes.backends.mock:MockBackend",
+        "tinker": "recipes.backends.tinker:TinkerBackend",
     },
 )
 verifiers = Registry(

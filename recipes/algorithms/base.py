@@ -104,6 +104,7 @@ class BaseAlgorithm:
             algorithm=self.cfg,
             output_dir=ctx.output_dir,
             secrets=ctx.secrets,
+            report=self.report,
         )
         return opened
 

@@ -77,6 +77,7 @@ class MockBackend:
         algorithm: BaseAlgorithmConfig,
         output_dir: Path,
         secrets: Mapping[str, str] | None = None,
+        report: Callable[[str, str], None] | None = None,
     ) -> MockBackend:
         """The model's name means nothing here; `init_from_checkpoint` is a folder that `save_for_sampler` gave."""
         settings = MockConfig.model_validate(config.model_dump())

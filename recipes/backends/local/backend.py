@@ -44,6 +44,7 @@ class LocalBackend:
         algorithm: BaseAlgorithmConfig,
         output_dir: Path,
         secrets: Mapping[str, str] | None = None,
+        report: Callable[[str, str], None] | None = None,
     ) -> LocalBackend:
         """Load the model. Raises ConfigError when it cannot be used, BackendError when the machine cannot hold it."""
         resolve(model.name)

@@ -23,7 +23,6 @@ from pydantic import BaseModel
 from recipes import losses
 from recipes.backends.tinker.config import TinkerConfig
 from recipes.errors import BackendError, CheckpointError, ConfigError, ErrorKind, RecipeError
-from recipes.registry import register_backend
 from recipes.rendering import load_tokenizer
 from recipes.types import (
     AdamParams,
@@ -52,7 +51,6 @@ NOTE_SECONDS = 60.0
 CLOSE_SECONDS = 5.0
 
 
-@register_backend("tinker")
 class TinkerBackend:
     """LoRA on Tinker's servers, or on a compatible one. Not for `lora_rank` 0: the service trains adapters only."""
 

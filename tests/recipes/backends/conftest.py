@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,35 @@ from recipes.registry import backends
 from recipes.rendering import datum_of, render
 from recipes.types import AdamParams, Datum
 from tests.recipes.runs_under_test import chats
+from tests.recipes.tinker_stack import KEY, tinker_server
 
 ADAM = AdamParams(learning_rate=0.01)
 Scenario = Callable[[Backend], Awaitable[Any]]
 
 
-@pytest.fixture(params=["mock", "local"])
+@pytest.fixture(scope="session")
+def tinker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Our own Tinker-compatible server over the local engine, for the tinker backend to be opened on."""
+    with tinker_server(tmp_path_factory.mktemp("tinker")) as url:
+        yield url
+
+
+@pytest.fixture(params=["mock", "local", "tinker"])
 def play(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
     """play(scenario, folder="a") opens the backend, awaits scenario(backend), closes it."""
     backend_class: Any = backends.get(request.param)
+    params: dict[str, Any] = {"num_threads": 1} if request.param == "local" else {}
+    if request.param == "tinker":
+        params = {"base_url": request.getfixturevalue("tinker_url")}
 
     async def opened(scenario: Scenario, folder: str, init_from_checkpoint: str | None) -> Any:
-        settings = backend_class.Config(**({"num_threads": 1} if request.param == "local" else {}))
+        settings = backend_class.Config(**params)
         backend = await backend_class.open(
             settings,
             model=ModelConfig(name="starter", init_from_checkpoint=init_from_checkpoint),
             algorithm=BaseAlgorithmConfig(lora_rank=4, seed=1),
             output_dir=tmp_path / folder,
+            secrets={"backend_api_key": KEY},
         )
         try:
             return await scenario(backend)

@@ -170,6 +170,7 @@ def test_a_name_may_be_saved_twice_and_the_later_weights_count(play: Any) -> Non
 def test_weights_saved_for_the_sampler_can_be_begun_from(play: Any) -> None:
     async def teach(backend: Backend) -> tuple[str, float]:
         await learn(backend, datums(backend), steps=5)
+        await backend.save_full_state("taught")  # as the loop does: a hosted service begins from this one
         return await backend.save_for_sampler("taught"), await nll(backend, datums(backend))
 
     async def measure(backend: Backend) -> float:
