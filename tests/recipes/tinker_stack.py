@@ -38,14 +38,15 @@ def tinker_server(root: Path, *, models: tuple[str, ...] = ("starter",)) -> Iter
         thread.join(10)
 
 
-Behaviour = Callable[[str, dict[str, Any], int], tuple[int, Any]]
-"""What to answer (status, JSON), given the endpoint, the body, and how many requests to this endpoint came before. Status 0: never."""
+Behaviour = Callable[[str, dict[str, Any], int], tuple[int, Any] | None]
+"""What to answer (status, JSON; status 0: never) given the endpoint, the body, and how many requests to it came before. None:
+as usual."""
 
 
 class FakeTinker:
-    """Speaks just enough of the protocol for a session with a model; `behaviour` may answer otherwise, or None for the usual."""
+    """Speaks just enough of the protocol for a session with a model."""
 
-    def __init__(self, behaviour: Callable[[str, dict[str, Any], int], tuple[int, Any] | None]) -> None:
+    def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
         self.requests: list[str] = []
         self.keys: set[str | None] = set()
@@ -65,7 +66,7 @@ class FakeTinker:
 
 
 @contextmanager
-def fake_tinker(behaviour: Callable[[str, dict[str, Any], int], tuple[int, Any] | None]) -> Iterator[tuple[str, FakeTinker]]:
+def fake_tinker(behaviour: Behaviour) -> Iterator[tuple[str, FakeTinker]]:
     fake = FakeTinker(behaviour)
 
     class Handler(BaseHTTPRequestHandler):

@@ -10,6 +10,7 @@ first kind only; both are saved under one name, so that the URI to sample from a
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -287,6 +288,7 @@ class TinkerSampler:
 def import_sdk() -> Any:
     """The `tinker` package, with its telemetry off unless the operator turned it on. Raises ConfigError where it is missing."""
     os.environ.setdefault("TINKER_TELEMETRY", "0")
+    logging.getLogger("tinker").setLevel(logging.ERROR)  # it warns at every poll of a request that still waits
     try:
         import tinker
     except ModuleNotFoundError as missing:
@@ -361,7 +363,7 @@ async def _wait(
                     f"{place} gave no result for {doing} within {longest:g} seconds.", permanent=False, kind=ErrorKind.TIMEOUT
                 )
             if report is not None:
-                report("info", f"Waiting for {place} since {waited:.0f} seconds ({doing}).")
+                report("info", f"{place} has not answered for {waited:.0f} seconds ({doing}); still waiting.")
     except (asyncio.CancelledError, RecipeError):
         raise
     except Exception as error:  # noqa: BLE001 - the SDK's own kinds are told apart there
