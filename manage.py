@@ -128,7 +128,10 @@ def run_django() -> None:
         where = "this environment" if sys.prefix != sys.base_prefix else "this Python; use .venv/bin/python, or"
         sys.exit(f"Django is not installed in {where}: pip install -r requirements.txt")
     try:
-        execute_from_command_line(sys.argv)
+        command = sys.argv[1] if len(sys.argv) > 1 else "help"
+        # A command is a module, which cannot have a dash in its name; options have one in front.
+        module = command if command.startswith("-") else command.replace("-", "_")
+        execute_from_command_line([sys.argv[0], module, *sys.argv[2:]])
     except ImproperlyConfigured as error:
         sys.exit(f"Settings: {error}")
 

@@ -7,6 +7,7 @@ loopback names, with no proxy in front): whoever uses it sits at it. EVSYS_ALLOW
 from __future__ import annotations
 
 import ipaddress
+import socket
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -44,6 +45,24 @@ def refuse_private(url: str, *, path: tuple[str | int, ...]) -> None:
             "allow it with EVSYS_ALLOW_PRIVATE_URLS=1.",
             path=path,
         )
+
+
+def refuse_private_host(url: str, *, path: tuple[str | int, ...]) -> None:
+    """The same with the name looked up, for a client that opens its connections by itself. Raises ConfigError for a name that
+    leads to an address that may not be called. One that cannot be looked up is left to the client, which will say so."""
+    refuse_private(url, path=path)
+    host = urlsplit(url).hostname or ""
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except OSError:
+        return
+    for address in sorted(found):
+        if not allows_address(address):
+            raise ConfigError(
+                f"{host} leads to {address}, an address inside a private network, which may not be called from here. Whoever "
+                "runs this server can allow it with EVSYS_ALLOW_PRIVATE_URLS=1.",
+                path=path,
+            )
 
 
 def _meant(address: Address) -> Address:

@@ -79,6 +79,12 @@ def delete_credential(*, user: User, credential: BackendCredential) -> None:
     credential.delete()
 
 
+def require_credential(project: Project, name: str | None, *, path: tuple[str, ...]) -> None:
+    """Raises ConfigError when a credential is named that the project does not have."""
+    if name and not BackendCredential.objects.filter(project=project, name=name).exists():
+        raise ConfigError(f"There is no credential {name!r} in this project.", path=path)
+
+
 def reveal_credential(*, project: Project, name: str) -> str:
     """The key itself, for the call that is about to be made. Raises ConfigError when there is none of this name."""
     credential = BackendCredential.objects.filter(project=project, name=name).first()

@@ -8,13 +8,14 @@ from typing import Any, cast
 
 from django.db import IntegrityError, transaction
 
-from evsys_web.accounts.actions import require_membership
-from evsys_web.accounts.models import BackendCredential, Project, User
+from evsys_web.accounts.actions import require_credential, require_membership
+from evsys_web.accounts.models import Project, User
 from evsys_web.addresses import refuse_private
 from evsys_web.datasets.models import DatasetVersion, Format, VersionStatus
 from evsys_web.evals.models import Benchmark, EvalRun
 from evsys_web.evals.tasks import run_eval
 from evsys_web.runs.actions import RunRefused, refuse_foreign_folder
+from evsys_web.runs.backends import check_backend
 from evsys_web.runs.launches import announce, made_before, queue_once
 from evsys_web.runs.models import Checkpoint
 from evsys_web.runs.work import storable
@@ -187,7 +188,7 @@ def checked_verifier(verifier: Mapping[str, Any], version: DatasetVersion, proje
     values = settings.model_dump(mode="json")
     if isinstance(values.get("base_url"), str):
         refuse_private(values["base_url"], path=("verifier", "params", "base_url"))
-    _check_credential(project, values.get("credential"), path=("verifier", "params", "credential"))
+    require_credential(project, values.get("credential"), path=("verifier", "params", "credential"))
     kind = probe.verifier.kind
     refuse_unfit([Task.of(row) for row in islice(version.read_rows(), NUM_TASKS_LOOKED_AT)], verifiers.get(kind)(**values))
     return VerifierChoice(kind=kind, params=values)
@@ -197,10 +198,11 @@ def _check_model(user: User, project: Project, config: EvalConfig, checkpoint: C
     """The checkpoint that is sampled from, if any. Raises ConfigError for what the person may not use."""
     if config.endpoint is not None:
         refuse_private(config.endpoint.base_url, path=("endpoint", "base_url"))
-        _check_credential(project, config.endpoint.credential, path=("endpoint", "credential"))
+        require_credential(project, config.endpoint.credential, path=("endpoint", "credential"))
         return None
     assert config.model is not None
     resolve(config.model.name)
+    check_backend(project, config.backend)
     for field, name in (("name", config.model.name), ("checkpoint", config.model.checkpoint)):
         refuse_foreign_folder(user, name, path=("model", field))
     if config.model.checkpoint is None:
@@ -209,11 +211,6 @@ def _check_model(user: User, project: Project, config: EvalConfig, checkpoint: C
     if not user.is_superuser:
         visible = visible.filter(run__project__memberships__user=user)
     return checkpoint or visible.select_related("run").first()
-
-
-def _check_credential(project: Project, name: str | None, *, path: tuple[str, ...]) -> None:
-    if name and not BackendCredential.objects.filter(project=project, name=name).exists():
-        raise ConfigError(f"There is no credential {name!r} in this project.", path=path)
 
 
 def _label(config: EvalConfig, checkpoint: Checkpoint | None) -> str:

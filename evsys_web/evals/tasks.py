@@ -12,6 +12,7 @@ from evsys_web.accounts.actions import reveal_credential
 from evsys_web.addresses import allows_address
 from evsys_web.evals.models import EvalRun
 from evsys_web.evals.recorder import EvalRecorder
+from evsys_web.runs.backends import backend_secrets
 from evsys_web.runs.leases import announcing_the_end
 from recipes.eval_config import EvalConfig
 from recipes.evals.runner import open_verifier, refuse_unfit
@@ -45,4 +46,5 @@ def _secrets(run: EvalRun, config: EvalConfig) -> dict[str, str]:
         "api_key": config.endpoint.credential if config.endpoint is not None else None,
         "judge_api_key": config.verifier.params.get("credential"),
     }
-    return {name: reveal_credential(project=run.project, name=credential) for name, credential in named.items() if credential}
+    found = {name: reveal_credential(project=run.project, name=credential) for name, credential in named.items() if credential}
+    return found | (backend_secrets(run.project, config.backend) if config.model is not None else {})

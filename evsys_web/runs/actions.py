@@ -16,6 +16,7 @@ from evsys_web.accounts.actions import require_membership
 from evsys_web.accounts.models import Project, User
 from evsys_web.datasets.models import DatasetVersion, VersionStatus
 from evsys_web.runs import metrics
+from evsys_web.runs.backends import check_backend
 from evsys_web.runs.launches import announce, made_before, queue_once
 from evsys_web.runs.metrics import Point
 from evsys_web.runs.models import Status, TrainingRun, storable
@@ -53,6 +54,7 @@ def launch_run(
     for path, name in (("name", config.model.name), ("init_from_checkpoint", config.model.init_from_checkpoint)):
         refuse_foreign_folder(user, name, path=("model", path))
     resolve(config.model.name)
+    check_backend(project, config.backend)
     return queue_once(
         TrainingRun,
         train_run,

@@ -13,6 +13,7 @@ from celery import Task, shared_task
 from celery.signals import worker_ready, worker_shutting_down
 
 import recipes
+from evsys_web.runs.backends import backend_secrets
 from evsys_web.runs.leases import Sweeper, announcing_the_end, kinds
 from evsys_web.runs.models import TrainingRun
 from evsys_web.runs.recorder import RunRecorder
@@ -23,17 +24,19 @@ _sweepers: dict[str, Sweeper] = {}
 @shared_task(bind=True)
 def train_run(self: Task, run_id: int) -> None:
     """Train the run from its config and rows; a second attempt goes on from its newest checkpoint."""
-    run = TrainingRun.objects.filter(pk=run_id).first()
+    run = TrainingRun.objects.select_related("project").filter(pk=run_id).first()
     if run is None or not run.start(self.request.hostname or socket.gethostname()):
         return
     with announcing_the_end(), RunRecorder(run) as recorder:
+        config = run.load_config()
         recorder.result = recipes.train(
-            run.load_config(),
+            config,
             run_id=str(run.pk),
             output_dir=run.output_dir,
             rows=run.read_rows(),
             validation_rows=run.read_validation_rows(),
             callbacks=[recorder],
+            secrets=backend_secrets(run.project, config.backend),
             resume=run.attempt > 1,
         )
 

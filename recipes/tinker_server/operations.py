@@ -67,9 +67,7 @@ class Operations:
         saved = self.store.find(address)
         with_optimizer = field(values, "optimizer", bool)
         if address.kind is not Kind.TRAINING and with_optimizer:
-            raise RequestRefused(
-                f"{address.uri} holds no optimizer state; an address with /weights/ in it does."
-            )
+            raise RequestRefused(f"{address.uri} holds no optimizer state; an address with /weights/ in it does.")
         origin = self.store.facts_of(address.run_id)
         base_model = field(values, "base_model", str, origin.base_model)
         self.models.check_name(base_model)

@@ -81,7 +81,7 @@ def test_recipes_know_neither_django_nor_the_dashboard() -> None:
 
 
 def test_only_backends_and_whole_run_algorithms_import_a_vendor_when_they_are_imported() -> None:
-    doors = {"recipes.backends", "recipes.algorithms.trl", "recipes.algorithms.fireworks_jobs"}
+    doors = {"recipes.backends", "recipes.algorithms.trl", "recipes.algorithms.fireworks_jobs", "recipes.tinker_server"}
     scripts = {"recipes.starter.pretrain"}  # makes the bundled model; run by hand, imported by nobody
     others = [path for path in modules("recipes") if not starts_with(dotted(path), *doors, *scripts)]
     assert breaches(others, *VENDORS, top_level_only=True) == []

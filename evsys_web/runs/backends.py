@@ -1,0 +1,26 @@
+"""What a backend needs that stands in no config: an address that may be called from here, and the key that the config names."""
+
+from __future__ import annotations
+
+from evsys_web.accounts.actions import require_credential, reveal_credential
+from evsys_web.accounts.models import Project
+from evsys_web.addresses import refuse_private, refuse_private_host
+from recipes.config import BackendChoice
+
+ADDRESS, CREDENTIAL = ("backend", "params", "base_url"), ("backend", "params", "credential")
+
+
+def check_backend(project: Project, backend: BackendChoice) -> None:
+    """Before a run is queued. Raises ConfigError for an address that may not be called or a credential that is not there."""
+    if isinstance(url := backend.params.get("base_url"), str):
+        refuse_private(url, path=ADDRESS)
+    require_credential(project, backend.params.get("credential"), path=CREDENTIAL)
+
+
+def backend_secrets(project: Project, backend: BackendChoice) -> dict[str, str]:
+    """In the worker, right before the backend is opened: the key by the name under which `recipes` takes it. The address is
+    looked up once more, since a name may lead elsewhere by now. Raises ConfigError."""
+    if isinstance(url := backend.params.get("base_url"), str):
+        refuse_private_host(url, path=ADDRESS)
+    name = backend.params.get("credential")
+    return {"backend_api_key": reveal_credential(project=project, name=name)} if name else {}
