@@ -20,7 +20,15 @@ from recipes.types import AdamParams, Array, Datum, ForwardBackwardResult, Sampl
 
 PROTOBUF = "application/x-protobuf"
 _NO_LOGPROB = -99999.0
-_DTYPES = {pb.DTYPE_FLOAT32: np.dtype(np.float32), pb.DTYPE_INT64: np.dtype(np.int64), pb.DTYPE_INT32: np.dtype(np.int32)}
+_DTYPES: dict[Any, np.dtype[Any]] = {
+    pb.DTYPE_FLOAT32: np.dtype(np.float32),
+    pb.DTYPE_INT64: np.dtype(np.int64),
+    pb.DTYPE_INT32: np.dtype(np.int32),
+}
+    pb.DTYPE_FLOAT32: np.dtype(np.float32),
+    pb.DTYPE_INT64: np.dtype(np.int64),
+    pb.DTYPE_INT32: np.dtype(np.int32),
+}
 
 
 class RequestRefused(Exception):

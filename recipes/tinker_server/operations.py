@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.backends.local.engine import Engine
+from recipes.backends.local.sampler import LocalSampler
 from recipes.tinker_server.checkpoints import Address, CheckpointStore, Kind, RunFacts, Saved
 from recipes.tinker_server.codec import GradientRequest, Payload, RequestRefused, adam_of, field, sampling_of, tokens_of
 from recipes.tinker_server.models import Models, TrainingRun
@@ -231,9 +232,10 @@ class Operations:
             return _sample_answer(known[0], num_samples)
 
         async def work() -> Answer:
-            if sampler.client is None:
-                sampler.client = await self.models.submit(lambda: self._open_sampler(sampler))
-            result = await sampler.client.sample_async(
+            client = sampler.client
+            if client is None:
+                client = sampler.client = await self.models.submit(lambda: self._open_sampler(sampler))
+            result = await client.sample_async(
                 prompt=prompt,
                 params=params,
                 num_samples=num_samples,
@@ -247,7 +249,7 @@ class Operations:
             sampler.requests[seq_id] = (request_id, fingerprint)
         return _sample_answer(request_id, num_samples)
 
-    def _open_sampler(self, sampler: Sampler) -> Any:
+    def _open_sampler(self, sampler: Sampler) -> LocalSampler:
         """In the thread."""
         if sampler.client is not None:
             return sampler.client

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -95,12 +95,12 @@ class TinkerBackend:
             raise ConfigError(
                 "Tinker trains LoRA adapters only: give a lora_rank of at least 1.", path=("algorithm", "params", "lora_rank")
             )
-        tinker = import_sdk()
+        sdk = import_sdk()
         key = chosen_key(settings, secrets or {})
         place = place_of(settings)
 
         def connect() -> tuple[tinker.ServiceClient, tinker.TrainingClient]:
-            service = tinker.ServiceClient(base_url=settings.base_url, api_key=key, project_id=settings.project_id)
+            service = sdk.ServiceClient(base_url=settings.base_url, api_key=key, project_id=settings.project_id)
             if model.init_from_checkpoint:
                 return service, service.create_training_client_from_state(trainable(model.init_from_checkpoint)).result()
             made = service.create_lora_training_client(
@@ -157,7 +157,7 @@ class TinkerBackend:
             return _failed(error) if forward_only else self._refuse_gradient(error)
         submit = self._client.forward if forward_only else self._client.forward_backward
         # Defaults are sent too: servers differ in theirs.
-        submitted = submit([wire.datum_to_wire(datum) for datum in data], loss.name, settings or None)
+        submitted = submit([wire.datum_to_wire(datum) for datum in data], wire.loss_to_wire(loss.name), settings or None)
         doing = "the forward pass" if forward_only else "the gradient"
         return self._result(submitted, doing, lambda output: wire.gradient_from_wire(output, data))
 
@@ -282,7 +282,8 @@ class TinkerSampler:
         import tinker
 
         submitted = self._client.compute_logprobs(tinker.ModelInput.from_ints([int(token) for token in prompt]))
-        return list(await _wait(submitted.future(), "scoring a prompt", self._place, self._timeout))
+        found: list[float | None] = await _wait(submitted.future(), "scoring a prompt", self._place, self._timeout)
+        return found
 
 
 def import_sdk() -> Any:
@@ -412,7 +413,7 @@ def _failed(error: RecipeError) -> Awaitable[Any]:
     return _task(fail())
 
 
-def _task(work: Any) -> Awaitable[Any]:
+def _task(work: Coroutine[Any, Any, ResultT]) -> Awaitable[ResultT]:
     """A task whose failure is nobody's surprise: whoever awaits it hears of it, and nobody else has to."""
     task = asyncio.ensure_future(work)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
