@@ -25,10 +25,6 @@ _DTYPES: dict[Any, np.dtype[Any]] = {
     pb.DTYPE_INT64: np.dtype(np.int64),
     pb.DTYPE_INT32: np.dtype(np.int32),
 }
-    pb.DTYPE_FLOAT32: np.dtype(np.float32),
-    pb.DTYPE_INT64: np.dtype(np.int64),
-    pb.DTYPE_INT32: np.dtype(np.int32),
-}
 
 
 class RequestRefused(Exception):
