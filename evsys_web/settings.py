@@ -131,6 +131,7 @@ INSTALLED_APPS = [
     "evsys_web.evals",
     "evsys_web.checkpoints",
     "evsys_web.curation",
+    "evsys_web.cycles",
     "evsys_web.home",
 ]
 MIDDLEWARE = [
@@ -280,6 +281,7 @@ CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_ROUTES = {  # one process reads both, so what needs the whole machine queues behind each other
     "evsys_web.runs.tasks.*": {"queue": "training"},
     "evsys_web.evals.tasks.*": {"queue": "evals"},
+    "evsys_web.cycles.tasks.*": {"queue": "default"},
 }
 
 LOG_LEVEL = (os.environ.get("LOG_LEVEL") or "INFO").upper()

@@ -26,6 +26,10 @@ from recipes.rows import RowFormat
 ROWS_PER_INSERT = 5_000
 
 
+class NothingSelected(ConfigError):
+    """The filter and the selection leave no row."""
+
+
 class Published(NamedTuple):
     """`created` is False when the dataset had exactly these rows as `version`, from the very same curation."""
 
@@ -48,7 +52,7 @@ def publish(
     sources = open_sources(eval_runs)
     selection = select(sources.pool, settings)
     if not len(selection):
-        raise ConfigError("Nothing to publish: no attempt passes the filter and the selection.", path=("filter",))
+        raise NothingSelected("Nothing to publish: no attempt passes the filter and the selection.", path=("filter",))
     order = _order(selection, settings)
     keys = EvalTask.objects.filter(eval_run__in=sources.runs).values_list("eval_run_id", "task_id", "pk")
     tasks = {(run, task_id): pk for run, task_id, pk in keys.iterator(chunk_size=5000)}

@@ -1,0 +1,154 @@
+"""One cycle, as YAML or JSON: evaluate → curate → train → evaluate again, for so many rounds or until there is a reason to stop.
+
+Round n learns from the attempts of the model that round n − 1 left, and goes on from its weights with a fresh optimizer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from recipes.config import (
+    AlgorithmChoice,
+    BackendChoice,
+    DataConfig,
+    Document,
+    ModelConfig,
+    RunConfig,
+    Settings,
+    knob,
+    validated,
+)
+from recipes.curation import CurationSettings
+from recipes.errors import ConfigError
+from recipes.eval_config import EvalConfig, EvalModel, SamplingSettings, VerifierChoice
+from recipes.registry import algorithms, verifiers
+from recipes.rows import RowFormat
+
+Side = Literal["learn", "judge"]
+
+
+class TasksChoice(Settings):
+    """Which tasks, and what judges them: a benchmark that has both, or tasks with a verifier."""
+
+    benchmark: str | None = knob(None, "Name or id of a benchmark of the dashboard; it brings its verifier.", max_length=200)
+    dataset: str | None = knob(None, "A dataset version of tasks, as name@version.", max_length=300)
+    path: str | None = knob(None, "A JSONL file of tasks.", max_length=1000)
+    verifier: VerifierChoice | None = knob(
+        None, "Beside dataset or path: what decides whether a reply is right; left away, exact_match."
+    )
+    max_tasks: int | None = knob(
+        None, "Only the first so many tasks; empty takes all.", unit="tasks", ge=1, le=10_000_000, essential=True
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TasksChoice:
+        if [self.benchmark, self.dataset, self.path].count(None) != 2:
+            raise ValueError("give exactly one of benchmark, dataset and path")
+        if self.benchmark is not None and self.verifier is not None:
+            raise ValueError("a benchmark brings its verifier; leave the verifier away, or the benchmark")
+        return self
+
+    @property
+    def data(self) -> DataConfig | None:
+        """Where the tasks are, None where a benchmark knows it."""
+        return DataConfig(dataset=self.dataset, path=self.path) if self.benchmark is None else None
+
+
+class StopRule(Settings):
+    """What ends a cycle before its last round. Each is off while it is empty."""
+
+    patience: int | None = knob(
+        2,
+        "Stop after so many rounds in a row without a gain. A round gains when the whole 95 % interval of its difference to the last "
+        "round that did, else to the model before training, lies above zero.",
+        unit="rounds",
+        ge=1,
+        le=100,
+        essential=True,
+    )
+    target: float | None = knob(
+        None, "Stop when this share of the held-out attempts is right.", unit="share", gt=0, le=1, essential=True
+    )
+    max_tokens: int | None = knob(
+        None, "Begin no further part once so many tokens were sampled and trained on.", unit="tokens", ge=1, le=10**15
+    )
+    max_hours: float | None = knob(
+        None, "Begin no further part once evals and runs have taken so long together.", unit="hours", gt=0, le=100_000
+    )
+
+
+class CycleConfig(Document):
+    """One cycle. `learn` and `judge` share no task."""
+
+    version: Literal[1] = 1
+    name: str = Field("cycle", min_length=1, max_length=200, description="What people call this cycle.")
+    model: EvalModel = Field(default_factory=lambda: EvalModel(), description="What the cycle begins with.")
+    backend: BackendChoice = Field(default_factory=lambda: BackendChoice(), description="Where it is sampled and trained.")
+    learn: TasksChoice = Field(description="Tasks whose attempts become training rows.")
+    judge: TasksChoice = Field(description="Held-out tasks that say whether the model got better.")
+    rounds: int = knob(3, "Most rounds of eval, curation, training and re-eval.", unit="rounds", ge=1, le=100, essential=True)
+    attempts: int = knob(8, "Attempts per task to learn from (k).", unit="attempts", ge=1, le=1024, essential=True)
+    judge_attempts: int | None = knob(
+        None, "Attempts per held-out task; empty takes as many as there are to learn from.", unit="attempts", ge=1, le=1024
+    )
+    concurrency: int | None = knob(
+        None, "Attempts in flight at once; empty is what fills the batch on this machine.", unit="attempts", ge=1, le=4096
+    )
+    sampling: SamplingSettings = Field(default_factory=lambda: SamplingSettings(), description="How attempts are sampled.")
+    curation: CurationSettings = Field(
+        default_factory=lambda: CurationSettings(), description="Which attempts become training rows."
+    )
+    training: AlgorithmChoice = Field(default_factory=lambda: AlgorithmChoice(), description="How the model learns from them.")
+    stop: StopRule = Field(default_factory=lambda: StopRule(), description="What ends the cycle before its last round.")
+
+    def check(self) -> None:
+        for side in ("learn", "judge"):
+            choice: TasksChoice = getattr(self, side)
+            if choice.verifier is not None:
+                validated(verifiers.get(choice.verifier.kind).Config, choice.verifier.params, (side, "verifier", "params"))
+        self._check_training()
+
+    def _check_training(self) -> None:
+        try:
+            self.run_config(name=self.name, dataset="rows").check()
+        except ConfigError as error:
+            path = ("training", *error.path[1:]) if error.path[:1] == ("algorithm",) else error.path
+            raise ConfigError(str(error), path=path) from None
+        needed = getattr(algorithms.get(self.training.kind), "row_format", None)  # an installed algorithm need not know the word
+        if needed not in (None, RowFormat.MESSAGES):
+            raise ConfigError(
+                f"{self.training.kind} learns from {needed} rows, and attempts become chats. Choose an algorithm that learns from "
+                "messages, such as sft.",
+                path=("training", "kind"),
+            )
+
+    def attempts_at(self, side: Side) -> int:
+        """k of the evals on that side."""
+        return self.judge_attempts if side == "judge" and self.judge_attempts is not None else self.attempts
+
+    def eval_config(self, side: Side, *, name: str, checkpoint: str | None) -> EvalConfig:
+        """The eval of that side's tasks by the model with these weights."""
+        choice: TasksChoice = getattr(self, side)
+        return EvalConfig(
+            name=name,
+            model=EvalModel(name=self.model.name, checkpoint=checkpoint),
+            backend=self.backend,
+            data=choice.data or DataConfig(dataset=choice.benchmark),
+            verifier=choice.verifier or VerifierChoice(),
+            sampling=self.sampling,
+            attempts=self.attempts_at(side),
+            concurrency=self.concurrency,
+            max_tasks=choice.max_tasks,
+        )
+
+    def run_config(self, *, name: str, dataset: str, checkpoint: str | None = None) -> RunConfig:
+        """The training run on a dataset version that begins from these weights."""
+        return RunConfig(
+            name=name,
+            model=ModelConfig(name=self.model.name, init_from_checkpoint=checkpoint),
+            data=DataConfig(dataset=dataset),
+            algorithm=self.training,
+            backend=self.backend,
+        )
