@@ -26,6 +26,7 @@ urlpatterns = [
     path("runs/checkpoints/", include("evsys_web.checkpoints.urls")),
     path("runs/", include("evsys_web.runs.urls")),
     path("evals/", include("evsys_web.evals.urls")),
+    path("cycles/", include("evsys_web.cycles.urls")),
     path("curation/", include("evsys_web.curation.urls")),
     path("api/", include((open_to_tokens(api_patterns), api_app_name), namespace=api_namespace)),
     path("admin/", admin.site.urls),

@@ -5,7 +5,7 @@ Round n learns from the attempts of the model that round n − 1 left, and goes 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -61,8 +61,8 @@ class StopRule(Settings):
 
     patience: int | None = knob(
         2,
-        "Stop after so many rounds in a row without a gain. A round gains when the whole 95 % interval of its difference to the last "
-        "round that did, else to the model before training, lies above zero.",
+        "Stop after so many rounds in a row without a gain. A round gains when the whole 95 % interval of its difference to the "
+        "last round that did, else to the model before training, lies above zero.",
         unit="rounds",
         ge=1,
         le=100,
@@ -119,8 +119,8 @@ class CycleConfig(Document):
         needed = getattr(algorithms.get(self.training.kind), "row_format", None)  # an installed algorithm need not know the word
         if needed not in (None, RowFormat.MESSAGES):
             raise ConfigError(
-                f"{self.training.kind} learns from {needed} rows, and attempts become chats. Choose an algorithm that learns from "
-                "messages, such as sft.",
+                f"{self.training.kind} learns from {needed} rows, and attempts become chats. Choose an algorithm that learns "
+                "from messages, such as sft.",
                 path=("training", "kind"),
             )
 

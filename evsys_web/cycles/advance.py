@@ -2,8 +2,8 @@
 
 Each move is one transaction that begins with `cycle.move()`: it asks that the cycle stands where it was seen, so that of two who
 look at once (a message delivered twice, a sweep beside it) one wins and the other does nothing; and the next part is made in that
-transaction, so that a process killed at any moment has made either both or none. What takes long, such as publishing rows, is done
-before it, and gives the same when it is done twice.
+transaction, so that a process killed at any moment has made either both or none. What takes long, such as publishing rows, is
+done before it, and gives the same when it is done twice.
 
 A part that does not complete ends the cycle likewise. Resumed, the cycle is queued again and goes on with that part.
 """

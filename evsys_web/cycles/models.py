@@ -68,7 +68,9 @@ class Cycle(Chain):
     learn = models.ForeignKey("evals.Benchmark", on_delete=models.SET_NULL, null=True, blank=True, related_name="learning_cycles")
     judge = models.ForeignKey("evals.Benchmark", on_delete=models.SET_NULL, null=True, blank=True, related_name="judging_cycles")
     cloned_from = models.ForeignKey("self", on_delete=models.SET_NULL, null=True, blank=True, related_name="clones")
-    submission_key = models.CharField(max_length=200, blank=True, editable=False, help_text="A form posted twice makes one cycle.")
+    submission_key = models.CharField(
+        max_length=200, blank=True, editable=False, help_text="A form posted twice makes one cycle."
+    )
 
     stage = models.CharField(max_length=10, choices=Stage, default=Stage.BASELINE, editable=False)
     round_number = models.PositiveIntegerField(default=0, editable=False, help_text="0 before the first round.")
@@ -147,8 +149,8 @@ class Cycle(Chain):
 class CycleRound(models.Model):
     """One turn of a cycle, from 1. `checkpoint`: the weights that its training left, which the next round begins from.
 
-    `finding`: how `judged` compares (`rounds.py` says what is in it); empty until the round is judged. `gained`: whether that is a
-    gain as the stop rule has it."""
+    `finding`: how `judged` compares (`rounds.py` says what is in it); empty until the round is judged. `gained`: whether that is
+    a gain as the stop rule has it."""
 
     cycle = models.ForeignKey(Cycle, on_delete=models.CASCADE, related_name="rounds")
     number = models.PositiveIntegerField()
@@ -195,5 +197,3 @@ def visible_cycle(user: User, pk: int) -> Cycle:
     """The cycle with its parts, or Cycle.DoesNotExist for whoever may not see it."""
     found: Cycle = Cycle.objects.visible_to(user).with_parts().get(pk=pk)
     return found
-
-

@@ -54,7 +54,7 @@ class PartMaker:
             resume_run(user=self._owner(), run=part)
 
     def publish(self, round_: CycleRound) -> Published:
-        """The rows of the round. The same attempts and settings give the same curation and version, however often it is called."""
+        """The rows of the round. Called again, it finds the curation and the version that it made the first time."""
         if round_.eval_run is None:
             raise ConfigError("The eval whose attempts were to become rows was deleted. Clone the cycle to begin anew.")
         return publish(

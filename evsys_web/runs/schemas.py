@@ -23,6 +23,7 @@ from recipes.registry import Registry, algorithms, backends
 
 MAX_POINTS = 10_000
 RowId = Annotated[int, Field(ge=1, le=2**63 - 1)]
+CHOICES = {"algorithm", "backend", "training", "verifier"}
 YAML_TYPES = {"application/yaml", "application/x-yaml", "text/yaml"}
 
 
@@ -122,7 +123,8 @@ def refused(error: ValidationError) -> Unprocessable:
 
 def _path(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
     """Without the kind that pydantic puts between a choice and its fields."""
-    return (loc[0], *loc[2:]) if len(loc) > 2 and loc[0] in ("algorithm", "backend", "verifier") else loc
+    inside = range(1, len(loc) - 1)
+    return tuple(part for place, part in enumerate(loc) if place not in inside or loc[place - 1] not in CHOICES)
 
 
 def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -56,16 +56,12 @@ def make_tasks(alice: User, project: Project, tmp_path: Path) -> Callable[..., D
 
 @pytest.fixture
 def learn(alice: User, project: Project, make_tasks: Callable[..., DatasetVersion]) -> Benchmark:
-    return create_benchmark(
-        user=alice, project=project, name="Learn", dataset_version=make_tasks("learn"), verifier=VERIFIER
-    )
+    return create_benchmark(user=alice, project=project, name="Learn", dataset_version=make_tasks("learn"), verifier=VERIFIER)
 
 
 @pytest.fixture
 def judge(alice: User, project: Project, make_tasks: Callable[..., DatasetVersion]) -> Benchmark:
-    return create_benchmark(
-        user=alice, project=project, name="Judge", dataset_version=make_tasks("judge"), verifier=VERIFIER
-    )
+    return create_benchmark(user=alice, project=project, name="Judge", dataset_version=make_tasks("judge"), verifier=VERIFIER)
 
 
 def cycle_values(**values: Any) -> dict[str, Any]:

@@ -1,0 +1,129 @@
+"""The page that starts a cycle, and the fragments that keep it true while somebody types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_http_methods, require_POST
+
+from evsys_web.accounts.models import User
+from evsys_web.accounts.views import signed_in
+from evsys_web.cycles.actions import launch_cycle
+from evsys_web.cycles.forms import CycleForm, start_from
+from evsys_web.cycles.models import Cycle
+from evsys_web.cycles.snippets import curl_for, yaml_of
+from evsys_web.evals.forms import benchmarks_for
+from evsys_web.runs.form_views import next_name
+from evsys_web.runs.forms import checkpoints_for, models_on_offer
+from recipes.cycle_config import CycleConfig
+from recipes.errors import ConfigError, DataError
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def new_cycle(request: HttpRequest) -> HttpResponse:
+    user = signed_in(request)
+    if request.method != "POST":
+        return _page(request, CycleForm(user, start=starting_point(request, user)))
+    form = CycleForm(user, request.POST)
+    if form.is_valid():
+        try:
+            cycle = launch_cycle(
+                user=user,
+                project=form.learn.project,
+                config=form.config,
+                idempotency_key=form.text("submission_key"),
+                cloned_from=form.choices.cleaned_data["cloned_from"],
+            )
+        except ConfigError as error:
+            form.refuse(error)
+        except (DataError, PermissionDenied) as refusal:
+            form.choices.add_error(None, str(refusal))
+        else:
+            return redirect(cycle)
+    return _page(request, form)
+
+
+@require_POST
+def settings_fragment(request: HttpRequest) -> HttpResponse:
+    """The fields that another model, algorithm or backend calls for; what was typed stays."""
+    user = signed_in(request)
+    typed = CycleForm(user, request.POST)
+    start: dict[str, Any] = {name: typed.text(name) for name in typed.choices.fields}
+    start["params"] = {
+        part: {name: request.POST[form.add_prefix(name)] for name in form.fields if form.add_prefix(name) in request.POST}
+        for part, form in typed.settings.items()
+    }
+    if request.POST.get("shown_for") != shown_for(typed):
+        start["params"]["training"] = typed.preset.params
+    return render(request, "cycles/_settings.html", _shown(CycleForm(user, start=start)))
+
+
+@require_POST
+def size_fragment(request: HttpRequest) -> HttpResponse:
+    """How many attempts the settings as typed make at most."""
+    form = CycleForm(signed_in(request), request.POST)
+    if not form.is_valid():
+        return render(request, "cycles/_size.html", {"mistakes": form.mistakes()})
+    config, chosen = form.config, form.choices.cleaned_data
+    num_learn, num_judge = (
+        min(chosen[side].num_tasks, getattr(config, side).max_tasks or chosen[side].num_tasks) for side in ("learn", "judge")
+    )
+    context = {
+        "num_rounds": config.rounds,
+        "num_learn": num_learn,
+        "num_judge": num_judge,
+        "num_attempts": num_learn * config.attempts,
+        "num_judged": num_judge * config.attempts_at("judge"),
+        "num_all": config.rounds * num_learn * config.attempts + (config.rounds + 1) * num_judge * config.attempts_at("judge"),
+    }
+    return render(request, "cycles/_size.html", context)
+
+
+@require_POST
+def export_fragment(request: HttpRequest) -> HttpResponse:
+    """The settings as typed, as YAML and as a call of the API."""
+    form = CycleForm(signed_in(request), request.POST)
+    context: dict[str, Any] = {"mistakes": [] if form.is_valid() else form.mistakes()}
+    if not context["mistakes"]:
+        config = form.config.model_dump(mode="json")
+        context |= {"yaml": yaml_of(config), "curl": curl_for(request, config)}
+    return render(request, "runs/_export.html", context)
+
+
+def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
+    """What the address asks for: a cycle to clone, a benchmark to learn from or to be judged by."""
+    start: dict[str, Any] = {}
+    clone = Cycle.objects.visible_to(user).filter(pk=_asked(request, "clone")).first()
+    if clone is not None:
+        config = CycleConfig.model_validate(clone.config)
+        start = {**start_from(config), "name": next_name(clone.name), "cloned_from": clone.pk}
+        start |= {"learn": clone.learn_id, "judge": clone.judge_id}
+        if config.model.checkpoint and (saved := checkpoints_for(user).filter(sampler_uri=config.model.checkpoint).first()):
+            start["checkpoint"] = saved.pk
+    for side in ("learn", "judge"):
+        if asked := benchmarks_for(user).filter(pk=_asked(request, side)).first():
+            start[side] = asked.pk
+    return start
+
+
+def shown_for(form: CycleForm) -> str:
+    """What the training settings on the page were drawn for: with another model or algorithm they start anew."""
+    return "|".join(form.text(name) for name in ("model_name", "training"))
+
+
+def _shown(form: CycleForm) -> dict[str, Any]:
+    return {"form": form, "shown_for": shown_for(form)}
+
+
+def _page(request: HttpRequest, form: CycleForm) -> HttpResponse:
+    user = signed_in(request)
+    context = {**_shown(form), "models": models_on_offer(user), "num_benchmarks": benchmarks_for(user).count()}
+    return render(request, "cycles/new.html", context, status=422 if form.num_errors() else 200)
+
+
+def _asked(request: HttpRequest, name: str) -> int:
+    text = request.GET.get(name, "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
