@@ -5,7 +5,8 @@ A run is `RunConfig`: a name, a model, data, an algorithm {kind, params}, a back
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, Literal, Self, TypeVar
 
@@ -181,6 +182,15 @@ class RunConfig(Document):
         """The backend's own Config, validated. Raises ConfigError with the path of the field."""
         config: BaseModel = validated(backends.get(self.backend.kind).Config, self.backend.params, ("backend", "params"))
         return config
+
+
+@contextmanager
+def below(*place: str | int) -> Iterator[None]:
+    """A ConfigError from inside says where it lies as seen from outside: below `place`."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(str(error), path=(*place, *error.path)) from None
 
 
 def validated(config_class: type[ConfigT], values: dict[str, Any], path: tuple[str | int, ...] = ()) -> ConfigT:

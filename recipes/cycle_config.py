@@ -17,13 +17,14 @@ from recipes.config import (
     ModelConfig,
     RunConfig,
     Settings,
+    below,
     knob,
     validated,
 )
 from recipes.curation import CurationSettings
 from recipes.errors import ConfigError
 from recipes.eval_config import EvalConfig, EvalModel, SamplingSettings, VerifierChoice
-from recipes.registry import algorithms, verifiers
+from recipes.registry import algorithms, backends, verifiers
 from recipes.rows import RowFormat
 
 Side = Literal["learn", "judge"]
@@ -107,16 +108,14 @@ class CycleConfig(Document):
         for side in ("learn", "judge"):
             choice: TasksChoice = getattr(self, side)
             if choice.verifier is not None:
-                validated(verifiers.get(choice.verifier.kind).Config, choice.verifier.params, (side, "verifier", "params"))
-        self._check_training()
-
-    def _check_training(self) -> None:
-        try:
-            self.run_config(name=self.name, dataset="rows").check()
-        except ConfigError as error:
-            path = ("training", *error.path[1:]) if error.path[:1] == ("algorithm",) else error.path
-            raise ConfigError(str(error), path=path) from None
-        needed = getattr(algorithms.get(self.training.kind), "row_format", None)  # an installed algorithm need not know the word
+                with below(side, "verifier"):
+                    validated(verifiers.get(choice.verifier.kind).Config, choice.verifier.params, ("params",))
+        with below("backend"):
+            validated(backends.get(self.backend.kind).Config, self.backend.params, ("params",))
+        with below("training"):
+            algorithm = algorithms.get(self.training.kind)
+            validated(algorithm.Config, self.training.params, ("params",))
+        needed = getattr(algorithm, "row_format", None)  # an installed algorithm need not know the word
         if needed not in (None, RowFormat.MESSAGES):
             raise ConfigError(
                 f"{self.training.kind} learns from {needed} rows, and attempts become chats. Choose an algorithm that learns "

@@ -15,6 +15,7 @@ from evsys_web.runs.actions import RunRefused, refuse_foreign_folder
 from evsys_web.runs.launches import announce, made_before, queue_once
 from evsys_web.runs.work import storable
 from recipes.backends.local.models import resolve
+from recipes.config import below
 from recipes.cycle_config import CycleConfig, Side
 from recipes.errors import ConfigError, DataError
 
@@ -99,9 +100,8 @@ def _benchmark(user: User, project: Project, config: CycleConfig, side: Side) ->
     if version is None:
         raise ConfigError(f"The tasks of this benchmark ({benchmark.dataset_reference}) were deleted.", path=(side,))
     try:
-        checked_verifier(benchmark.verifier, version, project)
-    except ConfigError as error:
-        raise ConfigError(str(error), path=(side, *error.path)) from None
+        with below(side):
+            checked_verifier(benchmark.verifier, version, project)
     except DataError as error:
         raise ConfigError(str(error), path=(side,)) from None
     return benchmark

@@ -9,6 +9,7 @@ from evsys_web.accounts.models import Project, User
 from evsys_web.datasets.models import Dataset
 from evsys_web.evals.actions import benchmark_of
 from evsys_web.evals.models import Benchmark
+from recipes.config import below
 from recipes.curation.holdout import check_sides, places_of
 from recipes.cycle_config import CycleConfig, Side, TasksChoice
 from recipes.errors import ConfigError
@@ -54,10 +55,8 @@ def refuse_unfit_sides(config: CycleConfig, learn: Benchmark, judge: Benchmark) 
     settings = config.curation
     places = places_of([row["task_id"] for row in _rows(learn, config.learn)], settings.seed)
     num_held_out = int((places < settings.val_fraction).sum())
-    try:
+    with below("curation"):
         check_sides(len(places) - num_held_out, num_held_out, settings.val_fraction)
-    except ConfigError as error:
-        raise ConfigError(str(error), path=("curation", *error.path)) from None
 
 
 def _named(project: Project, name: str, side: Side) -> Benchmark:

@@ -16,7 +16,8 @@ from django.utils.timezone import now
 from evsys_web.accounts.models import User
 from evsys_web.evals.models import EvalRun
 from evsys_web.runs.models import TrainingRun
-from evsys_web.runs.status import ENDED, Status
+from evsys_web.runs.status import ENDED
+from evsys_web.runs.status import Status as Status
 from evsys_web.runs.work import Chain, WorkQuerySet
 from recipes.cycle_config import CycleConfig
 

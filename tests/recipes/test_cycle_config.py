@@ -1,0 +1,64 @@
+"""A cycle's settings: what is refused, and which evals and runs they make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from recipes.cycle_config import CycleConfig
+from recipes.errors import ConfigError
+
+SIDES = {"learn": {"dataset": "a@1"}, "judge": {"path": "b.jsonl", "verifier": {"kind": "numeric"}}}
+
+
+def test_yaml_goes_in_and_comes_out_the_same() -> None:
+    config = CycleConfig.from_values({**SIDES, "rounds": 2, "stop": {"target": 0.5}, "curation": {"filter": "0 < avg < 1"}})
+    assert CycleConfig.from_yaml(config.to_yaml()) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "words", "path"),
+    [
+        ({"rounds": 0}, "greater than or equal to 1", ("rounds",)),
+        ({"attempts": 0}, "greater than or equal to 1", ("attempts",)),
+        ({"learn": {}}, "exactly one of benchmark, dataset and path", ("learn",)),
+        ({"learn": {"dataset": "a", "path": "b"}}, "exactly one of", ("learn",)),
+        ({"learn": {"benchmark": "a", "verifier": {}}}, "brings its verifier", ("learn",)),
+        ({"learn": {"dataset": "a", "verifier": {"kind": "none_such"}}}, "none_such", ("learn", "verifier", "kind")),
+        ({"curation": {"filter": "avg >"}}, "curation.filter", ("curation", "filter")),
+        (
+            {"training": {"kind": "sft", "params": {"learning_rate": 7}}},
+            "less than or equal to 1",
+            ("training", "params", "learning_rate"),
+        ),
+        ({"training": {"kind": "none_such"}}, "none_such", ("training", "kind")),
+        ({"backend": {"kind": "none_such"}}, "none_such", ("backend", "kind")),
+        ({"stop": {"target": 0}}, "greater than 0", ("stop", "target")),
+        ({"learning_rate": 1}, "Extra inputs", ("learning_rate",)),
+    ],
+)
+def test_what_is_wrong_is_refused_at_its_place(values: dict[str, Any], words: str, path: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as refused:
+        CycleConfig.from_values({**SIDES, **values})
+    assert words in str(refused.value) and refused.value.path == path, refused.value.path
+
+
+def test_an_algorithm_that_learns_from_other_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipes.algorithms.sft import SFT
+    from recipes.rows import RowFormat
+
+    monkeypatch.setattr(SFT, "row_format", RowFormat.PREFERENCE)
+    with pytest.raises(ConfigError, match="sft learns from preference rows, and attempts become chats") as refused:
+        CycleConfig.from_values(SIDES)
+    assert refused.value.path == ("training", "kind")
+
+
+def test_its_evals_and_runs_have_its_settings() -> None:
+    config = CycleConfig.from_values({**SIDES, "attempts": 3, "judge_attempts": 5, "model": {"name": "starter"}})
+    learn, judge = (config.eval_config(side, name="e", checkpoint="w") for side in ("learn", "judge"))
+    assert (learn.attempts, judge.attempts) == (3, 5)
+    assert (learn.data.dataset, judge.data.path, judge.verifier.kind) == ("a@1", "b.jsonl", "numeric")
+    assert learn.model is not None and learn.model.checkpoint == "w"
+    run = config.run_config(name="r", dataset="rows@1", checkpoint="w")
+    assert (run.data.dataset, run.model.init_from_checkpoint, run.algorithm.kind) == ("rows@1", "w", "sft")
