@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from recipes.config import RunConfig
 from recipes.curation import CurationSettings
+from recipes.cycle_config import CycleConfig, StopRule, TasksChoice
 from recipes.eval_config import Endpoint, EvalConfig, EvalModel, SamplingSettings
 from recipes.registry import algorithms, backends, verifiers
 
@@ -17,7 +18,7 @@ BOUNDS = {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"}
 
 
 REGISTRIES = {registry.noun: registry for registry in (algorithms, backends, verifiers)}
-PARTS = {part.__name__: part for part in (EvalModel, Endpoint, SamplingSettings, CurationSettings)}
+PARTS = {part.__name__: part for part in (EvalModel, Endpoint, SamplingSettings, TasksChoice, StopRule, CurationSettings)}
 
 
 @pytest.fixture(params=[f"{noun} {kind}" for noun, registry in REGISTRIES.items() for kind in registry.kinds()] + [*PARTS])
@@ -72,7 +73,7 @@ def test_the_defaults_pass_their_own_checks_and_unknown_keys_do_not(config: type
         config.model_validate({"no_such_setting": 1})
 
 
-@pytest.mark.parametrize("document", [RunConfig, EvalConfig])
+@pytest.mark.parametrize("document", [RunConfig, EvalConfig, CycleConfig])
 def test_a_run_explains_itself_too(document: type[BaseModel]) -> None:
     schema = document.model_json_schema()
     parts = {document.__name__: schema, **schema["$defs"]}

@@ -13,6 +13,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 
 from evsys_web.accounts.models import ApiToken, BackendCredential, Project, User
 from evsys_web.curation.models import Curation, Filter
+from evsys_web.cycles.models import Cycle
 from evsys_web.datasets.actions import import_dataset
 from evsys_web.datasets.models import DatasetVersion, StagedUpload
 from evsys_web.evals.models import Benchmark, EvalRun, EvalTask
@@ -40,6 +41,7 @@ def keys(alice: User, project: Project, tmp_path: Path) -> dict[str, str]:
     credential = BackendCredential.objects.create(project=project, name="secret credential", sealed="…")
     curation = Curation.objects.create(project=project, name="secret curation", dataset_version=version)
     saved = Filter.objects.create(project=project, name="secret filter")
+    cycle = Cycle.objects.create(project=project, name="secret cycle", status=Status.QUEUED)
     nouns = {
         "runs": run.pk,
         "checkpoints": checkpoint.pk,
@@ -51,6 +53,7 @@ def keys(alice: User, project: Project, tmp_path: Path) -> dict[str, str]:
         "benchmarks": benchmark.pk,
         "evals": eval_run.pk,
         "curations": curation.pk,
+        "cycles": cycle.pk,
         "filters": saved.pk,
         "attempts": 0,
         "rows": 0,
@@ -112,6 +115,7 @@ def test_mallory_finds_nothing_of_alices(
     assert not TrainingRun.objects.exclude(status=Status.QUEUED).exists()
     assert TrainingRun.objects.count() == 1
     assert [run.status for run in EvalRun.objects.all()] == [Status.QUEUED]
+    assert [cycle.status for cycle in Cycle.objects.all()] == [Status.QUEUED]
     assert Benchmark.objects.count() == 1
     assert DatasetVersion.objects.count() == 1
     assert Curation.objects.count() == 1 and Filter.objects.count() == 1
@@ -119,5 +123,5 @@ def test_mallory_finds_nothing_of_alices(
 
 
 def test_the_walk_sees_the_whole_product() -> None:
-    for start in ("accounts/", "admin/", "api/v1/", "curation/", "datasets/", "evals/", "health/", "runs/"):
+    for start in ("accounts/", "admin/", "api/v1/", "curation/", "cycles/", "datasets/", "evals/", "health/", "runs/"):
         assert any(route.startswith(start) for route in ALL), start
