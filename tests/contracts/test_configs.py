@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from recipes.config import RunConfig
 from recipes.curation import CurationSettings
-from recipes.cycle_config import CycleConfig, StopRule, TasksChoice
+from recipes.cycle_config import CycleConfig, StopRule
 from recipes.eval_config import Endpoint, EvalConfig, EvalModel, SamplingSettings
 from recipes.registry import algorithms, backends, verifiers
 
@@ -18,7 +18,7 @@ BOUNDS = {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"}
 
 
 REGISTRIES = {registry.noun: registry for registry in (algorithms, backends, verifiers)}
-PARTS = {part.__name__: part for part in (EvalModel, Endpoint, SamplingSettings, TasksChoice, StopRule, CurationSettings)}
+PARTS = {part.__name__: part for part in (EvalModel, Endpoint, SamplingSettings, StopRule, CurationSettings)}
 
 
 @pytest.fixture(params=[f"{noun} {kind}" for noun, registry in REGISTRIES.items() for kind in registry.kinds()] + [*PARTS])
