@@ -38,7 +38,7 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 
 def zip_chunks(folder: Path, files: Iterable[Path]) -> Iterator[bytes]:
     """A zip of files below `folder`, stored: weights do not compress."""
-    sink = _Sink()
+    sink = Sink()
     with zipfile.ZipFile(cast(IO[bytes], sink), "w", zipfile.ZIP_STORED) as archive:
         for path in files:
             with archive.open(zipfile.ZipInfo(path.relative_to(folder).as_posix()), "w", force_zip64=True) as entry:
@@ -48,15 +48,25 @@ def zip_chunks(folder: Path, files: Iterable[Path]) -> Iterator[bytes]:
     yield sink.take()
 
 
-class _Sink:
-    """A file that cannot seek: what the zip writer wrote, until somebody takes it."""
+class Sink:
+    """A file that cannot seek: what a writer wrote, until somebody takes it."""
+
+    closed = False
 
     def __init__(self) -> None:
         self._written: list[bytes] = []
+        self._position = 0
 
     def write(self, data: bytes) -> int:
         self._written.append(bytes(data))
+        self._position += len(data)
         return len(data)
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        """What was written can still be taken."""
 
     def flush(self) -> None:
         """Nothing lies elsewhere."""

@@ -144,7 +144,7 @@ def _parse_message(message: Any, path: str, at: At) -> Row:
     role = given.pop("role", NOTHING)
     if role not in ROLES:
         at.refuse(f"{path}.role", role, f"one of {', '.join(ROLES)}")
-    parsed: Row = {"role": role, "content": given.pop("content", "")}
+    parsed: Row = {"role": role, "content": _blocks_in_order(given.pop("content", ""))}
     reasoning = [key for key in REASONING_KEYS if key in given]
     if len(reasoning) > 1:
         at.refuse(f"{path}.{reasoning[1]}", given[reasoning[1]], f"one key for reasoning; {reasoning[0]} is there already")
@@ -161,6 +161,13 @@ def _parse_message(message: Any, path: str, at: At) -> Row:
         at.refuse(f"{path}.{key}", value, f"no key but {', '.join(MESSAGE_KEYS)}")
     _check_content(parsed, path, message.get("content", NOTHING), at)
     return parsed
+
+
+def _blocks_in_order(content: Any) -> Any:
+    """Text blocks with their keys in one order; anything else as it is, for `_check_content` to refuse."""
+    if not isinstance(content, list) or not all(isinstance(block, dict) and set(block) == {"type", "text"} for block in content):
+        return content
+    return [{"type": block["type"], "text": block["text"]} for block in content]
 
 
 def _check_content(message: Row, path: str, given: Any, at: At) -> None:

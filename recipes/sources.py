@@ -7,13 +7,14 @@ import datetime
 import decimal
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from recipes.errors import DataError
 from recipes.jsonl import MAX_LINE_BYTES, At, Scanned, Words, object_or_error, parse_json, scan_jsonl, shown
+from recipes.parquet_rows import from_columns, is_ours, splits_in
 from recipes.types import Row
 
 JSON_COLUMNS = frozenset({"messages", "conversations", "tools", "metadata", "history", "input_messages"})
@@ -228,10 +229,11 @@ def _scan_parquet(path: Path) -> Iterator[Scanned]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+            convert = from_columns if is_ours(file.schema_arrow) else _plain_row
             for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, use_threads=False):
                 for values in batch.to_pylist():
                     number += 1
-                    yield Scanned(number, {key: _plain(value) for key, value in values.items()}, "row")
+                    yield Scanned(number, _converted(values, convert, At(number, "row")), "row")
     except (pyarrow.ArrowException, OSError) as error:
         at = At(number + 1, "row")
         yield Scanned(
@@ -239,6 +241,28 @@ def _scan_parquet(path: Path) -> Iterator[Scanned]:
             at.error("", Words(f"a Parquet file that cannot be read ({shown(Words(str(error)))[:200]})"), "a whole Parquet file"),
             "row",
         )
+
+
+def _converted(values: Row, convert: Callable[[Row, At], Row], at: At) -> Row | DataError:
+    try:
+        return convert(values, at)
+    except DataError as error:
+        return error
+
+
+def _plain_row(values: Row, at: At) -> Row:
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def declared_splits(path: Path) -> list[Row]:
+    """The splits that a Parquet file of our own says it holds, as [{"name", "num_rows"}, …]; [] for any other file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return splits_in(pyarrow.parquet.read_schema(path))
+    except (pyarrow.ArrowException, OSError):
+        return []
 
 
 def _plain(value: Any) -> Any:

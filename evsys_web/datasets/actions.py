@@ -24,6 +24,7 @@ from recipes import starter
 from recipes.conversions import Reading
 from recipes.errors import ConfigError
 from recipes.rows import Report, RowFormat, check
+from recipes.sources import FileKind, declared_splits
 from recipes.types import Row
 
 STAGED_FOR = timedelta(days=1)
@@ -65,6 +66,7 @@ def import_dataset(
         if reading is None or reading.conversion:
             raise ReadingNeeded(proposal)
     kind = proposal.kind
+    splits = declared_splits(path) if kind is FileKind.PARQUET else []
     del proposal  # its sample may hold megabytes
     intake, errors_csv = take_in(path, kind, reading)
     try:
@@ -73,6 +75,7 @@ def import_dataset(
             errors_csv.seek(0)
             raise RowsRefused(report, reading, errors_csv)
         errors_csv.close()
+        intake.take_splits(splits)
         version, created = _publish(
             intake, reading, user=user, project=project, name=name, description=description, source=filename
         )

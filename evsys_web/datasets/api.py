@@ -19,13 +19,13 @@ from evsys_web.api.errors import FieldError, Unprocessable
 from evsys_web.api.idempotency import idempotent
 from evsys_web.api.pagination import Page, PageQuery, Slice, paginate
 from evsys_web.datasets import actions
-from evsys_web.datasets.downloads import version_download
+from evsys_web.datasets.downloads import ExportFormat, version_download
 from evsys_web.datasets.intake import ReadingNeeded, RowsRefused, SpilledFile
 from evsys_web.datasets.models import Dataset, DatasetVersion
+from evsys_web.datasets.search import FIELDS, MAX_TEXT, search
 from recipes.conversions import COLUMNS, CONVERSIONS, Reading
 from recipes.errors import ConfigError, DataError
 from recipes.rows import RowFormat
-from recipes.types import Row
 
 router = Router(tags=["datasets"])
 CHUNK_BYTES = 1024 * 1024
@@ -113,17 +113,32 @@ class UploadQuery(Schema):
     leave_out_bad: bool = Field(False, description="Import the good rows although others are refused.")
 
 
-class RowsQuery(Schema):
-    start: int = Field(0, ge=0, description="Number of the first row, from 0; within the split when one is named.")
+class SplitQuery(Schema):
     split: str | None = Field(None, max_length=64, description="Only rows of this split.")
+
+
+class RowsQuery(SplitQuery):
+    start: int = Field(0, ge=0, description="Number of the first row, from 0; within the split when one is named.")
+    search: str = Field("", max_length=MAX_TEXT, description="Only rows that hold this text, whatever its case.")
+    field: str = Field("", max_length=20, description=f"Search only in {', '.join(filter(None, FIELDS))}; empty for anywhere.")
+    cursor: str = Field("", max_length=20, pattern=r"^\d{0,16}$", description="`next_cursor` of the page before.")
     limit: int = Field(100, ge=1, le=1000, description="Most rows to return.")
+
+
+class DownloadQuery(SplitQuery):
+    format: ExportFormat = Field(ExportFormat.JSONL, description="jsonl or parquet.")
 
 
 class RowsOut(Schema):
     rows: list[dict[str, Any]]
+    positions: list[int] = Field(description="Of each row in the version, from 0, whatever split was asked for.")
     start: int
-    total: int
+    total: int = Field(description="Rows of the version, or of the split.")
+    searched: int = Field(
+        description="How many of them were looked at so far, from the first; a search stops after about a second."
+    )
     next_start: int | None = Field(description="`start` of the next page; null at the end.")
+    next_cursor: str | None = Field(description="The same as a cursor: send it to go on, also where a search stopped.")
 
 
 @router.get("", response=Page[DatasetOut], summary="List datasets, newest first")
@@ -198,23 +213,38 @@ def delete_version(request: HttpRequest, version_id: int) -> Status[None]:
     return Status(204, None)
 
 
-@router.get("/versions/{int:version_id}/rows", response=RowsOut, summary="Rows of a version, a page at a time")
+@router.get(
+    "/versions/{int:version_id}/rows", response=RowsOut, summary="Rows of a version, a page at a time, or those with a text"
+)
 def list_rows(request: HttpRequest, version_id: int, query: Query[RowsQuery]) -> dict[str, Any]:
+    """A search reads the file for about a second and says how far it came; `next_cursor` goes on from there."""
     version = _version(request, version_id)
-    rows: list[Row] = version.rows_between(query.start, query.start + query.limit, query.split)
-    total = version.stretch(query.split).num_rows
-    stop = query.start + len(rows)
+    part = version.stretch(query.split)
+    start = min(int(query.cursor) if query.cursor else query.start, part.num_rows)
+    if query.search.strip():
+        found = search(
+            version.rows, query.search, within=part, start=part.start + start, field=query.field, max_found=query.limit
+        )
+        numbered, stop = found.rows, found.next_start - part.start
+    else:
+        rows = version.rows_between(start, start + query.limit, query.split)
+        numbered, stop = list(enumerate(rows, start=part.start + start)), start + len(rows)
+    goes_on = stop < part.num_rows
     return {
-        "rows": rows,
-        "start": query.start,
-        "total": total,
-        "next_start": stop if stop < total else None,
+        "rows": [row for _, row in numbered],
+        "positions": [position for position, _ in numbered],
+        "start": start,
+        "total": part.num_rows,
+        "searched": stop,
+        "next_start": stop if goes_on else None,
+        "next_cursor": str(stop) if goes_on else None,
     }
 
 
-@router.get("/versions/{int:version_id}/download", summary="All rows of a version as JSONL")
-def download_version(request: HttpRequest, version_id: int) -> StreamingHttpResponse:
-    return version_download(_version(request, version_id))
+@router.get("/versions/{int:version_id}/download", summary="Rows of a version as a file, whole or one split")
+def download_version(request: HttpRequest, version_id: int, query: Query[DownloadQuery]) -> StreamingHttpResponse:
+    """JSONL, or Parquet with a fixed schema. Both import again as the same rows."""
+    return version_download(_version(request, version_id), format=query.format, split=query.split)
 
 
 def _dataset(request: HttpRequest, dataset_id: int) -> Dataset:

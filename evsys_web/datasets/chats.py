@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from evsys_web.datasets.models import Format
+from evsys_web.datasets.origins import Origin
 from recipes.types import Row
 
 MAX_CHARACTERS = 20_000
@@ -44,21 +46,23 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class ShownRow:
-    """`number` counts from 1."""
+    """`number` counts from 1 over the whole version."""
 
     number: int
     parts: list[Part]
     facts: list[tuple[str, str]] = field(default_factory=list)
+    split: str = ""
+    origins: Sequence[Origin] = ()
 
 
-def shown_row(row: Row, format: str, number: int) -> ShownRow:
+def shown_row(row: Row, format: str, number: int, *, split: str = "", origins: Sequence[Origin] = ()) -> ShownRow:
     """A parsed row for people: its conversations, and beside them task id, answer, tools and metadata."""
     if format == Format.PREFERENCE:
         parts = [shown_part(title, row[key]) for title, key in (("", "prompt"), ("Chosen", "chosen"), ("Rejected", "rejected"))]
     else:
         parts = [shown_part("", row["messages"])]
     facts = [(label, _cut(_text(row[key]), 2_000)) for label, key in FACTS if key in row]
-    return ShownRow(number, parts, facts)
+    return ShownRow(number, parts, facts, split, origins)
 
 
 FACTS = (("Task", "task_id"), ("Answer", "answer"), ("Verifier", "verifier"), ("Tools", "tools"), ("Metadata", "metadata"))

@@ -6,6 +6,7 @@ import csv
 import io
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -102,6 +103,14 @@ class Intake:
     @property
     def content_hash(self) -> str:
         return content_hash(self.lines_hash, self.splits)
+
+    def take_splits(self, declared: list[Row]) -> None:
+        """The splits that the file said it holds, if they are the rows that were read: a file may say anything."""
+        sizes = [each["num_rows"] for each in declared]
+        with suppress(ConfigError):
+            check_names([each["name"] for each in declared])
+            if all(type(size) is int and size > 0 for size in sizes) and sum(sizes) == self.report.count:
+                self.splits = declared
 
     def close(self) -> None:
         self.lines.close()

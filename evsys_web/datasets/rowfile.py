@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import struct
 from collections.abc import Iterator
 from itertools import islice
-from typing import IO, NamedTuple
+from typing import IO
 
 from django.core.files.base import File
 from django.db.models.fields.files import FieldFile
@@ -18,6 +19,7 @@ from recipes.types import Row
 
 ROWS_PER_OFFSET = 1000
 OFFSET = struct.Struct("<Q")
+CHUNK_BYTES = 1024 * 1024
 
 
 def opened(file: FieldFile) -> File[bytes]:
@@ -27,13 +29,6 @@ def opened(file: FieldFile) -> File[bytes]:
     except FileNotFoundError:
         gone = f"The stored file {file.name} is gone: somebody removed it from the disk."
         raise DataError(f"{gone} Put it back from a backup, or upload the rows again.") from None
-
-
-class Found(NamedTuple):
-    """Rows with their numbers from 0, and the row to search on from."""
-
-    rows: list[tuple[int, Row]]
-    next_start: int
 
 
 class RowFile:
@@ -56,17 +51,22 @@ class RowFile:
         for line in self._lines(start, stop):
             yield json.loads(line)
 
-    def search(self, text: str, *, start: int = 0, max_rows: int = 20_000, max_found: int = 20) -> Found:
-        """Rows that hold `text`, whatever its case, among the `max_rows` from `start`; stops after `max_found`."""
-        needle = json.dumps(text, ensure_ascii=False)[1:-1].casefold()
-        found: list[tuple[int, Row]] = []
-        stop = min(start + max_rows, self.num_rows)
-        for number, line in enumerate(self._lines(start, stop), start=start):
-            if needle in line.decode().casefold():
-                found.append((number, json.loads(line)))
-                if len(found) == max_found:
-                    return Found(found, number + 1)
-        return Found(found, stop)
+    def chunks(self, start: int, stop: int) -> Iterator[bytes]:
+        """The stored lines of rows start … stop - 1 in stretches of about CHUNK_BYTES, each of whole lines."""
+        start, stop = max(0, start), min(stop, self.num_rows)
+        if start >= stop:
+            return
+        with opened(self.file) as stream:
+            stream.seek(self._offset_of(start // ROWS_PER_OFFSET))
+            for _ in range(start % ROWS_PER_OFFSET):
+                stream.readline()
+            left = stop - start
+            while left > 0 and (chunk := stream.read(CHUNK_BYTES)):
+                if not chunk.endswith(b"\n"):
+                    chunk += stream.readline()
+                num_rows = chunk.count(b"\n")
+                yield chunk if num_rows <= left else b"".join(islice(io.BytesIO(chunk), left))
+                left -= num_rows
 
     def _lines(self, start: int, stop: int) -> Iterator[bytes]:
         start, stop = max(0, start), min(stop, self.num_rows)

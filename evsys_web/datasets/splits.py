@@ -50,6 +50,8 @@ def content_hash(lines_hash: str, stored: Sequence[Mapping[str, Any]]) -> str:
 
 def check_names(names: Collection[str]) -> None:
     """Raises ConfigError with path ("splits",)."""
+    if len(set(names)) != len(names):
+        raise ConfigError("Two splits have the same name.", path=("splits",))
     if len(names) > MAX_SPLITS:
         raise ConfigError(f"A version holds at most {MAX_SPLITS} splits; these are {len(names):,}.", path=("splits",))
     for name in names:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from django.contrib import messages
 from django.core.files.uploadedfile import TemporaryUploadedFile, UploadedFile
 from django.core.paginator import Paginator
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -18,17 +17,16 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets import actions
-from evsys_web.datasets.chats import shown_row
-from evsys_web.datasets.downloads import version_download
+from evsys_web.datasets.browser import Asked, browse, tabs
+from evsys_web.datasets.downloads import ExportFormat, version_download
 from evsys_web.datasets.forms import UploadForm
 from evsys_web.datasets.intake import ReadingNeeded, RowsRefused, SpilledFile
 from evsys_web.datasets.lineage import dependents
 from evsys_web.datasets.models import Dataset, DatasetVersion
+from evsys_web.datasets.search import FIELDS
 from evsys_web.datasets.tokens import TokenForm, count_sample, preview_rows
 from recipes.errors import ConfigError, DataError
-from recipes.types import Row
 
-ROWS_PER_PAGE = 10
 DATASETS_PER_PAGE = 50
 
 
@@ -121,38 +119,16 @@ def _version(request: HttpRequest, pk: int) -> DatasetVersion:
 @require_GET
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     version = _version(request, pk)
-    query = request.GET.get("q", "").strip()[:200]
-    context: dict[str, Any] = {"version": version, "query": query, "tab": "rows"}
+    asked = Asked.of(request.GET)
+    context: dict[str, Any] = {"version": version, "asked": asked, "fields": FIELDS, "tab": "rows"}
     try:
-        context |= _found_rows(request, version, query) if query else _page_of_rows(request, version)
+        found = browse(version, asked, signed_in(request))
+        context |= {"found": found, "rows": found.rows, "split_tabs": tabs(version, found.within)}
     except DataError as error:
         context |= {"error": str(error)}
     if request.headers.get("HX-Request"):
         return render(request, "datasets/_rows.html", context)
     return render(request, "datasets/detail.html", context | _frame(version))
-
-
-def _found_rows(request: HttpRequest, version: DatasetVersion, query: str) -> dict[str, Any]:
-    start = _whole_number(request.GET.get("from"), most=version.num_rows)
-    found = version.rows.search(query, start=start)
-    rows = [shown_row(row, version.format, number + 1) for number, row in found.rows]
-    return {"found": found, "start": start, "rows": rows}
-
-
-def _page_of_rows(request: HttpRequest, version: DatasetVersion) -> dict[str, Any]:
-    page = Paginator(cast("Sequence[Row]", version.rows), ROWS_PER_PAGE).get_page(_page_of(request))
-    rows = [shown_row(row, version.format, number) for number, row in enumerate(page.object_list, start=page.start_index())]
-    return {"page": page, "rows": rows}
-
-
-def _page_of(request: HttpRequest) -> str | int:
-    """The page asked for, or the one that holds the row asked for."""
-    row = _whole_number(request.GET.get("row"), most=2**40)
-    return (row - 1) // ROWS_PER_PAGE + 1 if row else request.GET.get("page", 1)
-
-
-def _whole_number(text: str | None, *, most: int) -> int:
-    return min(int(text), most) if text and text.isdecimal() and len(text) < 16 else 0
 
 
 def _frame(version: DatasetVersion) -> dict[str, Any]:
@@ -190,8 +166,11 @@ def preview(request: HttpRequest, pk: int) -> HttpResponse:
 def download(request: HttpRequest, pk: int) -> HttpResponseBase:
     version = _version(request, pk)
     try:
-        return version_download(version)
-    except DataError as error:
+        format = ExportFormat(request.GET.get("format", ExportFormat.JSONL))
+        return version_download(version, format=format, split=request.GET.get("split") or None)
+    except ValueError as error:
+        if not isinstance(error, ConfigError | DataError):
+            raise Http404 from None
         messages.error(request, str(error))
         return redirect(version)
 
