@@ -19,6 +19,7 @@ from evsys_web.api.errors import FieldError, Unprocessable
 from evsys_web.api.idempotency import idempotent
 from evsys_web.api.pagination import Page, PageQuery, Slice, paginate
 from evsys_web.datasets import actions
+from evsys_web.datasets.diffs import MAX_SHOWN, diff, facts
 from evsys_web.datasets.downloads import ExportFormat, version_download
 from evsys_web.datasets.intake import ReadingNeeded, RowsRefused, SpilledFile
 from evsys_web.datasets.models import Dataset, DatasetVersion
@@ -123,6 +124,42 @@ class RowsQuery(SplitQuery):
     field: str = Field("", max_length=20, description=f"Search only in {', '.join(filter(None, FIELDS))}; empty for anywhere.")
     cursor: str = Field("", max_length=20, pattern=r"^\d{0,16}$", description="`next_cursor` of the page before.")
     limit: int = Field(100, ge=1, le=1000, description="Most rows to return.")
+
+
+class DiffQuery(Schema):
+    against: int = Field(ge=1, le=2**63 - 1, description="Id of the version to compare with: the one before.")
+    limit: int = Field(20, ge=0, le=MAX_SHOWN, description="Most added and most removed rows to return.")
+
+
+class CountsOut(Schema):
+    name: str = Field(description="Of the split; empty for the whole version, or for rows without splits.")
+    before: int
+    after: int
+    added: int = Field(description="Rows that are new: in no split of the version before.")
+    removed: int = Field(description="Rows that are in no split any more.")
+    kept: int
+    moved_in: int = Field(description="Rows that were in another split.")
+
+
+class DiffRow(Schema):
+    position: int = Field(description="From 0, in the version that has it.")
+    row: dict[str, Any]
+
+
+class FactOut(Schema):
+    label: str
+    before: str
+    after: str
+
+
+class DiffOut(Schema):
+    before: VersionOut
+    after: VersionOut
+    total: CountsOut
+    splits: list[CountsOut]
+    added: list[DiffRow] = Field(description="The first rows that are new.")
+    removed: list[DiffRow]
+    facts: list[FactOut] = Field(description="What is said of the two versions and differs.")
 
 
 class DownloadQuery(SplitQuery):
@@ -239,6 +276,22 @@ def list_rows(request: HttpRequest, version_id: int, query: Query[RowsQuery]) ->
         "next_start": stop if goes_on else None,
         "next_cursor": str(stop) if goes_on else None,
     }
+
+
+@router.get("/versions/{int:version_id}/diff", response=DiffOut, summary="What is new in a version against another one")
+def diff_versions(request: HttpRequest, version_id: int, query: Query[DiffQuery]) -> dict[str, Any]:
+    """Rows are compared whole; the n-th of several equal rows is the n-th of them in the other version."""
+    before, after = _version(request, query.against), _version(request, version_id)
+    found = diff(before, after)
+    sides = {"added": (after, found.added[: query.limit]), "removed": (before, found.removed[: query.limit])}
+    rows = {
+        side: [
+            {"position": position, "row": row} for position in positions for row in version.rows_between(position, position + 1)
+        ]
+        for side, (version, positions) in sides.items()
+    }
+    total, splits = found.total._asdict(), [each._asdict() for each in found.splits]
+    return {"before": before, "after": after, "total": total, "splits": splits, **rows, "facts": facts(before, after)}
 
 
 @router.get("/versions/{int:version_id}/download", summary="Rows of a version as a file, whole or one split")

@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 
 from django.http import QueryDict
 
-from evsys_web.accounts.models import User
 from evsys_web.datasets.chats import ShownRow, shown_row
 from evsys_web.datasets.models import DatasetVersion
-from evsys_web.datasets.origins import origins_of
 from evsys_web.datasets.search import FIELDS, MAX_TEXT, search
 from evsys_web.datasets.splits import Split, stretches
 from recipes.types import Row
@@ -72,24 +70,24 @@ class RowsPage:
         return self.within.start + 1
 
 
-def browse(version: DatasetVersion, asked: Asked, user: User) -> RowsPage:
+def browse(version: DatasetVersion, asked: Asked) -> RowsPage:
     """Raises DataError when the stored file is gone."""
     within = _stretch(version, asked.split)
     if asked.query:
-        return _found(version, asked, within, user)
+        return _found(version, asked, within)
     num_pages = max(1, -(-within.num_rows // ROWS_PER_PAGE))
     wanted = min(max(asked.row - 1, within.start), within.stop - 1) if asked.row else None
     page = (wanted - within.start) // ROWS_PER_PAGE + 1 if wanted is not None else min(max(asked.page, 1), num_pages)
     start = within.start + (page - 1) * ROWS_PER_PAGE
     rows = list(enumerate(version.rows.between(start, min(start + ROWS_PER_PAGE, within.stop)), start=start))
     marked = wanted + 1 if wanted is not None else 0
-    return RowsPage(within, _shown(version, rows, user), start + 1, start + len(rows), page, num_pages, marked)
+    return RowsPage(within, _shown(version, rows), start + 1, start + len(rows), page, num_pages, marked)
 
 
-def _found(version: DatasetVersion, asked: Asked, within: Split, user: User) -> RowsPage:
+def _found(version: DatasetVersion, asked: Asked, within: Split) -> RowsPage:
     start = min(max(asked.going_on, within.start), within.stop)
     found = search(version.rows, asked.query, within=within, start=start, field=asked.field)
-    return RowsPage(within, _shown(version, found.rows, user), start + 1, found.next_start)
+    return RowsPage(within, _shown(version, found.rows), start + 1, found.next_start)
 
 
 def _stretch(version: DatasetVersion, name: str) -> Split:
@@ -97,17 +95,13 @@ def _stretch(version: DatasetVersion, name: str) -> Split:
     return version.stretch(name) if version.has_split(name) else version.stretch()
 
 
-def _shown(version: DatasetVersion, rows: list[tuple[int, Row]], user: User) -> list[ShownRow]:
-    origins = origins_of(version, [position for position, _ in rows], user)
+def _shown(version: DatasetVersion, rows: list[tuple[int, Row]]) -> list[ShownRow]:
     splits = stretches(version.splits)
 
     def split_of(position: int) -> str:
         return next((split.name for split in splits if split.start <= position < split.stop), "")
 
-    return [
-        shown_row(row, version.format, position + 1, split=split_of(position), origins=origins.get(position, ()))
-        for position, row in rows
-    ]
+    return [shown_row(row, version.format, position + 1, split=split_of(position)) for position, row in rows]
 
 
 def tabs(version: DatasetVersion, chosen: Split) -> list[dict[str, Any]]:

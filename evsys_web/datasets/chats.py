@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from evsys_web.datasets.models import Format
-from evsys_web.datasets.origins import Origin
 from recipes.types import Row
 
 MAX_CHARACTERS = 20_000
@@ -52,17 +50,16 @@ class ShownRow:
     parts: list[Part]
     facts: list[tuple[str, str]] = field(default_factory=list)
     split: str = ""
-    origins: Sequence[Origin] = ()
 
 
-def shown_row(row: Row, format: str, number: int, *, split: str = "", origins: Sequence[Origin] = ()) -> ShownRow:
+def shown_row(row: Row, format: str, number: int, *, split: str = "") -> ShownRow:
     """A parsed row for people: its conversations, and beside them task id, answer, tools and metadata."""
     if format == Format.PREFERENCE:
         parts = [shown_part(title, row[key]) for title, key in (("", "prompt"), ("Chosen", "chosen"), ("Rejected", "rejected"))]
     else:
         parts = [shown_part("", row["messages"])]
     facts = [(label, _cut(_text(row[key]), 2_000)) for label, key in FACTS if key in row]
-    return ShownRow(number, parts, facts, split, origins)
+    return ShownRow(number, parts, facts, split)
 
 
 FACTS = (("Task", "task_id"), ("Answer", "answer"), ("Verifier", "verifier"), ("Tools", "tools"), ("Metadata", "metadata"))

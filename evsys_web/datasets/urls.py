@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from evsys_web.datasets import staged_views, views
+from evsys_web.datasets import diff_views, staged_views, views
 
 app_name = "datasets"
 urlpatterns = [
@@ -14,6 +14,7 @@ urlpatterns = [
     path("<int:pk>", views.dataset, name="dataset"),
     path("<int:pk>/delete", views.delete, name="delete"),
     path("versions/<int:pk>", views.detail, name="detail"),
+    path("versions/<int:pk>/diff", diff_views.compare, name="diff"),
     path("versions/<int:pk>/tokens", views.tokens, name="tokens"),
     path("versions/<int:pk>/preview", views.preview, name="preview"),
     path("versions/<int:pk>/download", views.download, name="download"),

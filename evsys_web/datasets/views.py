@@ -111,18 +111,19 @@ def dataset(request: HttpRequest, pk: int) -> HttpResponse:
     return redirect(newest) if newest else render(request, "datasets/without_versions.html", {"dataset": found})
 
 
-def _version(request: HttpRequest, pk: int) -> DatasetVersion:
+def ready_version(request: HttpRequest, pk: int) -> DatasetVersion:
+    """404 for one that is not there or not the person's."""
     versions = DatasetVersion.objects.ready().visible_to(signed_in(request))
     return get_object_or_404(versions.select_related("dataset__project", "created_by"), pk=pk)
 
 
 @require_GET
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
-    version = _version(request, pk)
+    version = ready_version(request, pk)
     asked = Asked.of(request.GET)
     context: dict[str, Any] = {"version": version, "asked": asked, "fields": FIELDS, "tab": "rows"}
     try:
-        found = browse(version, asked, signed_in(request))
+        found = browse(version, asked)
         context |= {"found": found, "rows": found.rows, "split_tabs": tabs(version, found.within)}
     except DataError as error:
         context |= {"error": str(error)}
@@ -138,7 +139,7 @@ def _frame(version: DatasetVersion) -> dict[str, Any]:
 @require_GET
 def tokens(request: HttpRequest, pk: int) -> HttpResponse:
     """A fragment: token counts with a model's own tokenizer. Apart from the page, since loading a tokenizer takes a second."""
-    version = _version(request, pk)
+    version = ready_version(request, pk)
     form = TokenForm(request.GET)
     context: dict[str, Any] = {"version": version, "form": form}
     try:
@@ -150,7 +151,7 @@ def tokens(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_GET
 def preview(request: HttpRequest, pk: int) -> HttpResponse:
-    version = _version(request, pk)
+    version = ready_version(request, pk)
     form = TokenForm(request.GET)
     context: dict[str, Any] = {"version": version, "form": form, "tab": "preview"}
     if request.headers.get("HX-Request"):
@@ -164,7 +165,7 @@ def preview(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_GET
 def download(request: HttpRequest, pk: int) -> HttpResponseBase:
-    version = _version(request, pk)
+    version = ready_version(request, pk)
     try:
         format = ExportFormat(request.GET.get("format", ExportFormat.JSONL))
         return version_download(version, format=format, split=request.GET.get("split") or None)
@@ -189,7 +190,7 @@ def delete(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "POST"])
 def delete_one(request: HttpRequest, pk: int) -> HttpResponse:
-    version = _version(request, pk)
+    version = ready_version(request, pk)
     if request.method == "POST":
         actions.delete_version(user=signed_in(request), version=version)
         messages.success(request, f"{version.reference} and its files are deleted.")

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from django.test import Client
 
 from evsys_web.accounts.models import Project, User
-from evsys_web.datasets import browser, origins
+from evsys_web.datasets import browser
 from evsys_web.datasets import search as search_module
 from evsys_web.datasets.actions import publish_splits
 from evsys_web.datasets.models import DatasetVersion
-from evsys_web.datasets.origins import Origin
 from evsys_web.datasets.search import search
 from recipes.rows import RowFormat
 from tests.evsys_web.datasets.conftest import chat
@@ -112,22 +109,3 @@ def test_the_api_searches_and_pages_by_cursor(alice_client: Client, alice_header
         assert alice_client.get(f"{url}?{query}", headers=alice_headers).status_code == 422, query
     beyond = alice_client.get(f"{url}?cursor=9999999999", headers=alice_headers).json()
     assert (beyond["rows"], beyond["next_cursor"]) == ([], None)
-
-
-@pytest.fixture
-def traced() -> Iterator[list[Any]]:
-    asked: list[Any] = []
-
-    def tracer(version: DatasetVersion, positions: Any, user: User) -> dict[int, list[Origin]]:
-        asked.append((version.pk, list(positions), user.username))
-        return {positions[0]: [Origin("Attempt", "<i>3 of t-1</i>", "/evals/1")]}
-
-    origins.tracers.append(tracer)
-    yield asked
-    origins.tracers.remove(tracer)
-
-
-def test_a_later_app_may_say_where_a_row_comes_from(alice_client: Client, many: DatasetVersion, traced: list[Any]) -> None:
-    page = alice_client.get(f"{many.get_absolute_url()}?page=2").content.decode()
-    assert '<a href="/evals/1">&lt;i&gt;3 of t-1&lt;/i&gt;</a>' in page
-    assert traced == [(many.pk, list(range(10, 20)), "alice")], "all rows of a page are asked about at once"
