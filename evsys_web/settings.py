@@ -15,6 +15,9 @@
 | CSRF_TRUSTED_ORIGINS | | comma-separated, scheme included |
 | DATABASE_URL | SQLite in EVSYS_HOME | postgresql://user:password@host/name for the grown size |
 | CELERY_BROKER_URL | files in EVSYS_HOME | redis://host:6379/0 for the grown size |
+| EVSYS_URL | from EVSYS_HOST and PORT | address of this server as people type it; links in messages begin with it |
+| EMAIL_URL | no e-mail is sent | smtp://user:password@host:587 (with STARTTLS), smtps://… (TLS at once), console:// prints it |
+| EMAIL_FROM | evsys@localhost | sender of e-mail |
 | RUN_LEASE_SECONDS | 30 | a worker that was not heard of for so long has lost its run |
 | EVSYS_CHAT_MEMORY_MB | half of the memory | what the process that answers chats may take |
 | LOG_LEVEL | INFO | DEBUG, INFO, WARNING or ERROR |
@@ -29,8 +32,8 @@ import os
 import secrets
 import time
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 import dj_database_url
 import django_stubs_ext
@@ -104,6 +107,45 @@ def _credential_keys() -> list[str]:
     return keys
 
 
+class _Mail(NamedTuple):
+    """Django's settings for sending e-mail."""
+
+    backend: str
+    host: str = ""
+    port: int = 0
+    user: str = ""
+    password: str = ""
+    use_ssl: bool = False
+    use_tls: bool = False
+
+
+def _mail(url: str) -> _Mail:
+    """Without an address, e-mail goes nowhere. A relay that wants no password has no certificate to check either."""
+    backends = "django.core.mail.backends"
+    if not url:
+        return _Mail(f"{backends}.dummy.EmailBackend")
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"smtp": 587, "smtps": 465}.get(parts.scheme, 0)
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    if parts.scheme == "console":
+        return _Mail(f"{backends}.console.EmailBackend")
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
+        raise ImproperlyConfigured("EMAIL_URL cannot be read. Write smtp://user:password@host:587, smtps://… or console://.")
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    is_ssl = parts.scheme == "smtps"
+    return _Mail(f"{backends}.smtp.EmailBackend", parts.hostname, port, user, password, is_ssl, not is_ssl and bool(user))
+
+
+def _url() -> str:
+    url = (os.environ.get("EVSYS_URL") or "").rstrip("/")
+    if url and urlsplit(url).scheme not in ("http", "https"):
+        raise ImproperlyConfigured(f"EVSYS_URL is {url!r}; write it as https://evsys.example.org.")
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(HOST, HOST)
+    return url or f"http{'s' if HTTPS else ''}://{host}:{PORT}"
+
+
 HOME = _home()
 HOST = os.environ.get("EVSYS_HOST") or "127.0.0.1"
 PORT = _number("PORT", 8000, low=1, high=65535)
@@ -111,6 +153,7 @@ HTTPS = _flag("EVSYS_HTTPS")
 SECRET_KEY = os.environ.get("SECRET_KEY") or _kept_secret(HOME / "secret_key", "everybody signs in anew")
 CREDENTIAL_KEYS = _credential_keys()
 ALLOW_PRIVATE_URLS = _flag("EVSYS_ALLOW_PRIVATE_URLS")
+URL = _url()
 DEBUG = _flag("DEBUG")
 ALLOWED_HOSTS = _words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
 CSRF_TRUSTED_ORIGINS = _words("CSRF_TRUSTED_ORIGINS")
@@ -132,6 +175,7 @@ INSTALLED_APPS = [
     "evsys_web.checkpoints",
     "evsys_web.curation",
     "evsys_web.cycles",
+    "evsys_web.notifications",
     "evsys_web.home",
 ]
 MIDDLEWARE = [
@@ -260,6 +304,14 @@ SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 
+EMAIL_IS_SENT = bool(os.environ.get("EMAIL_URL"))
+EMAIL_TIMEOUT = 15
+DEFAULT_FROM_EMAIL = os.environ.get("EMAIL_FROM") or "evsys@localhost"
+_MAIL = _mail(os.environ.get("EMAIL_URL", ""))
+EMAIL_BACKEND, EMAIL_HOST, EMAIL_PORT = _MAIL.backend, _MAIL.host, _MAIL.port
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _MAIL.user, _MAIL.password
+EMAIL_USE_SSL, EMAIL_USE_TLS = _MAIL.use_ssl, _MAIL.use_tls
+
 CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL") or "filesystem://"
 CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {}
 if CELERY_BROKER_URL.startswith("filesystem:"):
@@ -282,7 +334,10 @@ CELERY_TASK_ROUTES = {  # one process reads both, so what needs the whole machin
     "evsys_web.runs.tasks.*": {"queue": "training"},
     "evsys_web.evals.tasks.*": {"queue": "evals"},
     "evsys_web.cycles.tasks.*": {"queue": "default"},
+    "evsys_web.notifications.tasks.*": {"queue": "messages"},  # a process of its own: an hour's training must not delay them
 }
+SWEEPS = ["evsys_web.notifications.sweeping.sweep"]
+"""What every worker looks over now and then besides lost and waiting work: functions without arguments, safe to run twice."""
 
 LOG_LEVEL = (os.environ.get("LOG_LEVEL") or "INFO").upper()
 if LOG_LEVEL not in {"DEBUG", "INFO", "WARNING", "ERROR"}:

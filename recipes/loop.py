@@ -31,6 +31,8 @@ ResultT = TypeVar("ResultT")
 
 STOP_POLL_SECONDS = 0.05
 """How soon a second stop request is seen while a step is still being computed."""
+LOSS_IS_NO_NUMBER = "The loss is no number any more"
+"""How the warning begins; whoever watches for it looks for these words."""
 
 
 class StoppedNow(Exception):
@@ -170,7 +172,7 @@ class TrainingLoop:
         if self._loss_was_finite and not finite:
             self._dispatch.event(
                 "warning",
-                f"The loss is no number any more at step {self._state.step}. Lower the learning rate, or set grad_clip_norm,"
+                f"{LOSS_IS_NO_NUMBER} at step {self._state.step}. Lower the learning rate, or set grad_clip_norm,"
                 " and start from an earlier checkpoint.",
             )
         self._loss_was_finite = finite

@@ -82,7 +82,7 @@ class Stack:
         """The Celery worker's main process; it exists a moment after it was restarted."""
         assert self._process is not None
         parent = psutil.Process(self._process.pid)
-        return self.wait_for(lambda: next((child for child in parent.children() if is_celery(child)), None))
+        return self.wait_for(lambda: next((child for child in parent.children() if is_worker(child)), None))
 
     def kill_worker(self) -> None:
         """kill -9 of the worker and its pool, as the kernel does when memory runs out."""
@@ -139,9 +139,10 @@ class Stack:
                 connection.execute(f'DROP DATABASE IF EXISTS "{self._name}" WITH (FORCE)')
 
 
-def is_celery(process: psutil.Process) -> bool:
+def is_worker(process: psutil.Process) -> bool:
+    """The one that trains and evaluates."""
     try:
-        return "celery" in process.cmdline()
+        return "evsys@%h" in process.cmdline()
     except psutil.Error:
         return False
 

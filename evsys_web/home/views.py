@@ -42,6 +42,7 @@ DESTINATIONS = (
     Destination("Upload a dataset", "datasets:upload", "upload"),
     Destination("API tokens", "accounts:tokens", "key"),
     Destination("Credentials", "accounts:credentials", "key"),
+    Destination("Notifications", "notifications:channels", "bell"),
     Destination("API docs", "api:openapi-view", "api"),
     Destination("Your account", "accounts:profile", "user"),
 )

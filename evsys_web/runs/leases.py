@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -112,10 +112,11 @@ def _let_go() -> None:
 class Sweeper:
     """Sweeps from a thread of the worker until told to end; then asks the worker's runs back."""
 
-    def __init__(self, worker: str, *, sends: Mapping[type[Tracked], Send]) -> None:
-        """sends: how to announce a row, for each kind of work that this worker does."""
+    def __init__(self, worker: str, *, sends: Mapping[type[Tracked], Send], further: Sequence[Callable[[], None]] = ()) -> None:
+        """sends: how to announce a row, for each kind of work that this worker does. further: what is looked over besides."""
         self._worker = worker
         self._sends = sends
+        self._further = further
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._keep_sweeping, name="sweeper", daemon=True)
 
@@ -129,6 +130,8 @@ class Sweeper:
         while not self._ending.is_set():
             for model in kinds():
                 self._try(partial(sweep, self._worker, send=self._sends.get(model), model=model))
+            for look_over in self._further:
+                self._try(look_over)
             self._ending.wait(SWEEP_SECONDS)
         self._try(lambda: ask_back(self._worker))
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from celery import Task, shared_task
 from celery.signals import worker_ready, worker_shutting_down
+from django.conf import settings
+from django.utils.module_loading import import_string
 
 import recipes
 from evsys_web.runs.backends import backend_secrets
@@ -46,7 +48,8 @@ def begin_sweeping(sender: Any, **kwargs: Any) -> None:
     app = sender.app
     queues = {model: app.amqp.router.route({}, model.TASK)["queue"].name for model in kinds()}
     mine = {model: app.tasks[model.TASK].delay for model, queue in queues.items() if queue in app.amqp.queues.consume_from}
-    _sweepers[sender.hostname] = Sweeper(sender.hostname, sends=mine)
+    further = [import_string(path) for path in settings.SWEEPS]
+    _sweepers[sender.hostname] = Sweeper(sender.hostname, sends=mine, further=further)
     _sweepers[sender.hostname].start()
 
 

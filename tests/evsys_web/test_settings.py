@@ -140,3 +140,36 @@ def test_the_table_lists_exactly_the_variables_that_are_read() -> None:
     body = SETTINGS.read_text().split('"""', 2)[2]
     read = set(re.findall(r'(?:environ\.get|_flag|_words|_number)\("([A-Z_]+)"', body))
     assert read == set(VARIABLES)
+
+
+def test_email_is_off_until_a_server_is_named(load: Loader) -> None:
+    settings = load()
+    assert settings["EMAIL_BACKEND"].endswith("dummy.EmailBackend") and not settings["EMAIL_IS_SENT"]
+    assert load(EMAIL_URL="console://")["EMAIL_BACKEND"].endswith("console.EmailBackend")
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("smtp://ada:p%40ss@mail.example.org", ("mail.example.org", 587, "ada", "p@ss", True, False)),
+        ("smtps://ada:secret@mail.example.org:4465", ("mail.example.org", 4465, "ada", "secret", False, True)),
+        ("smtp://relay:25", ("relay", 25, "", "", False, False)),
+    ],
+)
+def test_a_mail_server_is_read_from_one_address(load: Loader, url: str, found: tuple[Any, ...]) -> None:
+    settings = load(EMAIL_URL=url)
+    names = ("HOST", "PORT", "HOST_USER", "HOST_PASSWORD", "USE_TLS", "USE_SSL")
+    assert settings["EMAIL_IS_SENT"] and tuple(settings[f"EMAIL_{name}"] for name in names) == found
+
+
+@pytest.mark.parametrize("url", ["mail.example.org", "smtp://", "http://mail.example.org", "smtp://mail:port"])
+def test_a_mail_server_that_cannot_be_read_stops_the_start(load: Loader, url: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match="EMAIL_URL cannot be read"):
+        load(EMAIL_URL=url)
+
+
+def test_links_in_messages_begin_with_the_servers_own_address(load: Loader) -> None:
+    assert load(PORT="9000")["URL"] == "http://127.0.0.1:9000"
+    assert load(EVSYS_URL="https://evsys.example.org/")["URL"] == "https://evsys.example.org"
+    with pytest.raises(ImproperlyConfigured, match="EVSYS_URL"):
+        load(EVSYS_URL="evsys.example.org")

@@ -21,12 +21,12 @@ from evsys_web.celery import app
 from evsys_web.runs.work import Work
 
 LEASE_SECONDS = 3
-StartWorker = Callable[[], "subprocess.Popen[bytes]"]
+StartWorker = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
 def start_worker(settings: Settings) -> Iterator[StartWorker]:
-    """Starts a worker: one process for training and evals."""
+    """Starts a worker: one process, by default for training and evals."""
     name = str(connection.settings_dict["NAME"])
     server = urlsplit(os.environ.get("DATABASE_URL", ""))
     settings.RUNS_DIR = settings.HOME / "runs"
@@ -36,24 +36,11 @@ def start_worker(settings: Settings) -> Iterator[StartWorker]:
         "DATABASE_URL": f"sqlite:///{name}" if connection.vendor == "sqlite" else server._replace(path=f"/{name}").geturl(),
         "RUN_LEASE_SECONDS": str(LEASE_SECONDS),
     }
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "--quiet",
-        "-A",
-        "evsys_web",
-        "worker",
-        "-n",
-        "test@%h",
-        "-Q",
-        "training,evals",
-        "-c",
-        "1",
-    ]
+    celery = [sys.executable, "-m", "celery", "--quiet", "-A", "evsys_web", "worker", "-c", "1"]
     started: list[subprocess.Popen[bytes]] = []
 
-    def start() -> subprocess.Popen[bytes]:
+    def start(queues: str = "training,evals", *arguments: str) -> subprocess.Popen[bytes]:
+        command = [*celery, "-Q", queues, "-n", f"{queues.replace(',', '-')}@%h", *arguments]
         started.append(subprocess.Popen(command, cwd=settings.ROOT, env=environment, start_new_session=True))
         return started[-1]
 

@@ -114,11 +114,14 @@ def children() -> list[Child]:
     # Open streams would hold a stop for ever; proxy headers are believed only where a proxy is said to be.
     serve += ["--timeout-graceful-shutdown", "2", "--proxy-headers" if settings.HTTPS else "--no-proxy-headers"]
     serve += ["--log-level", "warning", "--no-access-log", "--no-server-header", "--lifespan", "off", "--ws", "none"]
-    work = ["celery", "--quiet", "-A", "evsys_web", "worker", "-n", "evsys@%h", "-Q", "training,evals,default", "-c", "1"]
-    work += ["--loglevel", "warning", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    quiet = ["--loglevel", "warning", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    celery = ["celery", "--quiet", "-A", "evsys_web", "worker", *quiet]
+    work = [*celery, "-n", "evsys@%h", "-Q", "training,evals,default", "-c", "1"]
+    tell = [*celery, "-n", "messages@%h", "-Q", "messages", "-P", "threads", "-c", "4"]  # must not wait behind an hour's training
     return [
         Child("web process", [sys.executable, "-m", *serve], environment, settings.ROOT),
         Child("worker", [sys.executable, "-m", *work], environment, settings.ROOT),
+        Child("messenger", [sys.executable, "-m", *tell], environment, settings.ROOT),
     ]
 
 

@@ -1,0 +1,93 @@
+"""What can happen to the work of the apps below, read from their rows: nobody below knows that somebody listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from django.db.models import Q, QuerySet
+
+from evsys_web.evals.models import EvalRun
+from evsys_web.evals.templatetags.eval_numbers import interval, percent
+from evsys_web.notifications.models import Event
+from evsys_web.runs.models import RunEvent, TrainingRun
+from evsys_web.runs.status import Status
+from evsys_web.runs.work import Tracked
+from recipes.loop import LOSS_IS_NO_NUMBER
+
+ENDS = {Status.COMPLETED: Event.FINISHED, Status.FAILED: Event.FAILED, Status.CRASHED: Event.CRASHED}
+"""A cancelled run is no news to whoever cancelled it."""
+
+
+class Happening(NamedTuple):
+    """key: the same for the same happening, whenever it is looked at; work that ends again later has another."""
+
+    key: str
+    event: Event
+    project_id: int
+    subject_kind: str
+    subject: Any
+    sentence: str
+    occurred_at: datetime
+
+
+class Source(NamedTuple):
+    """A kind of work. rows: those that are news when they end; finished: the sentence for a good end."""
+
+    kind: str
+    rows: Callable[[], QuerySet[Any]]
+    finished: Callable[[Any], str]
+
+
+def happened_since(since: datetime, projects: Collection[int]) -> Iterator[Happening]:
+    """Everything that happened in these projects since then."""
+    for source in SOURCES:
+        ended = source.rows().filter(project__in=projects, finished_at__gt=since, status__in=ENDS)
+        for row in ended.defer("config", "error_detail").order_by("finished_at")[:LIMIT]:
+            yield _end_of(source, row)
+    yield from _losses_that_are_no_number(since, projects)
+
+
+LIMIT = 1000
+"""Of each kind in one sweep; the next one finds what is left."""
+
+
+def _end_of(source: Source, row: Tracked) -> Happening:
+    event = ENDS[Status(row.status)]
+    at = row.finished_at
+    assert at is not None
+    sentence = source.finished(row) if event is Event.FINISHED else row.error or f"It {event.label.lower()} without saying why."
+    return Happening(f"{source.kind}:{row.pk}:{event}:{at.timestamp():.6f}", event, _project(row), source.kind, row, sentence, at)
+
+
+def _losses_that_are_no_number(since: datetime, projects: Collection[int]) -> Iterator[Happening]:
+    """The loop warns once each time that the loss stops being a number; the recorder keeps the warning as an event."""
+    lately = Q(run__finished_at=None) | Q(run__finished_at__gt=since)
+    warned = RunEvent.objects.filter(
+        lately, run__project__in=projects, level="warning", at__gt=since, message__startswith=LOSS_IS_NO_NUMBER
+    )
+    for event in warned.select_related("run").defer("run__config", "run__error_detail").order_by("at")[:LIMIT]:
+        key = f"run:{event.run_id}:{Event.NAN_LOSS}:{event.seq}"
+        yield Happening(key, Event.NAN_LOSS, event.run.project_id, "run", event.run, event.message, event.at)
+
+
+def _project(row: Any) -> int:
+    return int(row.project_id)
+
+
+def _run_finished(run: TrainingRun) -> str:
+    return f"Finished after {run.step:,} step{'' if run.step == 1 else 's'}."
+
+
+def _eval_finished(run: EvalRun) -> str:
+    avg = run.summary.get("avg")
+    if not avg:
+        return "Finished without a verdict: every attempt ended in an error." if run.num_errors else "Finished."
+    return f"Finished: right in {percent(avg['value'])} of attempts (95 % interval {interval(avg)}), k = {run.k}."
+
+
+SOURCES = (
+    Source("run", TrainingRun.objects.all, _run_finished),
+    Source("eval", lambda: EvalRun.objects.filter(is_imported=False), _eval_finished),
+)
