@@ -127,7 +127,7 @@ class RowsQuery(SplitQuery):
 
 
 class DiffQuery(Schema):
-    against: int = Field(ge=1, le=2**63 - 1, description="Id of the version to compare with: the one before.")
+    against: int | None = Field(None, ge=1, le=2**63 - 1, description="Id of another version; the one before when left away.")
     limit: int = Field(20, ge=0, le=MAX_SHOWN, description="Most added and most removed rows to return.")
 
 
@@ -281,7 +281,10 @@ def list_rows(request: HttpRequest, version_id: int, query: Query[RowsQuery]) ->
 @router.get("/versions/{int:version_id}/diff", response=DiffOut, summary="What is new in a version against another one")
 def diff_versions(request: HttpRequest, version_id: int, query: Query[DiffQuery]) -> dict[str, Any]:
     """Rows are compared whole; the n-th of several equal rows is the n-th of them in the other version."""
-    before, after = _version(request, query.against), _version(request, version_id)
+    after = _version(request, version_id)
+    before = _version(request, query.against) if query.against else after.previous()
+    if before is None:
+        raise ConfigError(f"{after.reference} is the first version: name another one.", path=("against",))
     found = diff(before, after)
     sides = {"added": (after, found.added[: query.limit]), "removed": (before, found.removed[: query.limit])}
     rows = {

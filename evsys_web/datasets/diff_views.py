@@ -21,7 +21,7 @@ def compare(request: HttpRequest, pk: int) -> HttpResponse:
     """What is new in this version against an older one, by default the one before it."""
     version = ready_version(request, pk)
     others = version.dataset.versions.ready().exclude(pk=version.pk).select_related("dataset", "created_by").order_by("-number")
-    before = _before(request, version) or others.filter(number__lt=version.number).first() or others.first()
+    before = _before(request, version) or version.previous() or others.first()
     context: dict[str, Any] = {"version": version, "before": before, "others": others[:200], "tab": "diff"}
     if before is not None and request.headers.get("HX-Request"):
         try:

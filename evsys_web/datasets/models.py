@@ -201,6 +201,10 @@ class DatasetVersion(models.Model):
     def has_split(self, name: str) -> bool:
         return any(each["name"] == name for each in self.splits)
 
+    def previous(self) -> DatasetVersion | None:
+        """The version before this one; None for the first."""
+        return self.dataset.versions.ready().filter(number__lt=self.number).order_by("-number").first()
+
     def read_rows(self, split: str | None = None) -> Iterator[Row]:
         """Every row in order, or every row of a split, streamed. Raises ConfigError as `stretch`."""
         part = self.stretch(split)

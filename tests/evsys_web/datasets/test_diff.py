@@ -102,14 +102,16 @@ def test_other_formats_and_other_peoples_versions_are_refused(
     assert mallory_client.get(url).status_code == 404
     assert alice_client.get(f"{url}?against=99999999999999999999").status_code == 200
     assert alice_client.get(f"{api}?against=99999999999999999999", headers=alice_headers).status_code == 422
+    assert "is the first version" in alice_client.get(api, headers=alice_headers).content.decode()
 
 
 def test_the_api_tells_the_same(
     alice_client: Client, alice_headers: dict[str, str], pair: tuple[DatasetVersion, DatasetVersion]
 ) -> None:
     before, after = pair
-    url = f"/api/v1/datasets/versions/{after.pk}/diff?against={before.pk}&limit=1"
+    url = f"/api/v1/datasets/versions/{after.pk}/diff?limit=1"
     found = alice_client.get(url, headers=alice_headers).json()
+    assert found["before"]["id"] == before.pk, "the version before it, when none is named"
     assert (found["total"]["added"], found["total"]["removed"], found["total"]["kept"]) == (2, 2, 4)
     assert [row["position"] for row in found["added"]] == [3] and [row["position"] for row in found["removed"]] == [2]
     assert found["added"][0]["row"]["messages"][0]["content"] == "<script>new"
