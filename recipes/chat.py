@@ -54,8 +54,11 @@ class LocalChat:
     concurrency is large on purpose: the sampler makes its own batches, and the more it can choose from, the fuller they are.
     """
 
-    def __init__(self, client: SamplingClient, tokenizer: Any, *, concurrency: int = 4096) -> None:
+    def __init__(
+        self, client: SamplingClient, tokenizer: Any, *, concurrency: int = 4096, enable_thinking: bool | None = None
+    ) -> None:
         self.concurrency = concurrency
+        self._enable_thinking = enable_thinking
         self._client = client
         self._tokenizer = tokenizer
 
@@ -63,7 +66,7 @@ class LocalChat:
         self, messages: Sequence[Message], params: SamplingParams, num_samples: int = 1, *, tools: Sequence[Any] | None = None
     ) -> list[Reply]:
         """As ChatClient. Raises RenderingError, a DataError, for messages that the chat template refuses."""
-        prompt = render_prompt(messages, self._tokenizer, tools=tools or None)
+        prompt = render_prompt(messages, self._tokenizer, enable_thinking=self._enable_thinking, tools=tools or None)
         thinks = self._tokenizer.decode(prompt[-8:]).rstrip().endswith("<think>")
         began = time.perf_counter()
         result = await self._client.sample_async(prompt=prompt, params=params, num_samples=num_samples)

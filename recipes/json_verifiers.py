@@ -135,9 +135,8 @@ class ToolCallsMatch(Verifier):
 
     def verify(self, completion: str, expected: Any, *, messages: Sequence[Message] = ()) -> Verdict:
         wanted = _calls(expected, VerifierError)
-        said = messages[-1].get("tool_calls") if messages else None
         try:
-            made = _calls(said if said else _calls_in_text(completion), ValueError)
+            made = tool_calls_of(messages[-1] if messages else {}, completion)
         except ValueError as error:
             return Verdict.of(False, found=str(error))
         matched = self._num_matched(made, wanted)
@@ -160,6 +159,11 @@ class ToolCallsMatch(Verifier):
         if self.cfg.arguments is ArgumentRule.EQUAL:
             return bool(made["arguments"] == wanted["arguments"])
         return all(key in made["arguments"] and made["arguments"][key] == value for key, value in wanted["arguments"].items())
+
+
+def tool_calls_of(message: Message, text: str) -> list[dict[str, Any]]:
+    """The calls of a reply as [{"name", "arguments"}]: those its message names, else those in its text. Raises ValueError."""
+    return _calls(message.get("tool_calls") or _calls_in_text(text), ValueError)
 
 
 def _calls(value: Any, error: type[Exception]) -> list[dict[str, Any]]:

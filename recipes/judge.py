@@ -36,6 +36,7 @@ class LLMJudge(Verifier):
     name = "llm_judge"
     summary = "Another model scores the reply by a rubric. Costs a call per attempt."
     needs_answer: bool = False
+    asks_service: ClassVar[bool] = True
     secret_name: ClassVar[str] = "judge_api_key"
 
     def __init__(self, **params: Any) -> None:

@@ -45,6 +45,7 @@ class Verifier:
     """Base of all: built with its Config's fields as keyword arguments, `self.cfg` is the Config.
 
     needs_answer: a task without an answer cannot be verified. is_slow: `verify` is called in a thread, beside the sampling.
+    asks_service: it asks a server about each reply, under keys and addresses that `open` is given.
     """
 
     name: ClassVar[str]
@@ -52,6 +53,7 @@ class Verifier:
     Config: ClassVar[type[BaseModel]] = Settings
     needs_answer: bool = True
     is_slow: ClassVar[bool] = False
+    asks_service: ClassVar[bool] = False
 
     def __init__(self, **params: Any) -> None:
         self.cfg: Any = self.Config(**params)
