@@ -239,8 +239,8 @@ async def interruptible(work: Awaitable[ResultT], state: LoopState) -> ResultT:
 
 
 def num_trained(datum: Datum) -> int:
-    """Positions with a weight; all of them for a loss that has no weights."""
-    weights = datum.loss_fn_inputs.get("weights")
+    """Positions with a weight, or an advantage; all of them for a loss that has neither."""
+    weights = datum.loss_fn_inputs.get("weights", datum.loss_fn_inputs.get("advantages"))
     if weights is None:
         return datum.num_tokens
     return int((weights != 0).reshape(datum.num_tokens, -1).any(axis=1).sum())

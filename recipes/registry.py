@@ -78,6 +78,7 @@ algorithms = Registry(
     "algorithm",
     builtins={
         "sft": "recipes.algorithms.sft:SFT",
+        "rl": "recipes.algorithms.rl:RL",
         "mock_sft": "recipes.algorithms.mock:MockSFT",
     },
 )

@@ -146,13 +146,27 @@ class Turn:
 
 @dataclass
 class Trajectory:
-    """The turns of one attempt at a task, and what it earned."""
+    """The turns of one attempt at a task, and what it earned.
+
+    group, attempt: its place in the step, from 0. advantage: what its tokens were reinforced by; 0 teaches nothing.
+    stop_reason: of the last turn.
+    """
 
     task_id: str
     turns: list[Turn]
     reward: float
     metrics: Metrics = field(default_factory=dict)
     messages: list[dict[str, Any]] = field(default_factory=list)
+    group: int = 0
+    attempt: int = 0
+    advantage: float = 0.0
+    is_correct: bool | None = None
+    stop_reason: str | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the model said."""
+        return sum(len(turn.completion_tokens) for turn in self.turns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,9 @@ class BaseAlgorithm:
     def restore(self, cursor: dict[str, Any]) -> None:
         """Take back what `cursor` gave. Called after `setup`."""
 
+    async def teardown(self) -> None:
+        """Give back what `setup` opened, besides the backend. Called once, however the run ended."""
+
     async def open_backend(self, ctx: RunContext) -> Backend:
         """The backend of the run: the one given, or the one its config names."""
         if ctx.backend is not None:
@@ -312,9 +315,9 @@ class _Run:
 
     async def _close(self) -> None:
         """Only a backend that was opened here is closed here."""
-        if self.state.backend is None or self.state.backend is self.ctx.backend:
-            return
-        try:
-            await self.state.backend.close()
-        except Exception as error:  # noqa: BLE001 - the run has ended and is recorded
-            log.warning("closing the backend failed", exc_info=error)
+        opened_here = self.state.backend is not None and self.state.backend is not self.ctx.backend
+        for close in (self.algorithm.teardown, *((self.state.backend.close,) if opened_here and self.state.backend else ())):
+            try:
+                await close()
+            except Exception as error:  # noqa: BLE001 - the run has ended and is recorded
+                log.warning("closing what the run had opened failed", exc_info=error)
