@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from recipes.chat_templates import decode
 from recipes.protocols import SamplingClient, StreamingClient
 from recipes.rendering import render_prompt
 from recipes.types import SampledSequence, SamplingParams, Turn
@@ -16,7 +17,7 @@ MOST_HELD = 8
 """Tokens after which a replacement character is taken for what the model meant to say."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """One sampled reply. `text` is what a verifier reads: the content, without reasoning or tool calls.
 
@@ -93,10 +94,12 @@ class LocalChat:
         return self._reply(prompt, sequence, params, thinks, time.perf_counter() - began)
 
     def _reply(self, prompt: list[int], sequence: SampledSequence, params: SamplingParams, thinks: bool, seconds: float) -> Reply:
-        whole: str = self._tokenizer.decode(sequence.tokens, skip_special_tokens=True)
+        whole = decode(self._tokenizer, sequence.tokens)
         ends = [place for item in params.stop if isinstance(item, str) and (place := whole.find(item)) >= 0]
         content, reasoning = split_reasoning(whole[: min(ends)] if ends else whole, thinks=thinks)
-        message = {"role": "assistant", "content": content} | ({"reasoning": reasoning} if reasoning else {})
+        message = {"role": "assistant", "content": content}
+        if reasoning:
+            message["reasoning"] = reasoning
         return Reply(
             text=content,
             message=message,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -152,7 +152,7 @@ class Conversation:
 
     def encode(self, text: str) -> list[int]:
         """The template has written every special token already, so none is added here."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
+        return encode(self.tokenizer, text)
 
     def _opening_prompt(self) -> str:
         # Templates refuse an empty conversation; the header before a reply is learnt from a conversation of one question.
@@ -181,6 +181,43 @@ class Conversation:
                 f" {messages[-1].get('role')!r}): {error}",
                 field=place(len(messages) - 1),
             ) from error
+
+
+def encode(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text in which every special token is written out already."""
+    rust = _rust_part(tokenizer)
+    if rust is None or rust.truncation or rust.padding or rust.encode_special_tokens or tokenizer.split_special_tokens:
+        return list(tokenizer.encode(text, add_special_tokens=False, verbose=False))
+    ids: list[int] = rust.encode(text, add_special_tokens=False).ids
+    return ids
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of ids, special tokens left away."""
+    rust = _rust_part(tokenizer)
+    if rust is None or tokenizer.clean_up_tokenization_spaces:
+        return str(tokenizer.decode(ids, skip_special_tokens=True))
+    text: str = rust.decode(ids, skip_special_tokens=True)
+    return text
+
+
+@lru_cache(maxsize=8)
+def _uses_rust_alone(kind: Hashable) -> bool:
+    """Whether this class encodes and decodes by its Rust part and adds nothing of its own."""
+    from transformers import PreTrainedTokenizerFast
+
+    names = ("encode", "_encode_plus", "decode", "_decode")
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, PreTrainedTokenizerFast)
+        and all(getattr(kind, name) is getattr(PreTrainedTokenizerFast, name) for name in names)
+    )
+
+
+def _rust_part(tokenizer: Any) -> Any:
+    """What does the work inside a fast tokenizer; None where more is done than that. transformers looks at each id in Python on
+    the way, which takes three times as long as the work itself."""
+    return tokenizer.backend_tokenizer if _uses_rust_alone(type(tokenizer)) else None
 
 
 @lru_cache(maxsize=8)

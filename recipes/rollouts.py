@@ -19,7 +19,7 @@ STOP_POLL_SECONDS = 0.25
 _MOST_PER_CALL = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AttemptResult:
     """One attempt at a task: a verdict, or `error` as a sentence. With an error, reward and is_correct are None: an attempt that
     could not be sampled or judged is never a wrong answer.
@@ -177,22 +177,19 @@ class _Work:
         return [{"role": "system", "content": self.system_prompt}, *task.messages]
 
     async def _judge(self, task: Task, attempt: int, messages: list[dict[str, Any]], reply: Reply) -> AttemptResult:
-        said: dict[str, Any] = {
-            "num_prompt_tokens": reply.num_prompt_tokens,
-            "num_tokens": reply.num_tokens,
-            "seconds": reply.seconds,
-            "stop_reason": reply.stop_reason,
-            "turns": (reply.turn,) if reply.turn is not None else (),
-        }
         try:
             verdict = await verdict_of(self.verifier, reply.text, task, messages)
         except BackendError as error:  # of a judge
-            return replace(failed(task, attempt, messages, error, error.kind), **said)
+            result = failed(task, attempt, messages, error, error.kind)
         except Exception as error:  # noqa: BLE001 - somebody's verifier: whatever it raises is an error of this attempt
-            return replace(failed(task, attempt, messages, error, ErrorKind.VERIFIER), **said)
-        return AttemptResult(
-            task.task_id, attempt, float(verdict.reward), verdict.is_correct, verdict.signals, verdict.info, messages, **said
-        )
+            result = failed(task, attempt, messages, error, ErrorKind.VERIFIER)
+        else:
+            reward = float(verdict.reward)
+            result = AttemptResult(task.task_id, attempt, reward, verdict.is_correct, verdict.signals, verdict.info, messages)
+        result.num_prompt_tokens, result.num_tokens = reply.num_prompt_tokens, reply.num_tokens
+        result.seconds, result.stop_reason = reply.seconds, reply.stop_reason
+        result.turns = (reply.turn,) if reply.turn is not None else ()
+        return result
 
 
 async def verdict_of(verifier: Verifier, text: str, task: Task, messages: list[dict[str, Any]]) -> Verdict:
@@ -202,7 +199,7 @@ async def verdict_of(verifier: Verifier, text: str, task: Task, messages: list[d
         found = await asyncio.to_thread(verifier.verify, text, task.answer, messages=messages)
     else:
         found = verifier.verify(text, task.answer, messages=messages)
-    verdict = await found if inspect.isawaitable(found) else found
+    verdict = await found if not isinstance(found, Verdict) and inspect.isawaitable(found) else found
     if not isinstance(verdict, Verdict):
         raise VerifierError(f"The verifier gave {type(verdict).__name__} instead of a Verdict.")
     if not math.isfinite(verdict.reward):
@@ -231,7 +228,7 @@ class _Landed(NamedTuple):
 
 
 class Flight(Generic[GroupT]):
-    """Keeps up to `limit` attempts in flight and reports them, in one coroutine, as they land."""
+    """Keeps up to `limit` attempts in flight and reports them as they land."""
 
     def __init__(self, work: Work[GroupT], limit: int, most_errors: int, on_attempt: Report) -> None:
         self._work = work
@@ -239,7 +236,7 @@ class Flight(Generic[GroupT]):
         self._most_errors = most_errors
         self._on_attempt = on_attempt
         self._tally = Tally()
-        self._landed: asyncio.Queue[AttemptResult | _Landed | None] = asyncio.Queue()
+        self._landed: asyncio.Queue[_Landed | None] = asyncio.Queue()
         self._running: set[asyncio.Task[None]] = set()
         self._next: GroupT | None = None
         self._num_in_flight = 0
@@ -255,29 +252,21 @@ class Flight(Generic[GroupT]):
                 landed = await self._landed.get()
                 if landed is None:
                     break  # the grace is over
-                if isinstance(landed, AttemptResult):
-                    self._report(landed)
-                    self._give_up_after(landed)
-                    continue
                 self._num_in_flight -= landed.num
                 if landed.error is not None:
                     raise landed.error
                 self._launch(groups)
-        except RecipeError:
-            self._report_rest()
-            raise
         finally:
             ended = [*self._running, *([watch] if watch is not None else [])]
             for task in ended:
                 task.cancel()
             await asyncio.gather(*ended, return_exceptions=True)
-        self._report_rest()
         return self._tally
 
     def _launch(self, groups: Iterator[GroupT]) -> None:
         while self._next is not None and not self._tally.is_stopped and self._num_in_flight + self._next.num <= self._limit:
             self._num_in_flight += self._next.num
-            self._running.add(self._start(self._work.run(self._next, self._landed.put_nowait), self._next.num))
+            self._running.add(self._start(self._work.run(self._next, self._report), self._next.num))
             self._next = next(groups, None)
 
     def _start(self, work: Coroutine[Any, Any, None], num: int) -> asyncio.Task[None]:
@@ -290,35 +279,33 @@ class Flight(Generic[GroupT]):
         return task
 
     def _report(self, result: AttemptResult) -> None:
+        """Called by the work itself: a queue between the two would cost as much as the verdict."""
         self._on_attempt(result)
         if result.error is None:
             self._tally.num_done += 1
-        else:
-            self._tally.num_errors += 1
+            self._errors_in_a_row = 0
+            return
+        self._tally.num_errors += 1
+        if (reason := self._reason_to_give_up(result)) is not None:
+            self._landed.put_nowait(_Landed(0, reason))
 
-    def _report_rest(self) -> None:
-        """What has finished but not been heard of yet."""
-        while not self._landed.empty():
-            landed = self._landed.get_nowait()
-            if isinstance(landed, AttemptResult):
-                self._report(landed)
-
-    def _give_up_after(self, result: AttemptResult) -> None:
-        """Raises BackendError when going on would only make more of the same failure."""
+    def _reason_to_give_up(self, result: AttemptResult) -> BackendError | None:
+        """Where going on would only make more of the same failure."""
         kind = None if result.error_kind is None else ErrorKind(result.error_kind)
         if kind is ErrorKind.AUTH:
-            raise BackendError(str(result.error), permanent=True, kind=kind)
+            return BackendError(str(result.error), permanent=True, kind=kind)
         # A refused request is this task's own matter (too long a prompt, say) once others have been served.
         if kind in (None, ErrorKind.DATA, ErrorKind.VERIFIER) or (kind is ErrorKind.REQUEST and self._tally.num_done):
             self._errors_in_a_row = 0
-            return
+            return None
         self._errors_in_a_row += 1
-        if self._errors_in_a_row >= self._most_errors:
-            raise BackendError(
-                f"Gave up after {self._errors_in_a_row} failed attempts in a row. The last: {result.error}",
-                permanent=False,
-                kind=kind or ErrorKind.BACKEND,
-            )
+        if self._errors_in_a_row < self._most_errors:
+            return None
+        return BackendError(
+            f"Gave up after {self._errors_in_a_row} failed attempts in a row. The last: {result.error}",
+            permanent=False,
+            kind=kind or ErrorKind.BACKEND,
+        )
 
     async def _watch(self, should_stop: Callable[[], bool], grace_seconds: float) -> None:
         while not should_stop():

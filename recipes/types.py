@@ -134,7 +134,7 @@ class SampleResult:
     topk_prompt_logprobs: list[list[tuple[int, float]] | None] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Turn:
     """One assistant turn: the ids read, the ids said, the log-probabilities of what was said (same length), its text."""
 

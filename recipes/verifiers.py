@@ -26,7 +26,7 @@ from recipes.types import Metrics, Task
 Message = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Verdict:
     """reward: usually in [0, 1]. info: what a person sees beside the verdict, as JSON. signals: further numbers, by name."""
 
@@ -258,11 +258,14 @@ class Numeric(Verifier):
             _, marker, text = completion.rpartition(self.cfg.marker)
             if not marker:
                 return Verdict.of(False, found=None)
-        found = numbers_in(text)
-        if not found:
+        matches = list(_NUMBER.finditer(text))
+        if self.cfg.pick is Pick.LAST:
+            matches.reverse()
+        chosen = next(_finite(matches), None)
+        if chosen is None:
             return Verdict.of(False, found=None)
-        chosen = found[-1] if self.cfg.pick is Pick.LAST else found[0]
-        return Verdict.of(any(self._same(chosen, value) for value in wanted), found=str(chosen)[:100])
+        is_correct = chosen in wanted or any(self._same(chosen, value) for value in wanted)
+        return Verdict.of(is_correct, found=str(chosen)[:100])
 
     def _same(self, found: Decimal, wanted: Decimal) -> bool:
         difference = _EXACT.abs(_EXACT.subtract(found, wanted))
@@ -272,14 +275,17 @@ class Numeric(Verifier):
 
 def numbers_in(text: str) -> list[Decimal]:
     """Every number in reading order: signs, thousands commas, decimals, exponents and fractions are understood."""
-    found = []
-    for match in _NUMBER.finditer(text):
-        value = Decimal(match["size"].replace(",", ""))
-        if match["below"]:
-            value = _EXACT.divide(value, Decimal(match["below"]))
+    return list(_finite(_NUMBER.finditer(text)))
+
+
+def _finite(matches: Iterable[re.Match[str]]) -> Iterator[Decimal]:
+    for match in matches:
+        sign, size, below = match.groups()
+        value = Decimal(size.replace(",", ""))
+        if below:
+            value = _EXACT.divide(value, Decimal(below))
         if value.is_finite():
-            found.append(value.copy_negate() if match["sign"] else value)
-    return found
+            yield value.copy_negate() if sign else value
 
 
 @lru_cache(maxsize=4096)

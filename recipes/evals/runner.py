@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import orjson
+
 from recipes.chat import ChatClient, LocalChat
 from recipes.config import BackendChoice, BaseAlgorithmConfig, ModelConfig
 from recipes.endpoint import EndpointChat
@@ -226,8 +228,7 @@ class _Counts:
         else:
             self.num_errors += 1
         if self._file is not None:
-            self._file.write(json.dumps(attempt_row(result), ensure_ascii=True, allow_nan=False) + "\n")
-            self._file.flush()
+            self._file.write(attempt_line(result))
         if self._on_attempt is not None:
             self._on_attempt(result)
 
@@ -244,7 +245,7 @@ class _Counts:
         write_atomically(kept, config.to_yaml())
         attempts = run_dir / ATTEMPTS_FILE
         recorded = _verdicts_in(attempts)
-        self._file = attempts.open("a", encoding="utf-8")
+        self._file = attempts.open("ab", buffering=0)
         return recorded
 
     def result(self, status: Literal["completed", "failed", "cancelled"], error: str | None = None) -> EvalResult:
@@ -271,6 +272,15 @@ def attempt_row(result: AttemptResult) -> dict[str, Any]:
         "stop_reason": result.stop_reason,
     }
     return row | ({"error": result.error, "error_kind": result.error_kind} if result.error is not None else {})
+
+
+def attempt_line(result: AttemptResult) -> bytes:
+    """The row as a line of JSON. Numbers that are not finite are null."""
+    row = attempt_row(result)
+    try:
+        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # half a surrogate pair, or a number beyond 64 bits
+        return (json.dumps(row, allow_nan=False) + "\n").encode()
 
 
 def _verdicts_in(path: Path) -> set[tuple[str, int]]:

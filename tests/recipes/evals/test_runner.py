@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import recipes
 from recipes.errors import ConfigError
 from recipes.eval_config import EvalConfig
+from recipes.evals.runner import attempt_line
 from recipes.rollouts import AttemptResult
 from recipes.types import Task
 from tests.recipes.chat_server import Answer, Behaviour, ChatServer, chat_server, completion, echo, refusal
@@ -204,3 +206,17 @@ def test_a_config_survives_yaml_and_its_mistakes_are_named() -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             EvalConfig.from_yaml(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "info", "kept"),
+    [
+        ("half a pair \ud800", {"found": 2**80}, {"found": 2**80}),
+        ("línea\u2028 a\nb", {"share": math.nan, "rest": 0.5}, {"share": None, "rest": 0.5}),
+    ],
+)
+def test_a_line_holds_any_reply_and_any_number(text: str, info: dict[str, Any], kept: dict[str, Any]) -> None:
+    line = attempt_line(AttemptResult("t", 0, 1.0, True, {}, info, [{"role": "assistant", "content": text}]))
+    row = json.loads(line)
+    assert line.endswith(b"\n") and line.count(b"\n") == 1
+    assert row["messages"][0]["content"] == text and row["info"] == kept
