@@ -15,6 +15,7 @@ from evsys_web.api.idempotency import idempotent
 from evsys_web.api.pagination import Page, PageQuery, Slice, paginate
 from evsys_web.datasets.models import Dataset
 from evsys_web.evals import actions, live
+from evsys_web.evals.comparison import RunsCompared
 from evsys_web.evals.models import Attempt, Benchmark, EvalRun, EvalTask, visible_eval
 from evsys_web.evals.schemas import (
     AttemptOut,
@@ -31,8 +32,6 @@ from evsys_web.evals.schemas import (
 )
 from evsys_web.runs.schemas import inlined, read_body
 from recipes.errors import ConfigError
-from recipes.evals.metrics import TaskCount
-from recipes.evals.statistics import compare
 
 router = Router(tags=["evals"])
 _create_schema = {"schema": inlined(eval_body())}
@@ -69,7 +68,9 @@ def list_evals(request: HttpRequest, query: Query[EvalQuery]) -> Slice:
 
 @router.get("/compare", summary="Two eval runs on their common tasks: differences, p-value, newly solved and broken tasks")
 def compare_evals(request: HttpRequest, query: Query[CompareQuery]) -> dict[str, Any]:
-    return compare(_counts(_run(request, query.a)), _counts(_run(request, query.b))).as_json()
+    """Tasks that trained either model (`is_leaked`) are left out: `num_leaked` of those in common."""
+    compared = RunsCompared(_run(request, query.a), _run(request, query.b))
+    return compared.comparison.as_json() | {"num_leaked": compared.num_leaked}
 
 
 @router.get("/{int:run_id}", response=EvalDetail, summary="One eval run, with its config")
@@ -131,6 +132,8 @@ def list_tasks(request: HttpRequest, run_id: int, query: Query[TaskQuery]) -> Sl
         tasks = tasks.filter(outcome__in=query.outcome)
     if query.with_errors:
         tasks = tasks.filter(num_errors__gt=0)
+    if query.leaked is not None:
+        tasks = tasks.filter(is_leaked=query.leaked)
     by = query.sort.removeprefix("-")
     if by == "accuracy":
         tasks = tasks.filter(accuracy__isnull=False)
@@ -155,10 +158,6 @@ def _run(request: HttpRequest, run_id: int) -> EvalRun:
 def _task(request: HttpRequest, run_id: int, position: int) -> EvalTask:
     task: EvalTask = get_object_or_404(_run(request, run_id).tasks, position=position)
     return task
-
-
-def _counts(run: EvalRun) -> dict[str, TaskCount]:
-    return {count.task_id: count for count in run.task_counts()}
 
 
 def _benchmark_for(user: User, asked: EvalRequest) -> Benchmark:

@@ -37,24 +37,34 @@ class Finding:
 
 
 class Counts:
-    """The tasks of one run by id, read once."""
+    """The tasks of one run by id, read once. leaked: ids of those that its model was trained on."""
 
     def __init__(self, run: EvalRun) -> None:
-        columns = ("task_id", "n", "num_correct", "sum_reward", "num_errors", "position")
+        columns = ("task_id", "n", "num_correct", "sum_reward", "num_errors", "position", "is_leaked")
         self.by_id: dict[str, TaskCount] = {}
         self.positions: dict[str, int] = {}
-        for *count, position in EvalTask.objects.filter(eval_run=run).order_by("position").values_list(*columns):
+        self.leaked: set[str] = set()
+        for *count, position, is_leaked in EvalTask.objects.filter(eval_run=run).order_by("position").values_list(*columns):
             self.by_id[count[0]] = TaskCount(*count)
             self.positions[count[0]] = position
+            if is_leaked:
+                self.leaked.add(count[0])
+
+    def without(self, leaked: set[str]) -> dict[str, TaskCount]:
+        return {task_id: count for task_id, count in self.by_id.items() if task_id not in leaked} if leaked else self.by_id
 
 
 class RunsCompared:
-    """b against a; a positive difference means that b is better. of_a, of_b: each over the tasks that both met."""
+    """b against a; a positive difference means that b is better. of_a, of_b: each over the tasks that both met. Tasks that either
+    model was trained on are out of all numbers: num_leaked of those that both met."""
 
     def __init__(self, a: EvalRun, b: EvalRun) -> None:
         self._a, self._b = Counts(a), Counts(b)
-        self.comparison: Comparison = compare(self._a.by_id, self._b.by_id)
-        common = [task_id for task_id, count in self._a.by_id.items() if count.n and self._has_verdict(task_id)]
+        leaked = self._a.leaked | self._b.leaked
+        self.num_leaked = sum(task_id in self._a.by_id and task_id in self._b.by_id for task_id in leaked)
+        kept = self._a.without(leaked)
+        self.comparison: Comparison = compare(kept, self._b.without(leaked))
+        common = [task_id for task_id, count in kept.items() if count.n and self._has_verdict(task_id)]
         self.of_a: Summary = summarise([self._a.by_id[task_id] for task_id in common], ks=[])
         self.of_b: Summary = summarise([self._b.by_id[task_id] for task_id in common], ks=[])
 
@@ -73,14 +83,14 @@ class RunsCompared:
         return TaskPair(task_id, self._a.positions[task_id], a.num_correct, a.n, self._b.positions[task_id], b.num_correct, b.n)
 
 
-def say(found: Comparison) -> Finding:
-    """What the numbers allow to be said, and no more."""
+def say(found: Comparison, num_leaked: int = 0) -> Finding:
+    """What the numbers allow to be said, and no more. num_leaked: tasks in common that were left out."""
     if found.difference is None or found.p_value is None:
-        return Finding("info", "info", "No task has a verdict in both evals.", [])
+        return Finding("info", "info", "No task has a verdict in both evals.", _notes(found, num_leaked))
     difference, tasks = found.difference, _tasks(found.num_common)
     p = p_value(found.p_value)
     sure = f"95 % interval {points_interval(difference)}, p {p if p.startswith('<') else f'= {p}'}"
-    notes = _notes(found)
+    notes = _notes(found, num_leaked)
     if found.p_value < SIGNIFICANT:
         better = difference.value > 0
         size = points(abs(difference.value)).removeprefix("+")
@@ -95,8 +105,10 @@ def say(found: Comparison) -> Finding:
     return Finding("info", "info", sentence, notes)
 
 
-def _notes(found: Comparison) -> list[str]:
+def _notes(found: Comparison, num_leaked: int) -> list[str]:
     notes = []
+    if num_leaked:
+        notes.append(f"Left out: {_tasks(num_leaked)} in common that trained one of the two models.")
     if found.num_only_a or found.num_only_b:
         left = [f"{_tasks(n)} only in {name}" for n, name in ((found.num_only_a, "A"), (found.num_only_b, "B")) if n]
         notes.append(f"Left out: {' and '.join(left)}.")

@@ -61,7 +61,8 @@ class Benchmark(models.Model):
 
 class EvalRun(Work):
     """k attempts at each task of a benchmark by one model. `num_done`: attempts with a verdict; `num_errors`: those without.
-    `summary`: `recipes.evals.metrics.Summary` as JSON, at most a moment behind the attempts while it runs."""
+    `summary`: `recipes.evals.metrics.Summary` as JSON, at most a moment behind the attempts while it runs: over the tasks that
+    the model was not trained on, and under "all" over all of them where there are others."""
 
     DONE_HERE = Q(is_imported=False)
     TASK = "evsys_web.evals.tasks.run_eval"
@@ -88,6 +89,7 @@ class EvalRun(Work):
     num_done = models.PositiveIntegerField(default=0, editable=False)
     num_errors = models.PositiveIntegerField(default=0, editable=False)
     summary = models.JSONField(default=dict, editable=False)
+    leaks = models.JSONField(default=dict, editable=False, help_text="What the model was trained on before: see leaks.py.")
 
     objects = WorkQuerySet.as_manager()
 
@@ -147,10 +149,16 @@ class EvalRun(Work):
             raise DataError(f"The dataset {self.dataset_reference} was deleted, so its tasks cannot be sampled any more.")
         return (Task.of(row) for row in self.dataset_version.read_rows())
 
-    def task_counts(self) -> list[TaskCount]:
-        """What the metrics are computed from, in the order of the tasks."""
-        rows = self.tasks.order_by("position").values_list("task_id", "n", "num_correct", "sum_reward", "num_errors")
+    def task_counts(self, *, with_leaked: bool = False) -> list[TaskCount]:
+        """What the metrics are computed from, in the order of the tasks; those that trained the model only if asked for."""
+        tasks = self.tasks.all() if with_leaked else self.tasks.filter(is_leaked=False)
+        rows = tasks.order_by("position").values_list("task_id", "n", "num_correct", "sum_reward", "num_errors")
         return [TaskCount(*row) for row in rows.iterator(chunk_size=5000)]
+
+    @property
+    def num_leaked(self) -> int:
+        """Tasks that the model was trained on: shown, and left out of the numbers."""
+        return int(self.leaks.get("num_tasks", 0))
 
     # how it changes
 
@@ -193,6 +201,7 @@ class EvalTask(models.Model):
     sum_reward = models.FloatField(default=0.0)
     accuracy = models.FloatField(null=True)
     num_tokens = models.PositiveBigIntegerField(default=0, help_text="Tokens of all replies together.")
+    is_leaked = models.BooleanField(default=False, help_text="The model was trained on it, so it counts for nothing.")
     seq = models.PositiveBigIntegerField(default=0)
 
     class Meta:

@@ -7,12 +7,13 @@ as whole numbers out of memory, never added to, so that a batch written twice co
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from django.db import connection, transaction
 
+from evsys_web.evals.leaks import Leaks, find_leaks
 from evsys_web.evals.models import PROMPT_LENGTH, Attempt, EvalEvent, EvalRun, EvalTask, outcome_of
 from evsys_web.runs.recorder import Recorder
 from evsys_web.runs.status import Standing
@@ -48,6 +49,7 @@ class Counter:
     num_errors: int = 0
     sum_reward: float = 0.0
     num_tokens: int = 0
+    is_leaked: bool = False
 
     def plus(self, result: AttemptResult, *, replaces_error: bool) -> Counter:
         is_error = result.error is not None
@@ -96,11 +98,14 @@ class EvalRecorder(Recorder[AttemptResult]):
                     f"Task {position:,} has an id that cannot be kept: {task.task_id[:40]!r}. Give it an id of at most "
                     f"{LONGEST_TASK_ID} characters, without control characters."
                 )
+        leaks = find_leaks(run, tasks) if not run.tasks.exists() else None
         with transaction.atomic():
-            if not run.run_begun(num_tasks=len(tasks)):
+            if not run.run_begun(num_tasks=len(tasks), **({"leaks": leaks.as_json()} if leaks is not None else {})):
                 raise RecipeError("This eval was taken from its worker.")
-            if not run.tasks.exists():
-                run.tasks.bulk_create(_rows(run, tasks), batch_size=2000)
+            if leaks is not None:
+                run.tasks.bulk_create(_rows(run, tasks, leaks), batch_size=2000)
+                for level, sentence in _what_was_learnt(leaks, len(tasks)):
+                    run.note(sentence, level=level)
             self._read_counters()
             missing = run.num_attempts - len(self.done)
             run.note(_first_sentence(run, len(self.done), missing, len(self._in_error)))
@@ -113,7 +118,7 @@ class EvalRecorder(Recorder[AttemptResult]):
         return self.is_over or bool(self.standing.stop) or self.standing.hand_back
 
     def _read_counters(self) -> None:
-        columns = ("pk", "task_id", "n", "num_correct", "num_errors", "sum_reward", "num_tokens")
+        columns = ("pk", "task_id", "n", "num_correct", "num_errors", "sum_reward", "num_tokens", "is_leaked")
         rows = self._run.tasks.values_list(*columns)
         self._counters = {row[1]: Counter(*row) for row in rows.iterator(chunk_size=5000)}
         found = self._run.attempts.values_list("task__task_id", "attempt", "error_kind")
@@ -162,7 +167,11 @@ class EvalRecorder(Recorder[AttemptResult]):
         return num_done, self._num_errors + sum(new.num_errors - old.num_errors for old, new in pairs)
 
     def _sum_up(self, counters: dict[str, Counter]) -> dict[str, Any]:
-        return summarise([counter.count() for counter in counters.values()]).as_json()
+        kept = [counter.count() for counter in counters.values() if not counter.is_leaked]
+        summary = summarise(kept).as_json()
+        if len(kept) < len(counters):
+            summary["all"] = summarise([counter.count() for counter in counters.values()]).as_json()
+        return summary
 
     def _write_attempts(self, items: list[AttemptResult]) -> None:
         rows = [attempt_row(self._run, self._counters[item.task_id].pk, item) for item in items]
@@ -215,7 +224,7 @@ class EvalRecorder(Recorder[AttemptResult]):
         return failed.error if failed is not None else ""
 
 
-def _rows(run: EvalRun, tasks: Sequence[Task]) -> list[EvalTask]:
+def _rows(run: EvalRun, tasks: Sequence[Task], leaks: Leaks) -> list[EvalTask]:
     return [
         EvalTask(
             eval_run=run,
@@ -223,6 +232,7 @@ def _rows(run: EvalRun, tasks: Sequence[Task]) -> list[EvalTask]:
             task_id=task.task_id,
             prompt=prompt_of(task.messages),
             answer=storable_json(task.answer),
+            is_leaked=task.task_id in leaks.tasks,
         )
         for position, task in enumerate(tasks, start=1)
     ]
@@ -259,6 +269,17 @@ def _first_sentence(run: EvalRun, num_done: int, num_missing: int, num_errors: i
         return f"Begins: {run.num_tasks:,} tasks, {run.k:,} attempts each, {num_missing:,} in all."
     again = f", {num_errors:,} of them errors that are tried again" if num_errors else ""
     return f"Goes on: {num_done:,} attempts have a verdict and stay, {num_missing:,} are missing{again}."
+
+
+def _what_was_learnt(leaks: Leaks, num_tasks: int) -> Iterator[tuple[str, str]]:
+    """Level and sentence of what a reader of the numbers must know."""
+    if leaks.tasks:
+        trained = " and ".join(f"run {source['run']}" for source in leaks.sources)
+        yield (
+            "warning",
+            f"{len(leaks.tasks):,} of {num_tasks:,} tasks trained this model (in {trained}): left out of the numbers.",
+        )
+    yield from (("info", sentence) for sentence in leaks.unknown)
 
 
 def _last_sentence(run: EvalRun) -> str:

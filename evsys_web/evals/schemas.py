@@ -101,6 +101,7 @@ class EvalOut(Schema):
     num_attempts: int = Field(description="Tasks × k.")
     num_done: int = Field(description="Attempts with a verdict.")
     num_errors: int = Field(description="Attempts that ended in an error; never counted as wrong.")
+    num_leaked: int = Field(description="Tasks that trained the model; left out of avg and of the summary's numbers.")
     progress: float | None = Field(description="Share of the attempts made, in [0, 1].")
     avg: dict[str, Any] | None = Field(description="Share right with its 95 % interval, clustered by task.")
     stop_requested: int
@@ -120,6 +121,7 @@ class EvalOut(Schema):
 class EvalDetail(EvalOut):
     config: dict[str, Any]
     summary: dict[str, Any] = Field(description="avg, pass@k and pass^k with their intervals; empty while there is no verdict.")
+    leaks: dict[str, Any] = Field(description="Tasks that trained the model: how many, from which runs, and what is not known.")
     last_seq: int
 
 
@@ -135,6 +137,7 @@ class TaskOut(Schema):
     sum_reward: float
     accuracy: float | None
     num_tokens: int
+    is_leaked: bool = Field(description="The model was trained on it; it counts for nothing.")
 
 
 class AttemptOut(Schema):
@@ -169,6 +172,7 @@ class EvalQuery(PageQuery):
 class TaskQuery(PageQuery):
     outcome: list[Outcome] = Field(default_factory=list, description="Only tasks with one of these outcomes.")
     with_errors: bool = Field(False, description="Only tasks of which an attempt ended in an error.")
+    leaked: bool | None = Field(None, description="Only tasks that trained the model, or (false) only the others.")
     sort: Literal["position", "-position", "accuracy", "-accuracy"] = Field(
         "position",
         description="Order; - in front for descending. Tasks without a verdict have no accuracy and are left out of that order.",

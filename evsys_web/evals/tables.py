@@ -16,6 +16,7 @@ SHOWS = {
     "mixed": ("Mixed", Q(outcome=Outcome.MIXED)),
     "solved": ("Solved", Q(outcome=Outcome.SOLVED)),
     "error": ("With errors", Q(num_errors__gt=0)),
+    "leaked": ("Leaked", Q(is_leaked=True)),
 }
 SORTS = {"position": "position", "right": "accuracy", "reward": "sum_reward", "errors": "num_errors", "task": "task_id"}
 
@@ -67,11 +68,12 @@ class TaskTable:
         ]
 
     def choices(self) -> list[Choice]:
-        """Every filter with how many tasks it shows, counted in one query."""
+        """Every filter with how many tasks it shows, counted in one query; leaked ones only where there are any."""
         counts = self.run.tasks.aggregate(
             **{show: Count("pk", filter=condition or None) for show, (_, condition) in SHOWS.items()}
         )
-        return [Choice(show, label, counts[show]) for show, (label, _) in SHOWS.items()]
+        asked_for = [show for show in SHOWS if show != "leaked" or counts[show] or self.show == show]
+        return [Choice(show, SHOWS[show][0], counts[show]) for show in asked_for]
 
     def tasks(self) -> QuerySet[EvalTask]:
         """The tasks shown, in order; equals in the benchmark's order, those without a verdict last."""

@@ -17,6 +17,7 @@ from evsys_web.accounts.views import signed_in
 from evsys_web.evals.actions import delete_eval, resume_eval, retry_errors, stop_eval
 from evsys_web.evals.attempts import fact, side_by_side
 from evsys_web.evals.comparison import RunsCompared, say
+from evsys_web.evals.leaks import trained_by
 from evsys_web.evals.models import Benchmark, EvalRun
 from evsys_web.evals.snippets import curl_for, yaml_of
 from evsys_web.evals.tables import TaskTable
@@ -45,7 +46,7 @@ def eval_detail(request: HttpRequest, pk: int) -> HttpResponse:
     run = found(request, pk)
     table = TaskTable(run, request.GET)
     context = {
-        **_header(run),
+        **_header(request, run),
         **_tasks(request, run, table),
         **_curve(run),
         "last_seq": run.last_seq,
@@ -58,12 +59,13 @@ def eval_detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_safe
 def eval_header(request: HttpRequest, pk: int) -> HttpResponse:
-    return render(request, "evals/_header.html", _header(found(request, pk)))
+    return render(request, "evals/_header.html", _header(request, found(request, pk)))
 
 
 @require_safe
 def eval_figures(request: HttpRequest, pk: int) -> HttpResponse:
-    return render(request, "evals/_figures.html", _header(found(request, pk)))
+    run = found(request, pk)
+    return render(request, "evals/_figures.html", {"run": run, "summary": run.summary})
 
 
 @require_safe
@@ -146,7 +148,8 @@ def compare(request: HttpRequest) -> HttpResponse:
         compared = RunsCompared(a, b)
         context |= {
             "comparison": compared.comparison,
-            "finding": say(compared.comparison),
+            "num_leaked": compared.num_leaked,
+            "finding": say(compared.comparison, compared.num_leaked),
             "of_a": compared.of_a,
             "of_b": compared.of_b,
             "newly_solved": compared.newly_solved(),
@@ -191,8 +194,8 @@ def found(request: HttpRequest, pk: int) -> EvalRun:
     return run
 
 
-def _header(run: EvalRun) -> dict[str, Any]:
-    return {"run": run, "summary": run.summary}
+def _header(request: HttpRequest, run: EvalRun) -> dict[str, Any]:
+    return {"run": run, "summary": run.summary, "leaked_by": trained_by(run, signed_in(request))}
 
 
 def _tasks(request: HttpRequest, run: EvalRun, table: TaskTable) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from recipes.rollouts import AttemptResult
 from recipes.types import Row
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PooledAttempt(AttemptResult):
     """An attempt with where it stems from. run: the eval run, by a name of its own. benchmark: task ids are told apart by it."""
 
