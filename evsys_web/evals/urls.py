@@ -13,6 +13,7 @@ urlpatterns = [
     path("new/starter", form_views.starter, name="starter"),
     path("compare", views.compare, name="compare"),
     path("import", import_views.upload, name="import"),
+    path("benchmarks/", views.benchmark_list, name="benchmarks"),
     path("benchmarks/<int:pk>/", views.benchmark_detail, name="benchmark"),
     path("<int:pk>/", views.eval_detail, name="detail"),
     path("<int:pk>/header", views.eval_header, name="header"),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.core.paginator import Paginator
-from django.db.models import Q
+from django.db.models import Count, OuterRef, Q, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
@@ -114,6 +114,21 @@ def task_detail(request: HttpRequest, pk: int, position: int) -> HttpResponse:
         "back_url": f"{run.get_absolute_url()}{table.query}",
     }
     return render(request, "evals/task.html", context)
+
+
+@require_safe
+def benchmark_list(request: HttpRequest) -> HttpResponse:
+    """Each with its newest eval that has numbers."""
+    newest = EvalRun.objects.filter(benchmark=OuterRef("pk"), num_done__gt=0).newest_first().values("pk")[:1]
+    benchmarks = Benchmark.objects.visible_to(signed_in(request)).annotate(
+        num_evals=Count("eval_runs", distinct=True), newest_pk=Subquery(newest)
+    )
+    page = Paginator(benchmarks.order_by("-created_at", "-pk"), PER_PAGE).get_page(request.GET.get("page"))
+    listed = list(page)
+    runs = EvalRun.objects.defer("error_detail", "config").in_bulk([each.newest_pk for each in listed if each.newest_pk])
+    for benchmark in listed:
+        benchmark.newest = runs.get(benchmark.newest_pk)
+    return render(request, "evals/benchmarks.html", {"page": page, "listed": listed})
 
 
 @require_safe

@@ -72,3 +72,18 @@ def test_a_long_list_costs_as_many_queries_as_a_short_one(alice_client: Client, 
     )
     with django_assert_max_num_queries(QUERY_BUDGET):
         assert "501 evals" in page(alice_client)
+
+
+def test_benchmarks_are_listed_with_their_newest_eval_to_members_only(
+    alice_client: Client, mallory_client: Client, alice, project, django_assert_max_num_queries
+):
+    empty = alice_client.get("/evals/benchmarks/").content.decode()
+    assert "No benchmark yet" in empty
+    build_eval(project, alice, {"one": [False]}, name="older eval")
+    build_eval(project, alice, name="newest eval")
+    build_eval(project, alice, {}, name="nothing done")
+    with django_assert_max_num_queries(QUERY_BUDGET):
+        text = alice_client.get("/evals/benchmarks/").content.decode()
+    assert "Sums" in text and "newest eval" in text and "50.0 %" in text and "older eval" not in text
+    assert '<td class="number">3</td>' in text
+    assert "Sums" not in mallory_client.get("/evals/benchmarks/").content.decode()
