@@ -217,7 +217,8 @@ def _uses_rust_alone(kind: Hashable) -> bool:
 def _rust_part(tokenizer: Any) -> Any:
     """What does the work inside a fast tokenizer; None where more is done than that. transformers looks at each id in Python on
     the way, which takes three times as long as the work itself."""
-    return tokenizer.backend_tokenizer if _uses_rust_alone(type(tokenizer)) else None
+    kind: Any = type(tokenizer)
+    return tokenizer.backend_tokenizer if _uses_rust_alone(kind) else None
 
 
 @lru_cache(maxsize=8)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from django.conf import settings
@@ -174,7 +174,7 @@ def _run_of(weights: str) -> TrainingRun | None:
     """By the checkpoint of that address, or by the run in whose folder they lie."""
     checkpoint = Checkpoint.objects.filter(sampler_uri=weights).select_related("run__dataset_version__dataset").first()
     if checkpoint is not None:
-        return cast("TrainingRun", checkpoint.run)
+        return checkpoint.run
     root, folder = Path(settings.RUNS_DIR).resolve(), Path(weights).expanduser().resolve()
     if not folder.is_relative_to(root) or not (parts := folder.relative_to(root).parts) or not parts[0].isdecimal():
         return None

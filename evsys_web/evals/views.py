@@ -124,10 +124,8 @@ def benchmark_list(request: HttpRequest) -> HttpResponse:
         num_evals=Count("eval_runs", distinct=True), newest_pk=Subquery(newest)
     )
     page = Paginator(benchmarks.order_by("-created_at", "-pk"), PER_PAGE).get_page(request.GET.get("page"))
-    listed = list(page)
-    runs = EvalRun.objects.defer("error_detail", "config").in_bulk([each.newest_pk for each in listed if each.newest_pk])
-    for benchmark in listed:
-        benchmark.newest = runs.get(benchmark.newest_pk)
+    runs = EvalRun.objects.defer("error_detail", "config").in_bulk([each.newest_pk for each in page if each.newest_pk])
+    listed = [(each, runs.get(each.newest_pk)) for each in page]
     return render(request, "evals/benchmarks.html", {"page": page, "listed": listed})
 
 
