@@ -43,6 +43,10 @@ class LaunchCommand(BaseCommand, Generic[W]):
         """How far it is ("step 3 of 12"): said whenever it changes, and when it ended too early."""
         raise NotImplementedError
 
+    def do_here(self, work: W) -> None:
+        """All of the work, in this process."""
+        self.task.apply(args=[work.pk])
+
     def result(self, work: W) -> str:
         """What came of it, in a sentence; empty when there is nothing to say."""
         return ""
@@ -65,7 +69,7 @@ class LaunchCommand(BaseCommand, Generic[W]):
             refuse(error)
         self.say(f"{self.noun} {work.pk} ({work}) is queued.")
         if options["here"]:
-            self.task.apply(args=[work.pk])
+            self.do_here(work)
         if options["here"] or options["wait"]:
             self._wait(work)
         work.refresh_from_db()

@@ -21,12 +21,13 @@ from evsys_web.celery import app
 from evsys_web.runs.work import Work
 
 LEASE_SECONDS = 3
+QUEUES = "training,evals,default"
 StartWorker = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
 def start_worker(settings: Settings) -> Iterator[StartWorker]:
-    """Starts a worker: one process, by default for training and evals."""
+    """Starts a worker: one process, by default for all that there is to do. Variables are added to its environment."""
     name = str(connection.settings_dict["NAME"])
     server = urlsplit(os.environ.get("DATABASE_URL", ""))
     settings.RUNS_DIR = settings.HOME / "runs"
@@ -39,9 +40,9 @@ def start_worker(settings: Settings) -> Iterator[StartWorker]:
     celery = [sys.executable, "-m", "celery", "--quiet", "-A", "evsys_web", "worker", "-c", "1"]
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(queues: str = "training,evals", *arguments: str) -> subprocess.Popen[bytes]:
+    def start(queues: str = QUEUES, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
         command = [*celery, "-Q", queues, "-n", f"{queues.replace(',', '-')}@%h", *arguments]
-        started.append(subprocess.Popen(command, cwd=settings.ROOT, env=environment, start_new_session=True))
+        started.append(subprocess.Popen(command, cwd=settings.ROOT, env=environment | variables, start_new_session=True))
         return started[-1]
 
     yield start
