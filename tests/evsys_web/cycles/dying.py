@@ -1,6 +1,6 @@
 """Loaded into a worker (`celery worker -I`): it kills itself and its pool with SIGKILL where DIE_IN says.
 
-move:n: within the n-th move that it makes, before that is committed; unsent: when a part is made, and nobody was told; part: within
+move:n: within its n-th move, before that is committed; unsent: when a part is made, and nobody was told; part: within
 the part that it does, when something of it is written down already."""
 
 from __future__ import annotations

@@ -86,7 +86,8 @@ def test_a_clone_is_the_same_form_filled_in(alice_client: Client, make_cycle: Ma
     assert (values["backend"], values["training-max_steps"], values["learn"]) == ("mock", "4", str(cycle.learn_id))
     alice_client.post("/cycles/new", values)
     clone = Cycle.objects.get(cloned_from=cycle)
-    assert clone.config == cycle.config | {"name": "bytes 2"}
+    same = ("model", "learn", "judge", "rounds", "attempts", "sampling", "curation", "stop")
+    assert {part: clone.config[part] for part in same} == {part: cycle.config[part] for part in same}
 
 
 @pytest.mark.django_db(transaction=True)
