@@ -7,6 +7,8 @@ from typing import Any
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.http import urlencode
 from django.views.decorators.http import require_http_methods, require_POST
 
 from evsys_web.accounts.models import User
@@ -16,6 +18,7 @@ from evsys_web.cycles.forms import CycleForm, start_from
 from evsys_web.cycles.models import Cycle
 from evsys_web.cycles.snippets import curl_for, yaml_of
 from evsys_web.evals.forms import benchmarks_for
+from evsys_web.evals.starter import import_starter_benchmark, import_starter_learning_benchmark
 from evsys_web.runs.form_views import next_name
 from evsys_web.runs.forms import checkpoints_for, models_on_offer
 from recipes.cycle_config import CycleConfig
@@ -91,6 +94,15 @@ def export_fragment(request: HttpRequest) -> HttpResponse:
         config = form.config.model_dump(mode="json")
         context |= {"yaml": yaml_of(config), "curl": curl_for(request, config)}
     return render(request, "runs/_export.html", context)
+
+
+@require_POST
+def starter(request: HttpRequest) -> HttpResponse:
+    """The bundled benchmarks (the same ones when asked again), then the form with both chosen."""
+    user = signed_in(request)
+    project = user.default_project()
+    learn, judge = import_starter_learning_benchmark(project, user), import_starter_benchmark(project, user)
+    return redirect(f"{reverse('cycles:new')}?{urlencode({'learn': learn.pk, 'judge': judge.pk})}")
 
 
 def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:

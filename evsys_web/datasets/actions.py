@@ -30,8 +30,26 @@ from recipes.types import Row
 STAGED_FOR = timedelta(days=1)
 STARTER_NAME = "starter-sums"
 STARTER_ROWS = Path(starter.__file__).parent / "rows" / "train.jsonl"
-STARTER_TASKS_NAME = "starter-tasks"
-STARTER_TASKS = STARTER_ROWS.with_name("tasks_held_out.jsonl")
+
+
+class StarterTasks(NamedTuple):
+    """A bundled set of tasks: the dataset it becomes, and its file."""
+
+    name: str
+    filename: str
+    description: str
+
+
+STARTER_HELD_OUT = StarterTasks(
+    "starter-tasks",
+    "tasks_held_out.jsonl",
+    "Sums with their answers, to see how often a model solves them. None of them is among the starter rows.",
+)
+STARTER_LEARNING = StarterTasks(
+    "starter-learning-tasks",
+    "tasks_train.jsonl",
+    "Sums with their answers, for a model to try and to learn from. None of them is among the held-out ones.",
+)
 
 
 class Imported(NamedTuple):
@@ -318,15 +336,15 @@ def import_starter_rows(project: Project, user: User) -> DatasetVersion:
     ).version
 
 
-def import_starter_tasks(project: Project, user: User) -> DatasetVersion:
-    """The bundled held-out sums, which the starter rows do not contain, as tasks; the same version when asked again."""
+def import_starter_tasks(project: Project, user: User, tasks: StarterTasks = STARTER_HELD_OUT) -> DatasetVersion:
+    """Bundled sums as tasks; the same version when asked again. The held-out ones are in none of the other bundled rows."""
     return import_dataset(
         user=user,
         project=project,
-        name=STARTER_TASKS_NAME,
-        path=STARTER_TASKS,
-        filename="tasks_held_out.jsonl",
-        description="Sums with their answers, to see how often a model solves them. None of them is among the starter rows.",
+        name=tasks.name,
+        path=STARTER_ROWS.with_name(tasks.filename),
+        filename=tasks.filename,
+        description=tasks.description,
     ).version
 
 

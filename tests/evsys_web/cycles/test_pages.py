@@ -40,6 +40,15 @@ def test_the_form_as_it_is_shown_starts_a_cycle_once(alice_client: Client, learn
     assert (cycle.name, cycle.learn, cycle.judge, cycle.num_rounds) == ("starter on Learn", learn, judge, 3)
 
 
+def test_the_starter_benchmarks_come_once_and_are_chosen(alice_client: Client) -> None:
+    first, second = (alice_client.post("/cycles/new/starter") for _ in range(2))
+    assert first["Location"] == second["Location"] and Benchmark.objects.count() == 2
+    values = typed(alice_client, first["Location"])
+    learn, judge = (Benchmark.objects.get(pk=values[side]) for side in ("learn", "judge"))
+    assert (learn.name, judge.name) == ("Starter sums to learn from", "Starter sums")
+    assert alice_client.post("/cycles/new", values).status_code == 302  # they share no task
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
