@@ -35,7 +35,7 @@ def new_cycle(request: HttpRequest) -> HttpResponse:
         try:
             cycle = launch_cycle(
                 user=user,
-                project=form.learn.project,
+                project=form.judge.project,
                 config=form.config,
                 idempotency_key=form.text("submission_key"),
                 cloned_from=form.choices.cleaned_data["cloned_from"],

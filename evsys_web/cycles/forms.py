@@ -150,10 +150,10 @@ class CycleForm:
         if not all([self.choices.is_valid(), *[form.is_valid() for form in self.settings.values()]]):
             return False
         chosen = self.choices.cleaned_data
-        self.learn: Benchmark = chosen["learn"]
+        self.judge: Benchmark = chosen["judge"]
         checkpoint: Checkpoint | None = chosen["checkpoint"]
         values = {
-            "name": chosen["name"].strip() or f"{chosen['model_name']} on {self.learn.name}"[:200],
+            "name": chosen["name"].strip() or f"{chosen['model_name']} on {self.judge.name}"[:200],
             "model": {"name": chosen["model_name"], "checkpoint": checkpoint.sampler_uri if checkpoint else None},
             **{side: {"benchmark": str(chosen[side].pk), **self.settings[side].params()} for side in SIDES},
             **self.settings["round"].params(),

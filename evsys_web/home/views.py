@@ -1,4 +1,4 @@
-"""The dashboard, and the search behind Ctrl-K. Reads runs, evals and datasets; writes nothing but the starter dataset."""
+"""The dashboard, and the search behind Ctrl-K. Reads cycles, runs, evals and datasets; writes nothing but the starter dataset."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from django.core.exceptions import RequestDataTooBig
-from django.db.models import Count, Q
+from django.db.models import Case, Count, Q, When
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -15,7 +15,9 @@ from django.utils.timezone import now
 from django.views.decorators.http import require_POST
 from django.views.decorators.vary import vary_on_headers
 
+from evsys_web.accounts.models import User
 from evsys_web.accounts.views import signed_in
+from evsys_web.cycles.models import Cycle
 from evsys_web.datasets.actions import import_starter_rows
 from evsys_web.datasets.models import Dataset
 from evsys_web.evals.models import EvalRun
@@ -29,6 +31,7 @@ class Destination(NamedTuple):
 
 
 SHOWN = 8
+SHOWN_CYCLES = 3
 DESTINATIONS = (
     Destination("Home", "home:dashboard", "home"),
     Destination("Runs", "runs:list", "runs"),
@@ -36,6 +39,8 @@ DESTINATIONS = (
     Destination("Evals", "evals:list", "evals"),
     Destination("New eval", "evals:new", "plus"),
     Destination("Checkpoints", "checkpoints:list", "checkpoint"),
+    Destination("Cycles", "cycles:list", "cycles"),
+    Destination("New cycle", "cycles:new", "plus"),
     Destination("Curation", "curation:list", "filter"),
     Destination("New curation", "curation:new", "plus"),
     Destination("Datasets", "datasets:list", "datasets"),
@@ -62,6 +67,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
     )
     context = {
         "counts": counts,
+        "cycles": _cycles_shown(user),
         "live": list(runs.filter(status__in=(*ACTIVE, Status.QUEUED)).newest_first()[:SHOWN]),
         "ended": list(runs.exclude(status__in=(*ACTIVE, Status.QUEUED)).newest_first()[:SHOWN]),
         "evals": list(
@@ -73,6 +79,12 @@ def dashboard(request: HttpRequest) -> HttpResponse:
     return render(request, template, context)
 
 
+def _cycles_shown(user: User) -> list[Cycle]:
+    """Those under way first, then the newest others."""
+    is_live = Case(When(status__in=(*ACTIVE, Status.QUEUED), then=0), default=1)
+    return list(Cycle.objects.visible_to(user).with_parts().defer("error_detail").order_by(is_live, "-created_at")[:SHOWN_CYCLES])
+
+
 @require_POST
 def starter(request: HttpRequest) -> HttpResponse:
     """The bundled rows as a dataset (the same one when asked again), then the form to train on them."""
@@ -82,18 +94,21 @@ def starter(request: HttpRequest) -> HttpResponse:
 
 
 def search(request: HttpRequest) -> HttpResponse:
-    """Runs, evals and datasets whose name contains every word, and pages; without words the newest of each."""
+    """Cycles, runs, evals and datasets whose name contains every word, and pages; without words the newest of each."""
     user = signed_in(request)
+    cycles = Cycle.objects.visible_to(user).newest_first()
     runs = TrainingRun.objects.visible_to(user).newest_first()
     evals = EvalRun.objects.visible_to(user).newest_first()
     datasets = Dataset.objects.visible_to(user).order_by("-created_at")
     words = request.GET.get("q", "").replace("\0", "").split()[:8]
     for word in words:
+        cycles = cycles.filter(name__icontains=word)
         runs = runs.filter(name__icontains=word)
         evals = evals.filter(name__icontains=word)
         datasets = datasets.filter(name__icontains=word)
     context = {
         "words": " ".join(words),
+        "cycles": list(cycles.only("pk", "name", "status")[:SHOWN]),
         "runs": list(runs.only("pk", "name", "status")[:SHOWN]),
         "evals": list(evals.only("pk", "name", "status")[:SHOWN]),
         "datasets": list(datasets.only("pk", "name")[:SHOWN]),

@@ -28,7 +28,7 @@
     const help = document.getElementById("help");
     if (!help || document.querySelector("dialog[open]")) return;
     const rows = [...document.querySelectorAll("[data-key]")].map((element) => [labelOf(element), element.dataset.key]);
-    rows.push(["Search runs, evals and datasets", "Ctrl K"], ["This list", "?"], ["Close", "Esc"]);
+    rows.push(["Search cycles, runs, evals and datasets", "Ctrl K"], ["This list", "?"], ["Close", "Esc"]);
     const list = help.querySelector(".shortcuts");
     list.replaceChildren(...rows.flatMap(([words, keys]) => {
       const term = document.createElement("dt");

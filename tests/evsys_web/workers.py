@@ -18,7 +18,7 @@ from django.db import connection
 from pytest_django.fixtures import Settings
 
 from evsys_web.celery import app
-from evsys_web.runs.work import Work
+from evsys_web.runs.work import Tracked
 
 LEASE_SECONDS = 3
 QUEUES = "training,evals,default"
@@ -57,7 +57,7 @@ def kill(worker: subprocess.Popen[bytes]) -> None:
     worker.wait()
 
 
-def send_hint(work: Work) -> None:
+def send_hint(work: Tracked) -> None:
     """The message that a launch sends; tests' own broker is in memory, workers' is not."""
     broker = os.environ.get("CELERY_BROKER_URL") or "filesystem://"
     sender = Celery(broker=broker, set_as_current=False)

@@ -37,7 +37,7 @@ def test_the_form_as_it_is_shown_starts_a_cycle_once(alice_client: Client, learn
     sent = [alice_client.post("/cycles/new", values) for _ in range(2)]
     cycle = Cycle.objects.get()
     assert [answer.status_code for answer in sent] == [302, 302] and sent[0]["Location"] == cycle.get_absolute_url()
-    assert (cycle.name, cycle.learn, cycle.judge, cycle.num_rounds) == ("starter on Learn", learn, judge, 3)
+    assert (cycle.name, cycle.learn, cycle.judge, cycle.num_rounds) == ("starter on Judge", learn, judge, 3)
 
 
 def test_the_starter_benchmarks_come_once_and_are_chosen(alice_client: Client) -> None:
@@ -132,3 +132,16 @@ def test_buttons_stop_resume_and_delete(alice_client: Client, bob_client: Client
     assert "Only an owner of the project may do that" in refused
     gone: Any = alice_client.post(f"/cycles/{cycle.pk}/delete")
     assert gone["Location"] == "/cycles/" and not Cycle.objects.exists()
+
+
+def test_home_and_search_find_cycles_and_show_a_stranger_none(
+    alice_client: Client, mallory_client: Client, make_cycle: MakeCycle
+) -> None:
+    first = make_cycle(name="oldest but under way")
+    for number in range(4):
+        assert make_cycle(name=f"ended {number}").request_stop()
+    home = alice_client.get("/").content.decode()
+    assert home.index("oldest but under way") < home.index("ended 3") and "ended 0" not in home
+    assert f'href="{first.get_absolute_url()}" role="option"' in alice_client.get("/search?q=under way").content.decode()
+    for address in ("/", "/search?q=ended", "/cycles/"):
+        assert "ended 3" not in mallory_client.get(address).content.decode()

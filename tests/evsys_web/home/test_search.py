@@ -52,10 +52,8 @@ def test_signs_of_the_query_language_are_plain_text(alice_client: Client, make_r
         assert found(alice_client, words) == []
 
 
-def test_it_costs_five_queries(
-    alice_client: Client, make_run: MakeRun, django_assert_num_queries: DjangoAssertNumQueries
-) -> None:
+def test_it_costs_six_queries(alice_client: Client, make_run: MakeRun, django_assert_num_queries: DjangoAssertNumQueries) -> None:
     for index in range(12):
         make_run(f"r{index}")
-    with django_assert_num_queries(5):  # session, user, runs, evals, datasets
+    with django_assert_num_queries(6):  # session, user, cycles, runs, evals, datasets
         alice_client.get("/search", {"q": "r"})
