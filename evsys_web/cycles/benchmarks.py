@@ -14,7 +14,8 @@ from recipes.curation.holdout import check_sides, places_of
 from recipes.cycle_config import CycleConfig, Side, TasksChoice
 from recipes.errors import ConfigError
 from recipes.eval_config import VerifierChoice
-from recipes.types import Row, Task
+from recipes.prompts import prompt_key
+from recipes.types import Row
 
 
 def benchmark_for(*, user: User, project: Project, choice: TasksChoice, side: Side) -> Benchmark:
@@ -83,11 +84,6 @@ def _is_same_dataset(learn: Benchmark, judge: Benchmark) -> bool:
 def _shared(learn: list[Row], judge: Iterator[Row], *, same: bool) -> list[str]:
     """Ids of the tasks to judge by that are learned from: with the same prompt, or (versions of one dataset) the same id. Ids of
     different datasets say nothing: half of them count from 0."""
-    prompts = {_prompt(row) for row in learn}
+    prompts = {prompt_key(row["messages"]) for row in learn} - {None}
     ids = {row["task_id"] for row in learn} if same else set()
-    return [str(row["task_id"]) for row in judge if row["task_id"] in ids or _prompt(row) in prompts]
-
-
-def _prompt(row: Row) -> str:
-    """The conversation in one text, whatever its case and spaces."""
-    return "\n".join(" ".join(str(message.get("content", "")).casefold().split()) for message in Task.of(row).messages)
+    return [str(row["task_id"]) for row in judge if row["task_id"] in ids or prompt_key(row["messages"]) in prompts]
