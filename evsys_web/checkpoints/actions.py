@@ -33,6 +33,8 @@ def delete_checkpoint(*, user: User, checkpoint: Checkpoint) -> None:
             raise RunRefused(reason)
         for folder in _set_aside(checkpoint):
             transaction.on_commit(partial(shutil.rmtree, folder, ignore_errors=True))
+        for export in checkpoint.exports.all():
+            transaction.on_commit(partial(shutil.rmtree, export.folder, ignore_errors=True))
         checkpoint.delete()
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from django.db.models import Model, QuerySet
 
 from evsys_web.accounts.models import OwnedQuerySet, User
+from evsys_web.checkpoints.models import Export
 from evsys_web.runs.downloads import folder_within
 from evsys_web.runs.models import ACTIVE, Checkpoint, Status, TrainingRun
 
@@ -51,6 +52,8 @@ def why_kept(checkpoint: Checkpoint) -> str:
         if _has_status(model) and (live := rows.filter(status__in=LIVE).first()) is not None:
             noun = model._meta.verbose_name
             return f"The {noun} {live.pk} is {live.get_status_display().lower()} and uses it. Wait for its end, or stop it first."
+    if (export := Export.objects.filter(checkpoint=checkpoint, status__in=LIVE).first()) is not None:
+        return f"An export of it is {export.get_status_display().lower()}. Wait for its end, or stop it first."
     if built := next((begun for begun in begun_from(checkpoint) if _stands_on(begun, checkpoint.sampler_uri)), None):
         return f"What run {built.pk} saved are adapters on top of these weights, useless without them. Delete that run first."
     return ""
@@ -71,11 +74,11 @@ def resume_warning(checkpoint: Checkpoint) -> str:
 
 
 def _pointing_at(checkpoint: Checkpoint) -> list[tuple[type[Model], QuerySet[Any]]]:
-    """Rows of other apps with a key on it."""
+    """Rows of other apps with a key on it. Exports go with the checkpoint, so they are no dependents."""
     found: list[tuple[type[Model], QuerySet[Any]]] = []
     for relation in Checkpoint._meta.related_objects:
         model = relation.related_model
-        if isinstance(model, type):
+        if isinstance(model, type) and model is not Export:
             found.append((model, model._default_manager.filter(**{relation.field.name: checkpoint}).order_by("-pk")))
     return found
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from evsys_web.api.pagination import PageQuery
 from evsys_web.checkpoints.dependents import resume_warning, why_kept
+from evsys_web.checkpoints.models import Destination, Weights
 from evsys_web.checkpoints.scores import Scored
 from evsys_web.runs.downloads import files_of
 from evsys_web.runs.models import Checkpoint
@@ -93,3 +94,31 @@ class CheckpointQuery(PageQuery):
     project: RowId | None = Field(None, description="Only checkpoints of this project.")
     benchmark: RowId | None = Field(None, description="Scores on this benchmark only.")
     sort: Literal["created_at", "step"] = Field("created_at", description="Largest first.")
+
+
+class ExportIn(Schema):
+    """Merged weights to download, or a push to the hub."""
+
+    destination: Destination
+    weights: Weights = Field(Weights.ADAPTER, description="What is pushed; a download is always merged.")
+    repository: str = Field("", max_length=200, description="For a push: owner/name; made when it is not there.")
+    credential: str = Field("", max_length=200, description="For a push: name of the stored token.")
+    is_private: bool = Field(True, description="For a push that makes the repository.")
+
+
+class ExportOut(Schema):
+    id: int
+    checkpoint_id: int
+    destination: str
+    weights: str
+    repository: str
+    is_private: bool
+    status: str
+    phase: str
+    num_bytes: int = Field(description="What the weights weigh, or will; 0 while unknown.")
+    num_bytes_done: int
+    is_ready: bool = Field(description="There are merged weights to download.")
+    url: str = Field(description="Where it is on the hub.")
+    error: str
+    created_at: datetime
+    finished_at: datetime | None

@@ -17,13 +17,16 @@ from django.views.decorators.vary import vary_on_headers
 from evsys_web.accounts.views import signed_in
 from evsys_web.checkpoints.actions import delete_checkpoint
 from evsys_web.checkpoints.dependents import dependents, resume_warning, why_kept
+from evsys_web.checkpoints.export_actions import size_of
+from evsys_web.checkpoints.forms import PushForm
+from evsys_web.checkpoints.models import Weights
 from evsys_web.checkpoints.scores import SORTS, evals_of, in_order, scored, visible_checkpoints, with_scores
 from evsys_web.evals.models import Benchmark
 from evsys_web.evals.tables import Column
 from evsys_web.runs.actions import RunRefused
 from evsys_web.runs.downloads import CheckpointFile, checkpoint_download, files_of
 from evsys_web.runs.models import Checkpoint
-from recipes.errors import CheckpointError
+from recipes.errors import CheckpointError, RecipeError
 
 CHECKPOINTS_PER_PAGE = 25
 EVALS_SHOWN = 50
@@ -66,7 +69,8 @@ def checkpoint_detail(request: HttpRequest, pk: int) -> HttpResponse:
     evals = evals_of(checkpoint, user)
     scores = [each for each in evals[:EVALS_SHOWN] if each.summary.get("avg")]
     context = {
-        **frame_of(checkpoint),
+        **exports_context(checkpoint),
+        "push_form": PushForm(checkpoint),
         "files": files,
         "num_bytes": sum(each.num_bytes for each in files) if files else None,
         "evals": evals[:EVALS_SHOWN],
@@ -119,6 +123,16 @@ def found(request: HttpRequest, pk: int) -> Checkpoint:
 def frame_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """What every page about one checkpoint shows. is_hosted: the weights lie with a provider."""
     return {"checkpoint": checkpoint, "run": checkpoint.run, "is_hosted": "://" in checkpoint.sampler_uri}
+
+
+def exports_context(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the fragment shows. refusal: why nothing can be exported, or that there is no space."""
+    exports = list(checkpoint.exports.select_related("checkpoint__run")[:20])
+    context = frame_of(checkpoint) | {"exports": exports, "is_busy": any(not export.has_ended for export in exports)}
+    try:
+        return context | {"merged_bytes": size_of(checkpoint, Weights.MERGED)}
+    except RecipeError as refusal:
+        return context | {"refusal": str(refusal)}
 
 
 def _columns(sort: str) -> list[Column]:

@@ -12,6 +12,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from evsys_web.accounts.models import ApiToken, BackendCredential, Project, User
+from evsys_web.checkpoints.models import Export
 from evsys_web.curation.models import Curation, Filter
 from evsys_web.cycles.models import Cycle
 from evsys_web.datasets.actions import import_dataset
@@ -35,6 +36,7 @@ def keys(alice: User, project: Project, tmp_path: Path) -> dict[str, str]:
     staged = StagedUpload.objects.create(project=project, created_by=alice, dataset_name="half", filename="half.csv")
     run = TrainingRun.objects.create(project=project, created_by=alice, name="secret run", status=Status.QUEUED)
     checkpoint = Checkpoint.objects.create(run=run, name="step-1", step=1, seq=1)
+    export = Export.objects.create(checkpoint=checkpoint, project=project, destination="download", status=Status.QUEUED)
     benchmark = Benchmark.objects.create(project=project, name="secret benchmark", dataset_version=version)
     eval_run = EvalRun.objects.create(project=project, name="secret eval", benchmark=benchmark, status=Status.QUEUED)
     task = EvalTask.objects.create(eval_run=eval_run, position=1, task_id="secret task")
@@ -54,6 +56,7 @@ def keys(alice: User, project: Project, tmp_path: Path) -> dict[str, str]:
         "credentials": credential.pk,
         "benchmarks": benchmark.pk,
         "evals": eval_run.pk,
+        "exports": export.pk,
         "curations": curation.pk,
         "cycles": cycle.pk,
         "filters": saved.pk,

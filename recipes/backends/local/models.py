@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.constants import HF_HUB_CACHE
+
 from recipes.errors import ConfigError
 
 STARTER_NAME = "starter"
@@ -35,6 +37,17 @@ def resolve(name: str) -> Path | str:
             path=_FIELD,
         )
     return name
+
+
+def weights_bytes(name: str) -> int | None:
+    """What the model's own weights weigh on disk; None while a model of the hub is not in the cache. Raises ConfigError."""
+    source = resolve(name)
+    if isinstance(source, Path):
+        folders = [source]
+    else:
+        folders = sorted(Path(HF_HUB_CACHE).glob(f"models--{source.replace('/', '--')}/snapshots/*"))
+    sizes = [sum(path.stat().st_size for path in folder.glob("*.safetensors")) for folder in folders]
+    return max(sizes, default=0) or None
 
 
 def check_folder(folder: Path, name: str) -> Path:
