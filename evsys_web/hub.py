@@ -8,18 +8,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 
 from evsys_web.accounts.actions import reveal_credential
 from evsys_web.accounts.models import Project
 from recipes.errors import BackendError, ConfigError, ErrorKind
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _REFUSALS = {
     401: (
-        "The hub does not accept the token: it is wrong, expired or revoked. Store a new one under the same name.",
+        "The hub does not accept the token: it is wrong, expired or revoked. Store a new one in its place.",
         ErrorKind.AUTH,
     ),
     403: ("The token may not do that with {repository}. Give it write access there, or choose another name.", ErrorKind.AUTH),
@@ -32,6 +35,8 @@ _REFUSALS = {
 
 def open_hub(project: Project, credential: str) -> HfApi:
     """The hub, with the project's token of this name. Raises ConfigError."""
+    from huggingface_hub import HfApi  # takes its time; the web process needs only the errors
+
     return HfApi(token=reveal_credential(project=project, name=credential))
 
 

@@ -8,14 +8,13 @@ from django.db import transaction
 
 from evsys_web.accounts.actions import require_membership
 from evsys_web.accounts.models import BackendCredential, User
-from evsys_web.checkpoints.models import Destination, Export, Status, Weights
+from evsys_web.checkpoints.models import Destination, Export, Weights
 from evsys_web.checkpoints.tasks import export_checkpoint
 from evsys_web.hub import checked_repository
 from evsys_web.runs.actions import RunRefused
 from evsys_web.runs.downloads import checkpoint_bytes, folder_within
 from evsys_web.runs.launches import made_before, queue_once
 from evsys_web.runs.models import Checkpoint
-from evsys_web.runs.status import ACTIVE
 from recipes.backends.local.models import weights_bytes
 from recipes.errors import CheckpointError, ConfigError
 
@@ -29,10 +28,8 @@ def launch_merge(*, user: User, checkpoint: Checkpoint, key: str | None = None) 
     num_bytes = size_of(checkpoint, Weights.MERGED)
     if _holds_all_weights(checkpoint):
         raise CheckpointError("This checkpoint holds all weights already: download it as it is.")
-    for export in checkpoint.exports.filter(
-        destination=Destination.DOWNLOAD, status__in=(Status.QUEUED, *ACTIVE, Status.COMPLETED)
-    ):
-        if export.is_ready or export.status != Status.COMPLETED:
+    for export in checkpoint.exports.filter(destination=Destination.DOWNLOAD):
+        if export.is_ready or not export.has_ended:
             return export
     values = {"destination": Destination.DOWNLOAD, "weights": Weights.MERGED, "num_bytes": num_bytes}
     return _queue(user, checkpoint, key, **values)
@@ -55,9 +52,8 @@ def launch_push(
     if weights not in Weights.values:
         raise ConfigError(f"weights is one of {', '.join(Weights.values)}.", path=("weights",))
     if not BackendCredential.objects.filter(project=project, name=credential).exists():
-        raise ConfigError(
-            f"There is no credential {credential!r} in this project. Store the hub's token first.", path=("credential",)
-        )
+        sentence = f"There is no credential {credential!r} in this project. Store the hub's token first."
+        raise ConfigError(sentence, path=("credential",))
     values = {"destination": Destination.HUB, "weights": weights, "repository": repository, "credential": credential}
     return _queue(user, checkpoint, key, **values, is_private=is_private, num_bytes=size_of(checkpoint, weights))
 
@@ -88,9 +84,7 @@ def size_of(checkpoint: Checkpoint, weights: str) -> int:
     """Bytes that the export will take on this disk, 0 where nobody knows. Raises CheckpointError for what cannot be exported, and
     where there is no space."""
     if "://" in checkpoint.sampler_uri:
-        raise CheckpointError(
-            "These weights lie with the provider that trained them; only what lies on this server can be exported."
-        )
+        raise CheckpointError("These weights lie with the provider that trained them; only what lies here can be exported.")
     folder = folder_within(checkpoint.run, checkpoint.sampler_uri)
     if folder is None:
         raise CheckpointError("The weights of this checkpoint are not on this server.")
@@ -102,7 +96,7 @@ def size_of(checkpoint: Checkpoint, weights: str) -> int:
     free = shutil.disk_usage(folder).free
     if num_bytes * SPARE > free:
         raise CheckpointError(
-            f"Merged weights take about {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free on this server. Remove something first."
+            f"Merged weights take about {num_bytes / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free here. Remove something first."
         )
     return num_bytes
 

@@ -1,4 +1,4 @@
-"""What a worker does for an export: merge, and push. Folders appear whole or not at all; what was staged for a push goes with it."""
+"""What a worker does for an export: merge, and push. Folders appear whole or not at all, and what was staged for a push goes."""
 
 from __future__ import annotations
 

@@ -20,12 +20,10 @@ class PushForm(forms.Form):
         queryset=BackendCredential.objects.none(),
         empty_label=None,
         label="Token",
-        help_text="A stored credential that may write.",
+        help_text="A stored one that may write.",
     )
     weights = forms.ChoiceField(choices=Weights.choices)
-    is_private = forms.BooleanField(
-        required=False, initial=True, label="Private", help_text="Only you and yours see a new repository."
-    )
+    is_private = forms.BooleanField(required=False, initial=True, label="Private", help_text="Of a repository that is made.")
     submission_key = forms.CharField(max_length=200, widget=forms.HiddenInput)
 
     def __init__(self, checkpoint: Checkpoint, *args: Any, **kwargs: Any) -> None:

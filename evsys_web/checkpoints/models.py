@@ -9,7 +9,7 @@ from typing import ClassVar
 from django.db import models
 from django.db.models import Q
 
-from evsys_web.runs.status import Status
+from evsys_web.runs.status import Status as Status
 from evsys_web.runs.work import Work, WorkQuerySet
 
 
@@ -24,16 +24,14 @@ class Weights(models.TextChoices):
 
 
 class Export(Work):
-    """num_bytes: what the weights will weigh, as far as known; num_bytes_done: what of it is written. phase: what is being done."""
+    """num_bytes: what the weights will weigh, as far as known; num_bytes_done: what of it is written. phase: what is done now."""
 
     TASK = "evsys_web.checkpoints.tasks.export_checkpoint"
 
     checkpoint = models.ForeignKey("runs.Checkpoint", on_delete=models.CASCADE, related_name="exports")
     project = models.ForeignKey("accounts.Project", on_delete=models.CASCADE, related_name="exports")
     created_by = models.ForeignKey("accounts.User", on_delete=models.SET_NULL, null=True, related_name="+")
-    submission_key = models.CharField(
-        max_length=200, blank=True, editable=False, help_text="A form posted twice makes one export."
-    )
+    submission_key = models.CharField(max_length=200, blank=True, editable=False, help_text="A form posted twice makes one.")
     destination = models.CharField(max_length=10, choices=Destination)
     weights = models.CharField(max_length=10, choices=Weights, default=Weights.MERGED)
     repository = models.CharField(max_length=200, blank=True, help_text="owner/name on the hub.")

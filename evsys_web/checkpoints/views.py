@@ -19,7 +19,7 @@ from evsys_web.checkpoints.actions import delete_checkpoint
 from evsys_web.checkpoints.dependents import dependents, resume_warning, why_kept
 from evsys_web.checkpoints.export_actions import size_of
 from evsys_web.checkpoints.forms import PushForm
-from evsys_web.checkpoints.models import Weights
+from evsys_web.checkpoints.models import Destination, Weights
 from evsys_web.checkpoints.scores import SORTS, evals_of, in_order, scored, visible_checkpoints, with_scores
 from evsys_web.evals.models import Benchmark
 from evsys_web.evals.tables import Column
@@ -128,7 +128,12 @@ def frame_of(checkpoint: Checkpoint) -> dict[str, Any]:
 def exports_context(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the fragment shows. refusal: why nothing can be exported, or that there is no space."""
     exports = list(checkpoint.exports.select_related("checkpoint__run")[:20])
-    context = frame_of(checkpoint) | {"exports": exports, "is_busy": any(not export.has_ended for export in exports)}
+    merged = [export for export in exports if export.destination == Destination.DOWNLOAD]
+    context = frame_of(checkpoint) | {
+        "exports": exports,
+        "is_busy": any(not export.has_ended for export in exports),
+        "is_merged": any(export.is_ready or not export.has_ended for export in merged),
+    }
     try:
         return context | {"merged_bytes": size_of(checkpoint, Weights.MERGED)}
     except RecipeError as refusal:

@@ -35,7 +35,7 @@ class Migration(migrations.Migration):
                 ('attempt', models.PositiveIntegerField(default=0, editable=False)),
                 ('lease_owner', models.CharField(blank=True, editable=False, max_length=200)),
                 ('lease_until', models.DateTimeField(blank=True, editable=False, null=True)),
-                ('submission_key', models.CharField(blank=True, editable=False, help_text='A form posted twice makes one export.', max_length=200)),
+                ('submission_key', models.CharField(blank=True, editable=False, help_text='A form posted twice makes one.', max_length=200)),
                 ('destination', models.CharField(choices=[('download', 'Merged weights'), ('hub', 'Push to the hub')], max_length=10)),
                 ('weights', models.CharField(choices=[('adapter', 'The adapter alone'), ('merged', 'Merged into the base model')], default='merged', max_length=10)),
                 ('repository', models.CharField(blank=True, help_text='owner/name on the hub.', max_length=200)),

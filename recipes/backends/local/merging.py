@@ -46,9 +46,7 @@ def merge_adapter(model_name: str, adapter: Path, target: Path, *, on_phase: Cal
         raise
     except (OSError, ValueError, TypeError, KeyError, SafetensorError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise BackendError(
-                "The model does not fit into this machine's memory, so nothing was merged.", permanent=True
-            ) from error
+            raise BackendError("The model does not fit into this machine's memory.", permanent=True) from error
         raise CheckpointError(f"The adapter cannot be merged into {model_name!r}: {error}.") from error
 
 
@@ -67,9 +65,9 @@ def _refuse_other_base(model_name: str, adapter: Path) -> None:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"The checkpoint's {CONFIG_FILE} cannot be read: {error}.") from None
     base = saved.get("base_model_name_or_path") if isinstance(saved, dict) else None
-    if isinstance(base, str) and base != model_name and (Path(base) / "config.json").is_file():
-        if Path(base).resolve() != Path(str(resolve(model_name))).resolve():
-            raise CheckpointError(f"This adapter stands on the weights in {base}, not on {model_name}; it cannot be merged here.")
+    is_other = isinstance(base, str) and base != model_name and (Path(base) / "config.json").is_file()
+    if is_other and Path(str(base)).resolve() != Path(str(resolve(model_name))).resolve():
+        raise CheckpointError(f"This adapter stands on the weights in {base}, not on {model_name}; it cannot be merged here.")
 
 
 def _save_tokenizer(model_name: str, folder: Path) -> None:
