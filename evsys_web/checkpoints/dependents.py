@@ -70,7 +70,7 @@ def resume_warning(checkpoint: Checkpoint) -> str:
     if run.can_resume:
         then = f"would go on from step {before.step:,} instead" if before else "would begin again at the first step"
         return f"Resuming the run {then}: this is the newest state that it saved."
-    return "This is the newest state that the run saved: without it the run cannot be gone on with from its end."
+    return "This is the newest state that the run saved; without it training cannot go on from where it ended."
 
 
 def _pointing_at(checkpoint: Checkpoint) -> list[tuple[type[Model], QuerySet[Any]]]:

@@ -29,6 +29,10 @@ PAGES = [
     "/runs/{run}/#config",
     "/runs/{run}/#logs",
     "/runs/compare?run={run}",
+    "/runs/checkpoints/",
+    "/runs/checkpoints/{checkpoint}/",
+    "/runs/checkpoints/{checkpoint}/delete",
+    "/runs/checkpoints/{checkpoint}/chat",
     "/evals/",
     "/evals/new",
     "/evals/import",
@@ -54,8 +58,9 @@ def addresses(stack: Stack) -> list[str]:
     with stack.api() as api:
         run = api.post("/runs", json=CONFIG).raise_for_status().json()["id"]
         stack.wait_for(lambda: api.get(f"/runs/{run}").json()["status"] == "completed", seconds=60)
+        checkpoint = api.get("/checkpoints", params={"run": run}).json()["items"][0]["id"]
         version = api.get("/datasets", params={"name": "starter-sums"}).json()["items"][0]["newest_version_id"]
-    return [page.format(run=run, version=version) for page in PAGES]
+    return [page.format(run=run, checkpoint=checkpoint, version=version) for page in PAGES]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
