@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from recipes.backends.local.models import resolve
 from recipes.errors import BackendError, CheckpointError
 
 _ADAPTER = "default"
@@ -80,6 +82,22 @@ def save_adapter(peft_model: Any, model_name: str, folder: Path) -> None:
         config.save_pretrained(str(folder))
     finally:
         config.base_model_name_or_path, config.inference_mode = given
+
+
+def refuse_other_base(model_name: str, folder: Path) -> None:
+    """An adapter that was trained on top of a whole checkpoint names that folder as its base: on any other weights it would talk
+    nonsense without an error. Raises CheckpointError."""
+    try:
+        saved = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"The checkpoint's {CONFIG_FILE} cannot be read: {error}.") from None
+    base = saved.get("base_model_name_or_path") if isinstance(saved, dict) else None
+    if not isinstance(base, str) or base == model_name or not (Path(base) / "config.json").is_file():
+        return
+    if Path(base).resolve() != Path(str(resolve(model_name))).resolve():
+        raise CheckpointError(
+            f"This adapter stands on the weights in {base}, not on {model_name!r}. Name that folder as the model."
+        )
 
 
 def load_adapter(peft_model: Any, folder: Path) -> None:

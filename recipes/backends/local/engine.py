@@ -88,6 +88,8 @@ class Engine:
                 "The checkpoint to begin from is an adapter: lora_rank 0 cannot take it over.",
                 path=("algorithm", "params", "lora_rank"),
             )
+        if start_from is not None and is_adapter:
+            adapters.refuse_other_base(model.name, start_from)
         source = str(start_from) if start_from is not None and not is_adapter else model.name
         dtype = torch.bfloat16 if config.dtype is Precision.BFLOAT16 and algorithm.lora_rank else torch.float32
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import AutoConfig
 
-from recipes.backends.local.adapters import CONFIG_FILE, merged_weights
+from recipes.backends.local.adapters import merged_weights, refuse_other_base
 from recipes.backends.local.loading import is_out_of_memory, load_model
 from recipes.backends.local.models import resolve
 from recipes.backends.local.storage import new_folder
@@ -27,7 +26,7 @@ def merge_adapter(model_name: str, adapter: Path, target: Path, *, on_phase: Cal
 
     on_phase hears "reading", "merging", "writing"; what it raises ends the work. Takes the model's memory once, on the processor.
     Raises ConfigError, CheckpointError, BackendError."""
-    _refuse_other_base(model_name, adapter)
+    refuse_other_base(model_name, adapter)
     try:
         on_phase("reading")
         model = load_model(model_name, torch.device("cpu"), _own_precision(model_name))
@@ -56,18 +55,6 @@ def _own_precision(model_name: str) -> torch.dtype:
     except (OSError, ValueError):
         return torch.float32  # loading says what is wrong
     return found if isinstance(found, torch.dtype) else torch.float32
-
-
-def _refuse_other_base(model_name: str, adapter: Path) -> None:
-    """An adapter that was trained on other weights than the model's own (a run that began from a whole checkpoint) says so."""
-    try:
-        saved = json.loads((adapter / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"The checkpoint's {CONFIG_FILE} cannot be read: {error}.") from None
-    base = saved.get("base_model_name_or_path") if isinstance(saved, dict) else None
-    is_other = isinstance(base, str) and base != model_name and (Path(base) / "config.json").is_file()
-    if is_other and Path(str(base)).resolve() != Path(str(resolve(model_name))).resolve():
-        raise CheckpointError(f"This adapter stands on the weights in {base}, not on {model_name}; it cannot be merged here.")
 
 
 def _save_tokenizer(model_name: str, folder: Path) -> None:

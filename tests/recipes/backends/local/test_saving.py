@@ -237,6 +237,8 @@ def test_an_adapter_on_saved_weights_names_them_as_its_base(tmp_path: Path) -> N
     train(engine, range(1))
     folder = engine.save_for_sampler("b")
     base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+    with pytest.raises(CheckpointError, match="stands on the weights in .*Name that folder as the model"):
+        open_engine(tmp_path / "model", tmp_path / "third", folder, 4)
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder))
     datum = datums(1)[0]
     with torch.no_grad():
