@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from django.db.models import Model, QuerySet
+from django.db.models import CASCADE, Model, Q, QuerySet
 
 from evsys_web.accounts.models import OwnedQuerySet, User
 from evsys_web.checkpoints.models import Export
 from evsys_web.runs.downloads import folder_within
 from evsys_web.runs.models import ACTIVE, Checkpoint, Status, TrainingRun
+from evsys_web.runs.work import Tracked
 
 LIVE = (Status.QUEUED, *ACTIVE)
 MAX_LISTED = 20
@@ -48,8 +49,8 @@ def why_kept(checkpoint: Checkpoint) -> str:
         return (
             f"The run {begun.pk} is {begun.get_status_display().lower()} and begins from it. Wait for its end, or stop it first."
         )
-    for model, rows in _pointing_at(checkpoint):
-        if _has_status(model) and (live := rows.filter(status__in=LIVE).first()) is not None:
+    for model, rows in [*_pointing_at(checkpoint), *_pointing_at(run)]:
+        if issubclass(model, Tracked) and (live := rows.filter(status__in=LIVE).first()) is not None:
             noun = model._meta.verbose_name
             return f"The {noun} {live.pk} is {live.get_status_display().lower()} and uses it. Wait for its end, or stop it first."
     if (export := Export.objects.filter(checkpoint=checkpoint, status__in=LIVE).first()) is not None:
@@ -73,24 +74,38 @@ def resume_warning(checkpoint: Checkpoint) -> str:
     return "This is the newest state that the run saved; without it training cannot go on from where it ended."
 
 
-def _pointing_at(checkpoint: Checkpoint) -> list[tuple[type[Model], QuerySet[Any]]]:
-    """Rows of other apps with a key on it. Exports go with the checkpoint, so they are no dependents."""
-    found: list[tuple[type[Model], QuerySet[Any]]] = []
-    for relation in Checkpoint._meta.related_objects:
-        model = relation.related_model
-        if isinstance(model, type) and model is not Export:
-            found.append((model, model._default_manager.filter(**{relation.field.name: checkpoint}).order_by("-pk")))
-    return found
+def _pointing_at(target: Checkpoint | TrainingRun) -> list[tuple[type[Model], QuerySet[Any]]]:
+    """Rows of later apps with a key on it, by model. A part stands for the work that it belongs to: a round for its cycle.
+    Exports go with the checkpoint, and clones share nothing with their run, so neither is a dependent."""
+    conditions: dict[type[Model], Q] = {}
+    for relation in target._meta.related_objects:
+        part = relation.related_model
+        if not isinstance(part, type) or part in (Export, TrainingRun):
+            continue
+        rows = part._default_manager.filter(**{relation.field.name: target})
+        whole = next(filter(None, (_whole_by(field) for field in part._meta.concrete_fields if field != relation.field)), None)
+        if whole is not None and not issubclass(part, Tracked):
+            condition = Q(pk__in=rows.values(whole.name))
+            part = whole.related_model
+        elif isinstance(target, Checkpoint) or issubclass(part, Tracked):
+            condition = Q(pk__in=rows.values("pk"))
+        else:
+            continue  # a run's own points, events and checkpoints
+        conditions[part] = conditions.get(part, Q()) | condition
+    return [(model, model._default_manager.filter(condition).order_by("-pk")) for model, condition in conditions.items()]
+
+
+def _whole_by(field: Any) -> Any:
+    """The key by which a row is a part of some work, and goes with it; None for any other field."""
+    whole = field.related_model
+    is_part = isinstance(whole, type) and issubclass(whole, Tracked) and field.remote_field.on_delete is CASCADE
+    return field if is_part else None
 
 
 def _kind(noun: str, plural: str, rows: QuerySet[Any], user: User) -> Dependents:
     count = rows.count()
     visible = rows.visible_to(user) if isinstance(rows, OwnedQuerySet) else rows.none()
     return Dependents(noun if count == 1 else plural, count, list(visible[:MAX_LISTED]))
-
-
-def _has_status(model: type[Model]) -> bool:
-    return any(field.name == "status" for field in model._meta.concrete_fields)
 
 
 def _stands_on(run: TrainingRun, uri: str) -> bool:

@@ -11,6 +11,7 @@ from django.urls import reverse
 
 from evsys_web.accounts.models import Project
 from evsys_web.checkpoints.actions import delete_checkpoint
+from evsys_web.cycles.models import Cycle, CycleRound
 from evsys_web.evals.models import EvalRun
 from evsys_web.runs.actions import RunRefused
 from evsys_web.runs.models import Checkpoint, Status, TrainingRun
@@ -71,6 +72,19 @@ def test_nothing_live_loses_its_weights(
     assert left(checkpoint.run) == ["final/sampler", "final/state"]
     TrainingRun.objects.filter(pk=checkpoint.run_id).update(status=Status.COMPLETED)
     assert deletable(alice_client, checkpoint)[0]
+
+
+def test_a_cycle_that_goes_on_keeps_what_its_rounds_left(alice_client: Client, project: Project, checkpoint: Checkpoint) -> None:
+    ended = Cycle.objects.create(project=project, name="long ago", status=Status.COMPLETED)
+    CycleRound.objects.create(cycle=ended, number=1, checkpoint=checkpoint)
+    can, page = deletable(alice_client, checkpoint)
+    assert can and "1 cycle made from it" in page and "long ago" in page
+    for values in ({"checkpoint": checkpoint}, {"training_run": checkpoint.run}):
+        live = Cycle.objects.create(project=project, name="goes on", status=Status.RUNNING)
+        CycleRound.objects.create(cycle=live, number=1, **values)
+        can, page = deletable(alice_client, checkpoint)
+        assert not can and f"The cycle {live.pk} is running and uses it" in page
+        live.delete()
 
 
 def test_full_weights_stay_while_adapters_stand_on_them(
