@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -14,6 +15,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from evsys_web.accounts.models import User
 from evsys_web.accounts.views import signed_in
 from evsys_web.cycles.actions import launch_cycle
+from evsys_web.cycles.first import launch_first_cycle
 from evsys_web.cycles.forms import CycleForm, start_from
 from evsys_web.cycles.models import Cycle
 from evsys_web.cycles.snippets import curl_for, yaml_of
@@ -47,6 +49,18 @@ def new_cycle(request: HttpRequest) -> HttpResponse:
         else:
             return redirect(cycle)
     return _page(request, form)
+
+
+@require_POST
+def first_cycle(request: HttpRequest) -> HttpResponse:
+    """The guided first cycle, in the person's first project."""
+    user = signed_in(request)
+    key = request.POST.get("submission_key", "")[:200] or None
+    try:
+        return redirect(launch_first_cycle(user=user, project=user.default_project(), idempotency_key=key))
+    except (ConfigError, DataError, PermissionDenied) as refusal:
+        messages.error(request, str(refusal))
+        return redirect("cycles:list")
 
 
 @require_POST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from evsys_web.cycles.models import Cycle, CycleRound
@@ -10,8 +11,9 @@ from evsys_web.evals.models import EvalRun
 
 
 class Judgement(NamedTuple):
-    """`finding` has `baseline` and `reference`, each the numbers of a comparison or None where its eval is gone, and
-    `reference_round`: 0 for the baseline. gained: the whole interval of the difference to the reference lies above zero."""
+    """`finding` has `baseline` and `reference`, each the numbers of a comparison, with the `spread` that sample sizes are
+    reckoned from, or None where its eval is gone; and `reference_round`, 0 for the baseline. gained: the whole interval of the
+    difference to the reference lies above zero."""
 
     finding: dict[str, Any]
     gained: bool
@@ -39,4 +41,5 @@ def _against(before: EvalRun | None, after: EvalRun | None) -> dict[str, Any] | 
         "num_newly_solved": len(found.newly_solved),
         "num_newly_broken": len(found.newly_broken),
         "num_leaked": compared.num_leaked,
+        "spread": asdict(compared.spread) if compared.spread else None,
     }

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from evsys_web.evals.models import EvalRun, EvalTask
 from evsys_web.evals.templatetags.eval_numbers import p_value, points, points_interval
 from recipes.evals.metrics import Summary, TaskCount, summarise
+from recipes.evals.sample_size import Spread, spread_of
 from recipes.evals.statistics import Comparison, compare
 
 SIGNIFICANT = 0.05
@@ -56,14 +57,15 @@ class Counts:
 
 class RunsCompared:
     """b against a; a positive difference means that b is better. of_a, of_b: each over the tasks that both met. Tasks that either
-    model was trained on are out of all numbers: num_leaked of those that both met."""
+    model was trained on are out of all numbers: num_leaked of those that both met. spread: sample sizes are reckoned from it."""
 
     def __init__(self, a: EvalRun, b: EvalRun) -> None:
         self._a, self._b = Counts(a), Counts(b)
         leaked = self._a.leaked | self._b.leaked
         self.num_leaked = sum(task_id in self._a.by_id and task_id in self._b.by_id for task_id in leaked)
-        kept = self._a.without(leaked)
-        self.comparison: Comparison = compare(kept, self._b.without(leaked))
+        kept, judged = self._a.without(leaked), self._b.without(leaked)
+        self.comparison: Comparison = compare(kept, judged)
+        self.spread: Spread | None = spread_of(kept, judged)
         common = [task_id for task_id, count in kept.items() if count.n and self._has_verdict(task_id)]
         self.of_a: Summary = summarise([self._a.by_id[task_id] for task_id in common], ks=[])
         self.of_b: Summary = summarise([self._b.by_id[task_id] for task_id in common], ks=[])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from django.core.paginator import Paginator
@@ -17,6 +16,7 @@ from evsys_web.accounts.views import signed_in
 from evsys_web.evals.actions import delete_eval, resume_eval, retry_errors, stop_eval
 from evsys_web.evals.attempts import fact, side_by_side
 from evsys_web.evals.comparison import RunsCompared, say
+from evsys_web.evals.curves import curves_context
 from evsys_web.evals.leaks import trained_by
 from evsys_web.evals.models import Benchmark, EvalRun
 from evsys_web.evals.snippets import curl_for, yaml_of
@@ -167,7 +167,7 @@ def compare(request: HttpRequest) -> HttpResponse:
             "of_b": compared.of_b,
             "newly_solved": compared.newly_solved(),
             "newly_broken": compared.newly_broken(),
-            **_curves({"B − A": compared.comparison.as_json()["pass_at"]}),
+            **curves_context({"B − A": compared.comparison.as_json()["pass_at"]}),
         }
     return render(request, "evals/compare.html", context)
 
@@ -217,19 +217,7 @@ def _tasks(request: HttpRequest, run: EvalRun, table: TaskTable) -> dict[str, An
 
 def _curve(run: EvalRun) -> dict[str, Any]:
     found = {"pass@k": run.summary.get("pass_at", {}), "pass^k": run.summary.get("pass_hat", {})}
-    return {**_curves(found), "explain": True}
-
-
-def _curves(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """For the plot and for the table below it: curves by name, each {k as text: estimate}."""
-    curves: list[dict[str, Any]] = [
-        {"name": name, "points": [{"k": int(k), **estimates[k]} for k in sorted(estimates, key=int)]}
-        for name, estimates in found.items()
-    ]
-    ks = [point["k"] for point in curves[0]["points"]] if curves else []
-    by_k = [{point["k"]: point for point in curve["points"]} for curve in curves]
-    rows = [{"k": k, "points": [points[k] for points in by_k if k in points]} for k in ks]
-    return {"curves": curves, "curves_json": json.dumps(curves), "curve_rows": rows}
+    return {**curves_context(found), "explain": True}
 
 
 def _key(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -74,6 +75,7 @@ def dashboard(request: HttpRequest) -> HttpResponse:
             EvalRun.objects.visible_to(user).select_related("benchmark").defer("error_detail", "config").newest_first()[:SHOWN]
         ),
         "datasets": list(Dataset.objects.visible_to(user).with_summary().order_by("-created_at")[:SHOWN]),
+        "submission_key": uuid.uuid4().hex,
     }
     template = "home/_live.html" if request.htmx else "home/dashboard.html"  # type: ignore[attr-defined]
     return render(request, template, context)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from django.db.models import Q, QuerySet
+from django.db.models import F, Q, QuerySet
 
+from evsys_web.cycles.answer import answer_of
+from evsys_web.cycles.models import Cycle
 from evsys_web.evals.models import EvalRun
 from evsys_web.evals.templatetags.eval_numbers import interval, percent
 from evsys_web.notifications.models import Event
@@ -18,6 +20,8 @@ from recipes.loop import LOSS_IS_NO_NUMBER
 
 ENDS = {Status.COMPLETED: Event.FINISHED, Status.FAILED: Event.FAILED, Status.CRASHED: Event.CRASHED}
 """A cancelled run is no news to whoever cancelled it."""
+MADE_HERE = Q(finished_at__gt=F("created_at") - timedelta(seconds=1))
+"""What ended before it was made was brought in."""
 
 
 class Happening(NamedTuple):
@@ -43,8 +47,8 @@ class Source(NamedTuple):
 def happened_since(since: datetime, projects: Collection[int]) -> Iterator[Happening]:
     """Everything that happened in these projects since then."""
     for source in SOURCES:
-        ended = source.rows().filter(project__in=projects, finished_at__gt=since, status__in=ENDS)
-        for row in ended.defer("config", "error_detail").order_by("finished_at")[:LIMIT]:
+        ended = source.rows().filter(MADE_HERE, project__in=projects, finished_at__gt=since, status__in=ENDS)
+        for row in ended.defer("error_detail").order_by("finished_at")[:LIMIT]:
             yield _end_of(source, row)
     yield from _losses_that_are_no_number(since, projects)
 
@@ -87,7 +91,15 @@ def _eval_finished(run: EvalRun) -> str:
     return f"Finished: right in {percent(avg['value'])} of attempts (95 % interval {interval(avg)}), k = {run.k}."
 
 
+def _cycle_finished(cycle: Cycle) -> str:
+    return answer_of(cycle).sentence
+
+
+ALONE = Q(baseline_of=None, learned_in=None, judged_in=None)
+"""Of evals: no part of a cycle, which tells its own end."""
+
 SOURCES = (
-    Source("run", TrainingRun.objects.all, _run_finished),
-    Source("eval", lambda: EvalRun.objects.filter(is_imported=False), _eval_finished),
+    Source("run", lambda: TrainingRun.objects.filter(cycle_rounds=None), _run_finished),
+    Source("eval", lambda: EvalRun.objects.filter(ALONE, is_imported=False), _eval_finished),
+    Source("cycle", Cycle.objects.with_parts, _cycle_finished),
 )

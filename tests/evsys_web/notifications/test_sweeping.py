@@ -8,6 +8,7 @@ import pytest
 from django.utils.timezone import now
 
 from evsys_web.accounts.models import Project, User
+from evsys_web.cycles.models import Cycle, CycleRound
 from evsys_web.notifications.actions import switch_channel
 from evsys_web.notifications.models import Delivery, DeliveryStatus, Notice, Watch
 from evsys_web.notifications.sweeping import sweep
@@ -51,6 +52,21 @@ def test_an_eval_says_how_often_it_was_right(make_channel: MakeChannel, alice: U
     sweep()
     notice = Notice.objects.get()
     assert notice.type == "eval.finished" and "right in 50.0 % of attempts (95 % interval" in notice.sentence
+
+
+def test_a_cycle_tells_its_end_and_its_parts_do_not(
+    make_channel: MakeChannel, end_run: MakeRun, alice: User, project: Project
+) -> None:
+    make_channel()
+    baseline = build_eval(project, alice, finished_at=now())
+    ended = {"status": Status.COMPLETED, "finished_at": now(), "name": "loop"}
+    cycle = Cycle.objects.create(project=project, created_by=alice, baseline=baseline, **ended)
+    CycleRound.objects.create(cycle=cycle, number=1, training_run=end_run(), judged=build_eval(project, alice, finished_at=now()))
+    brought_in = {**ended, "finished_at": now() - timedelta(seconds=5)}
+    Cycle.objects.create(project=project, created_by=alice, **brought_in)
+    sweep()
+    notice = Notice.objects.get()
+    assert (notice.type, notice.subject_id) == ("cycle.finished", cycle.pk) and notice.sentence == "No round has been judged yet."
 
 
 def test_a_loss_that_is_no_number_is_found_by_what_the_loop_wrote(make_channel: MakeChannel, end_run: MakeRun) -> None:
@@ -103,7 +119,7 @@ def test_a_channel_hears_nothing_of_what_happened_before_it_was_on(
 def test_what_ended_while_no_worker_lived_is_told_when_one_does(make_channel: MakeChannel, end_run: MakeRun) -> None:
     make_channel()
     Watch.objects.update(seen_until=now() - timedelta(minutes=30))
-    end_run(finished_at=now() - timedelta(minutes=29))
+    end_run(finished_at=now() - timedelta(minutes=29), created_at=now() - timedelta(minutes=40))
     sweep()
     assert Notice.objects.count() == 1
     assert Watch.objects.get().seen_until > now() - timedelta(minutes=1)
