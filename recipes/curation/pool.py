@@ -195,17 +195,23 @@ class Pool:
         return ufunc.reduceat(column, self.starts[:-1], dtype=dtype)
 
     def _means(self, value: Floats, counted: Flags, n: Integers) -> Floats:
-        """Exactly rounded. Sums of multiples of 2⁻²⁰ that stay below 2³² are exact in float64, and so one division is enough;
-        the other tasks are summed as fractions."""
-        scaled = value * 2.0**20
-        is_exact = (scaled == np.floor(scaled)) & (np.abs(scaled) * float(max(n.max(initial=1), 1)) < 2.0**52)
-        means = self._per_task(np.add, value) / np.where(n > 0, n, 1)
-        means = np.where(n > 0, means, np.nan)
-        inexact = (self._per_task(np.add, ~is_exact) > 0) & (n > 0)
-        for index in np.flatnonzero(inexact).tolist():
+        """Exactly rounded: every value is split into two whole numbers, high·2⁻⁴⁰ + low·2⁻⁹⁰, whose sums no int64 rounds, and
+        whose quotient Python rounds once. Tasks with values that do not split are summed as fractions."""
+        most = int(n.max(initial=1))
+        fits = (np.abs(value) < 2.0**22 / most) & (most < 2**13)
+        scaled = np.where(fits, value, 0.0) * 2.0**40
+        high = np.trunc(scaled)
+        low = (scaled - high) * 2.0**50
+        splits = fits & (low == np.trunc(low))
+        sums = [self._per_task(np.add, np.where(splits, part, 0.0).astype(np.int64)).tolist() for part in (high, low)]
+        means = [
+            ((above << 50) + below) / (count << 90) if count else np.nan
+            for above, below, count in zip(*sums, n.tolist(), strict=True)
+        ]
+        for index in np.flatnonzero((self._per_task(np.add, ~splits) > 0) & (n > 0)).tolist():
             span = slice(self.starts[index], self.starts[index + 1])
             means[index] = exact_mean(value[span][counted[span]].tolist())
-        return means
+        return np.array(means, np.float64)
 
 
 def exact_mean(values: list[float]) -> float:
