@@ -61,8 +61,10 @@ def main() -> int:
     with throwaway_product() as product:
         for num_tasks in (100,) if options.quick else (2_000, 20_000):
             met = compare(product, num_tasks) and met
+    if options.quick:
+        return 0  # too little work to compare
     say(f"Goals: {GOAL_TIMES} times as fast as reading again, below {GOAL_MEGABYTES} MB: {'met' if met else 'missed'}.")
-    return 0 if met or options.quick else 1
+    return 0 if met else 1
 
 
 def compare(product: Product, num_tasks: int) -> bool:
@@ -81,12 +83,10 @@ def compare(product: Product, num_tasks: int) -> bool:
     registered = measure("rLLM's way, read and register", "register", str(store))
     if len({trial.rows for trial in (first, second, changed, chosen, every, published, registered)}) > 1:
         raise SystemExit("They chose different rows.")
-    times = chosen.seconds / changed.seconds
-    say(
-        f"another threshold: {times:,.0f} times as fast as rLLM's way, {every.seconds / changed.seconds:,.0f} times as fast as reading "
-        f"every episode; publishing takes {published.seconds / registered.seconds:.1f} times as long as registering, "
-        f"with {published.megabytes / max(registered.megabytes, 1):.0%} of its memory"
-    )
+    times, of_every = chosen.seconds / changed.seconds, every.seconds / changed.seconds
+    say(f"another threshold: {times:,.0f} times as fast as rLLM's way, {of_every:,.0f} times as reading every episode")
+    slower, share = published.seconds / registered.seconds, published.megabytes / registered.megabytes
+    say(f"publishing: {slower:.1f} times as long as registering, in {share:.0%} of its memory")
     return times >= GOAL_TIMES and published.megabytes <= GOAL_MEGABYTES
 
 
@@ -142,6 +142,8 @@ def every(where: str) -> Trial:
 
 
 def registering(where: str) -> Trial:
+    import pyarrow.parquet  # noqa: F401 - not counted, as Django is not
+
     def once(band: tuple[float, float]) -> int:
         rows = curate_store(Path(where), *band)
         register(rows, Path(where))

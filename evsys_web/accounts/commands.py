@@ -7,8 +7,12 @@ from django.core.management.base import CommandError, CommandParser
 from evsys_web.accounts.models import Project, User
 
 
-def add_owner_arguments(parser: CommandParser) -> None:
+def add_user_argument(parser: CommandParser) -> None:
     parser.add_argument("--user", help="Whose it is; by default the first administrator's.")
+
+
+def add_owner_arguments(parser: CommandParser) -> None:
+    add_user_argument(parser)
     parser.add_argument("--project", type=int, help="Id of the project; by default the user's first one.")
 
 
