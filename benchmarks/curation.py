@@ -123,6 +123,7 @@ def publish(where: str) -> Trial:
     from evsys_web.curation import actions
 
     run = run_of(where)
+    assert run.created_by is not None
 
     def once(band: tuple[float, float]) -> int:
         published = actions.publish(
