@@ -123,11 +123,12 @@ def publish(where: str) -> Trial:
     from evsys_web.curation import actions
 
     run = run_of(where)
-    assert run.created_by is not None
+    user = run.created_by
+    assert user is not None
 
     def once(band: tuple[float, float]) -> int:
         published = actions.publish(
-            user=run.created_by, project=run.project, eval_runs=[run], settings=settings_of(band), name=f"band {where}"
+            user=user, project=run.project, eval_runs=[run], settings=settings_of(band), name=f"band {where}"
         )
         return int(published.version.num_rows)
 
