@@ -38,6 +38,8 @@ PAGES = [
     "/evals/import",
     "/evals/compare",
     "/evals/benchmarks/1/",
+    "/cycles/",
+    "/cycles/new",
     "/accounts/",
     "/accounts/tokens/",
     "/admin/",
