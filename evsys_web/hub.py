@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+import httpx2
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from evsys_web.accounts.actions import reveal_credential
 from evsys_web.accounts.models import Project
@@ -60,7 +61,7 @@ def hub_errors(repository: str) -> Iterator[None]:
         raise ConfigError(f"The hub cannot have a repository {repository!r}: {error}.", path=("repository",)) from error
     except OfflineModeIsEnabled as error:
         raise BackendError("This server is set to work without the hub (HF_HUB_OFFLINE).", permanent=True) from error
-    except (HTTPError, OSError) as error:
+    except (httpx2.HTTPError, OSError) as error:
         raise BackendError(
             f"The hub cannot be reached ({type(error).__name__}). Try again.", permanent=False, kind=ErrorKind.CONNECTION
         ) from error

@@ -24,10 +24,10 @@ class PushForm(forms.Form):
     )
     weights = forms.ChoiceField(choices=Weights.choices)
     is_private = forms.BooleanField(required=False, initial=True, label="Private", help_text="Of a repository that is made.")
-    submission_key = forms.CharField(max_length=200, widget=forms.HiddenInput)
+    submission_key = forms.CharField(max_length=200, widget=forms.HiddenInput, initial=lambda: uuid.uuid4().hex)
 
     def __init__(self, checkpoint: Checkpoint, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, initial={"submission_key": uuid.uuid4().hex}, **kwargs)
+        super().__init__(*args, **kwargs)
         credentials = self.fields["credential"]
         assert isinstance(credentials, forms.ModelChoiceField)
         credentials.queryset = BackendCredential.objects.filter(project=checkpoint.run.project).order_by("name")
