@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +20,10 @@ from evsys_web.datasets.models import DatasetVersion
 from evsys_web.evals.models import EvalRun, EvalTask
 from evsys_web.runs.work import storable
 from recipes.curation import CurationSettings, Selection, select
+from recipes.curation.columns import Integers
 from recipes.errors import ConfigError
 from recipes.rows import RowFormat
+from recipes.types import Row
 
 ROWS_PER_INSERT = 5_000
 
@@ -53,25 +55,18 @@ def publish(
     selection = select(sources.pool, settings)
     if not len(selection):
         raise NothingSelected("Nothing to publish: no attempt passes the filter and the selection.", path=("filter",))
-    order = _order(selection, settings)
-    keys = EvalTask.objects.filter(eval_run__in=sources.runs).values_list("eval_run_id", "task_id", "pk")
-    tasks = {(run, task_id): pk for run, task_id, pk in keys.iterator(chunk_size=5000)}
-    made: list[Curation] = []
-
-    def record(version: DatasetVersion) -> None:
-        made.append(_record(version, user, project, sources, selection, order, tasks, settings, name.strip()))
-
+    publication = _Publication(user, project, sources, settings, selection, name.strip())
     imported = publish_splits(
         user=user,
         project=project,
-        name=name.strip(),
-        splits={split: rows_of(sources, selection.attempts[at], selection.score[at]) for split, at in order.items()},
+        name=publication.name,
+        splits={split: publication.rows(places) for split, places in publication.order.items()},
         row_format=RowFormat.MESSAGES,
         source="curated attempts",
         description=storable(description.strip())[:2000],
-        record=record,
+        record=publication.record,
     )
-    return Published(made[0], imported.version, imported.created)
+    return Published(publication.curation, imported.version, imported.created)
 
 
 def save_filter(*, user: User, project: Project, name: str, settings: CurationSettings) -> Filter:
@@ -91,45 +86,83 @@ def delete_filter(*, user: User, saved: Filter) -> None:
     saved.delete()
 
 
-def _order(selection: Selection, settings: CurationSettings) -> dict[str, Any]:
-    """By split, in the order of the file: indices into the selection. Without a holdout everything is `train`."""
-    if not settings.val_fraction:
-        return {"train": np.arange(len(selection))}
-    held_out = selection.is_validation
-    return {"train": np.flatnonzero(~held_out), "validation": np.flatnonzero(held_out)}
+class _Publication:
+    """A selection on its way to become a version. `order`: by split, in the order of the file, places in the selection.
+    `curation` after `record`."""
 
+    curation: Curation
 
-def _record(
-    version: DatasetVersion,
-    user: User,
-    project: Project,
-    sources: Sources,
-    selection: Selection,
-    order: dict[str, Any],
-    tasks: dict[tuple[int, str], int],
-    settings: CurationSettings,
-    name: str,
-) -> Curation:
-    """Inside the transaction that makes the version."""
-    values = settings.model_dump(mode="json")
-    fingerprint = hashlib.sha256(json.dumps([values, sorted(sources.pool.runs)], sort_keys=True).encode()).hexdigest()
-    if known := Curation.objects.filter(dataset_version=version, fingerprint=fingerprint).first():
-        return known
-    curation = Curation.objects.create(
-        project=project,
-        created_by=user,
-        name=name,
-        settings=values,
-        sources=[_source(run) for run in sources.runs],
-        dataset_version=version,
-        dataset_reference=version.reference,
-        fingerprint=fingerprint,
-        counts=selection.preview.counts() | {"skipped": selection.preview.skipped},
-    )
-    curation.eval_runs.set(sources.runs)
-    if not CuratedRow.objects.filter(version=version).exists():
-        _write_sources(version, sources, selection, order, tasks)
-    return curation
+    def __init__(
+        self,
+        user: User,
+        project: Project,
+        sources: Sources,
+        settings: CurationSettings,
+        selection: Selection,
+        name: str,
+    ) -> None:
+        self.user, self.project, self.sources, self.settings, self.selection = user, project, sources, settings, selection
+        self.name = name
+        held_out = selection.is_validation
+        self.order = {"train": np.flatnonzero(~held_out)}
+        if settings.val_fraction:
+            self.order["validation"] = np.flatnonzero(held_out)
+        keys = EvalTask.objects.filter(eval_run__in=sources.runs).values_list("eval_run_id", "task_id", "pk")
+        self._tasks = {(run, task_id): pk for run, task_id, pk in keys.iterator(chunk_size=5000)}
+
+    def rows(self, places: Integers) -> Iterator[Row]:
+        return rows_of(self.sources, self.selection.attempts[places].tolist(), self.selection.score[places].tolist())
+
+    def record(self, version: DatasetVersion) -> None:
+        """Inside the transaction that makes the version."""
+        values = self.settings.model_dump(mode="json")
+        told_apart_by = json.dumps([values, sorted(self.sources.pool.runs)], sort_keys=True)
+        fingerprint = hashlib.sha256(told_apart_by.encode()).hexdigest()
+        known = Curation.objects.filter(dataset_version=version, fingerprint=fingerprint).first()
+        if known is not None:
+            self.curation = known
+            return
+        self.curation = Curation.objects.create(
+            project=self.project,
+            created_by=self.user,
+            name=self.name,
+            settings=values,
+            sources=[_source(run) for run in self.sources.runs],
+            dataset_version=version,
+            dataset_reference=version.reference,
+            fingerprint=fingerprint,
+            counts=self.selection.preview.counts() | {"skipped": self.selection.preview.skipped},
+        )
+        self.curation.eval_runs.set(self.sources.runs)
+        if not CuratedRow.objects.filter(version=version).exists():
+            for split, first, places in self._batches():
+                pairs = zip(self.selection.attempts[places].tolist(), self.selection.score[places].tolist(), strict=True)
+                rows = [self._source(version, split, at, score) for at, score in pairs]
+                for position, row in enumerate(rows, start=first):
+                    row.position = position
+                CuratedRow.objects.bulk_create(rows)
+
+    def _batches(self) -> Iterator[tuple[str, int, Integers]]:
+        """Split, position of the first row in the file, and places in the selection."""
+        begins = 0
+        for split, places in self.order.items():
+            for start in range(0, len(places), ROWS_PER_INSERT):
+                yield split, begins + start, places[start : start + ROWS_PER_INSERT]
+            begins += len(places)
+
+    def _source(self, version: DatasetVersion, split: str, at: int, score: float) -> CuratedRow:
+        """at: index into the pool."""
+        pool = self.sources.pool
+        run = self.sources.runs[pool.run[at]]
+        return CuratedRow(
+            version=version,
+            split=split,
+            eval_run=run,
+            task_id=self._tasks.get((run.pk, pool.tasks[pool.task[at]].task_id)),
+            attempt_id=int(pool.ids[at]),
+            number=int(pool.number[at]),
+            score=score,
+        )
 
 
 def _source(run: EvalRun) -> dict[str, Any]:
@@ -142,27 +175,3 @@ def _source(run: EvalRun) -> dict[str, Any]:
         "num_tasks": run.num_tasks,
         "last_seq": run.last_seq,
     }
-
-
-def _write_sources(
-    version: DatasetVersion, sources: Sources, selection: Selection, order: dict[str, Any], tasks: dict[tuple[int, str], int]
-) -> None:
-    pool, first = sources.pool, 0
-    for split, places in order.items():
-        for start in range(0, len(places), ROWS_PER_INSERT):
-            chunk = places[start : start + ROWS_PER_INSERT]
-            pairs = zip(selection.attempts[chunk].tolist(), selection.score[chunk].tolist(), strict=True)
-            CuratedRow.objects.bulk_create(
-                CuratedRow(
-                    version=version,
-                    position=position,
-                    split=split,
-                    eval_run=(run := sources.runs[pool.run[at]]),
-                    task_id=tasks.get((run.pk, pool.tasks[pool.task[at]].task_id)),
-                    attempt_id=int(pool.ids[at]),
-                    number=int(pool.number[at]),
-                    score=score,
-                )
-                for position, (at, score) in enumerate(pairs, start=first + start)
-            )
-        first += len(places)

@@ -93,6 +93,10 @@ class WorkbenchForm:
         return list(filters[:200])
 
     @property
+    def num_attempts(self) -> int:
+        return sum(run.num_done + run.num_errors for run in self.runs)
+
+    @property
     def dataset_name(self) -> str:
         """As typed, else drawn from the benchmark or the first eval run."""
         if typed := self.asked.get("name", "").strip():

@@ -77,7 +77,7 @@ def learners_from(version: DatasetVersion, user: User) -> list[Learner]:
             checkpoints = sorted(run.checkpoints.all(), key=lambda saved: saved.step)
             found[run.pk] = Learner(run, checkpoints, through)
             weights |= {uri: run for saved in checkpoints for uri in (saved.sampler_uri, saved.state_uri) if uri}
-        children = visible.filter(config__model__init_from_checkpoint__in=list(weights)).order_by("-pk") if weights else []
+        children = visible.filter(config__model__init_from_checkpoint__in=list(weights)).order_by("-pk")
         level = [(run, weights[run.config["model"]["init_from_checkpoint"]]) for run in children[:MAX_RUNS]]
     return list(found.values())[:MAX_RUNS]
 

@@ -39,6 +39,7 @@ def add_attempts(run: EvalRun, outcomes: dict[str, Sequence[int | None]], **valu
             sum_reward=num_correct,
             accuracy=num_correct / n if n else None,
             outcome=outcome_of(n, num_correct, num_errors),
+            seq=run.last_seq + 1,
         )
         for number, verdict in enumerate(verdicts):
             made = {"messages": chat(task_id, number, right=bool(verdict)), "num_tokens": 5}
