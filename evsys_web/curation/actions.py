@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from django.db import connection
 from django.utils.timezone import now
 
 from evsys_web.accounts.actions import require_membership
@@ -25,7 +26,8 @@ from recipes.errors import ConfigError
 from recipes.rows import RowFormat
 from recipes.types import Row
 
-ROWS_PER_INSERT = 5_000
+INSERT_SOURCE = """INSERT INTO {table} (version_id, split, position, eval_run_id, task_id, attempt_id, number, score)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"""
 
 
 class NothingSelected(ConfigError):
@@ -107,8 +109,7 @@ class _Publication:
         self.order = {"train": np.flatnonzero(~held_out)}
         if settings.val_fraction:
             self.order["validation"] = np.flatnonzero(held_out)
-        keys = EvalTask.objects.filter(eval_run__in=sources.runs).values_list("eval_run_id", "task_id", "pk")
-        self._tasks = {(run, task_id): pk for run, task_id, pk in keys.iterator(chunk_size=5000)}
+        self._task_keys = _task_keys(sources)
 
     def rows(self, places: Integers) -> Iterator[Row]:
         return rows_of(self.sources, self.selection.attempts[places].tolist(), self.selection.score[places].tolist())
@@ -135,34 +136,34 @@ class _Publication:
         )
         self.curation.eval_runs.set(self.sources.runs)
         if not CuratedRow.objects.filter(version=version).exists():
-            for split, first, places in self._batches():
-                pairs = zip(self.selection.attempts[places].tolist(), self.selection.score[places].tolist(), strict=True)
-                rows = [self._source(version, split, at, score) for at, score in pairs]
-                for position, row in enumerate(rows, start=first):
-                    row.position = position
-                CuratedRow.objects.bulk_create(rows)
+            self._write_sources(version)
 
-    def _batches(self) -> Iterator[tuple[str, int, Integers]]:
-        """Split, position of the first row in the file, and places in the selection."""
-        begins = 0
+    def _write_sources(self, version: DatasetVersion) -> None:
+        """Tuples instead of model rows: everyone else waits for this transaction, and 160,000 of them take 2 s instead of 20."""
+        pool, first = self.sources.pool, 0
+        run_keys = np.array([run.pk for run in self.sources.runs], np.int64)
         for split, places in self.order.items():
-            for start in range(0, len(places), ROWS_PER_INSERT):
-                yield split, begins + start, places[start : start + ROWS_PER_INSERT]
-            begins += len(places)
+            attempts = self.selection.attempts[places]
+            columns = (
+                *(range(first, first + len(places)), run_keys[pool.run[attempts]].tolist(), self._task_keys[attempts].tolist()),
+                *(pool.ids[attempts].tolist(), pool.number[attempts].tolist(), self.selection.score[places].tolist()),
+            )
+            with connection.cursor() as cursor:
+                statement = INSERT_SOURCE.format(table=connection.ops.quote_name(CuratedRow._meta.db_table))
+                cursor.executemany(statement, ((version.pk, split, *values) for values in zip(*columns, strict=True)))
+            first += len(places)
 
-    def _source(self, version: DatasetVersion, split: str, at: int, score: float) -> CuratedRow:
-        """at: index into the pool."""
-        pool = self.sources.pool
-        run = self.sources.runs[pool.run[at]]
-        return CuratedRow(
-            version=version,
-            split=split,
-            eval_run=run,
-            task_id=self._tasks.get((run.pk, pool.tasks[pool.task[at]].task_id)),
-            attempt_id=int(pool.ids[at]),
-            number=int(pool.number[at]),
-            score=score,
-        )
+
+def _task_keys(sources: Sources) -> Integers:
+    """(A,) the EvalTask of each attempt of the pool."""
+    pool = sources.pool
+    found = EvalTask.objects.filter(eval_run__in=sources.runs).values_list("eval_run_id", "task_id", "pk")
+    by_name = {(run, task_id): pk for run, task_id, pk in found.iterator(chunk_size=5000)}
+    of_run = np.zeros((len(sources.runs), pool.num_tasks), np.int64)
+    for at, run in enumerate(sources.runs):
+        of_run[at] = [by_name.get((run.pk, task.task_id), 0) for task in pool.tasks]
+    keys: Integers = of_run[pool.run, pool.task]
+    return keys
 
 
 def _source(run: EvalRun) -> dict[str, Any]:

@@ -132,13 +132,13 @@ def test_what_cannot_be_published_is_refused_and_leaves_nothing(
 
 def test_a_failure_at_the_last_row_leaves_nothing(run: EvalRun, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     files = stored_files()
-    write = CuratedRow.objects.bulk_create
+    write = actions._Publication._write_sources
 
-    def fail(rows: object) -> None:
-        write(rows)
+    def fail(publication: actions._Publication, version: DatasetVersion) -> None:
+        write(publication, version)
         raise MemoryError
 
-    monkeypatch.setattr(CuratedRow.objects, "bulk_create", fail)
+    monkeypatch.setattr(actions._Publication, "_write_sources", fail)
     with pytest.raises(MemoryError):
         publish(user=alice, project=run.project, eval_runs=[run], settings=BAND_FILTER, name="half")
     assert not Dataset.objects.exists() and not Curation.objects.exists() and not CuratedRow.objects.exists()
