@@ -99,8 +99,9 @@ class WorkbenchForm:
     @property
     def dataset_name(self) -> str:
         """As typed, else drawn from the benchmark or the first eval run."""
-        if typed := self.asked.get("name", "").strip():
-            return typed[:100]
+        return self.asked.get("name", "").strip()[:100] or self._drawn_name()
+
+    def _drawn_name(self) -> str:
         origin = next((run.benchmark.name if run.benchmark else run.name for run in self.runs), "attempts")
         plain = re.sub(r"[^\w .\-]+", " ", origin).strip(" .-_")[:80] or "attempts"
         return f"{plain} curated"
@@ -112,7 +113,7 @@ class WorkbenchForm:
         for name, default in self._defaults.items():
             if name in self.asked and (text := self.asked[name]) != default:
                 kept.append((name, text))
-        if self.asked.get("name"):
+        if self.asked.get("name", self._drawn_name()) != self._drawn_name():
             kept.append(("name", self.asked["name"]))
         return f"{reverse('curation:new')}?{urlencode(kept)}" if kept else reverse("curation:new")
 

@@ -37,6 +37,8 @@ PAGES = [
     "/evals/new",
     "/evals/import",
     "/evals/compare",
+    "/curation/",
+    "/curation/new",
     "/evals/benchmarks/1/",
     "/cycles/",
     "/cycles/new",
