@@ -101,6 +101,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "settings": _shown(curation.settings),
         "kept_note": f"of {counts.get('num_tasks', 0):,}",
         "split_note": f"{counts.get('num_validation_rows', 0):,} of them held out for validation",
+        "token_note": f"unknown for {unknown:,} rows" if (unknown := counts.get("num_rows_without_tokens", 0)) else "",
         "learners": learners_from(version, user) if version else [],
     }
     return render(request, "curation/detail.html", context)
