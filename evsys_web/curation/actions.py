@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from recipes.errors import ConfigError
 from recipes.rows import RowFormat
 from recipes.types import Row
 
+ROWS_PER_INSERT = 5_000
 INSERT_SOURCE = """INSERT INTO {table} (version_id, split, position, eval_run_id, task_id, attempt_id, number, score)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"""
 
@@ -150,7 +152,9 @@ class _Publication:
             )
             with connection.cursor() as cursor:
                 statement = INSERT_SOURCE.format(table=connection.ops.quote_name(CuratedRow._meta.db_table))
-                cursor.executemany(statement, ((version.pk, split, *values) for values in zip(*columns, strict=True)))
+                rows = ((version.pk, split, *values) for values in zip(*columns, strict=True))
+                while batch := list(islice(rows, ROWS_PER_INSERT)):
+                    cursor.executemany(statement, batch)
             first += len(places)
 
 
