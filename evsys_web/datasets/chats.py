@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from evsys_web.datasets.models import Format
 from recipes.types import Row
 
+ROLES = ("system", "user", "assistant", "tool")
 MAX_CHARACTERS = 20_000
 MAX_TURNS = 60
 LONG_CHARACTERS = 1_200
@@ -68,6 +70,50 @@ FACTS = (("Task", "task_id"), ("Answer", "answer"), ("Verifier", "verifier"), ("
 def shown_part(title: str, messages: list[Row]) -> Part:
     """A conversation of parsed messages, cut to MAX_TURNS."""
     return Part(title, [_turn(message) for message in messages[:MAX_TURNS]], max(0, len(messages) - MAX_TURNS))
+
+
+def readable(messages: Any) -> list[Row]:
+    """Messages that `shown_part` can draw, made of what a model or another program wrote; whatever is no message becomes text."""
+    return [_readable(item) for item in _items(messages)]
+
+
+def num_shared(chats: Sequence[Sequence[Row]], replied: Sequence[bool]) -> int:
+    """So many messages all chats begin with. Where there was a reply, the last message at least is the chat's own."""
+    shared = min((len(chat) - said for chat, said in zip(chats, replied, strict=True)), default=0)
+    shared = max(shared, 0)
+    for chat in chats[1:]:
+        shared = next((at for at in range(shared) if chat[at] != chats[0][at]), shared)
+    return shared
+
+
+def _readable(item: Any) -> Row:
+    if not isinstance(item, Mapping):
+        return {"role": "tool", "content": _cut(_text(item), 2_000)}
+    role = item.get("role")
+    message: Row = {"role": role if role in ROLES else "tool", "content": _content(item.get("content"))}
+    if isinstance(reasoning := item.get("reasoning") or item.get("reasoning_content"), str):
+        message["reasoning"] = reasoning
+    if isinstance(name := item.get("name"), str):
+        message["name"] = name
+    calls = [call["function"] for call in _items(item.get("tool_calls")) if isinstance(call, Mapping) and "function" in call]
+    message["tool_calls"] = [
+        {"function": {"name": str(function.get("name", "")), "arguments": function.get("arguments", "")}}
+        for function in calls
+        if isinstance(function, Mapping)
+    ]
+    return message
+
+
+def _content(content: Any) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    blocks = _items(content)
+    texts = [block["text"] for block in blocks if isinstance(block, Mapping) and isinstance(block.get("text"), str)]
+    return "\n".join(texts) if blocks and len(texts) == len(blocks) else json.dumps(content, ensure_ascii=False)
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _turn(message: Row) -> Turn:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.utils.timezone import now
 from ninja import Body, Query, Router, Schema, Status
 from pydantic import Field
@@ -19,6 +20,7 @@ from evsys_web.runs import actions, downloads, live, metrics, models
 from evsys_web.runs.estimates import estimate_run
 from evsys_web.runs.metrics import Point
 from evsys_web.runs.models import Checkpoint, TrainingRun, visible_run
+from evsys_web.runs.rollouts import MAX_STEP, rollouts_of
 from evsys_web.runs.schemas import (
     MAX_POINTS,
     CheckpointOut,
@@ -30,6 +32,7 @@ from evsys_web.runs.schemas import (
     MetricsOut,
     PointIn,
     PresetOut,
+    RolloutsOut,
     RowId,
     RunDetail,
     RunOut,
@@ -39,6 +42,7 @@ from evsys_web.runs.schemas import (
     read_body,
     run_body,
 )
+from evsys_web.runs.work import storable_json
 from recipes.estimate import Estimate
 from recipes.presets import recommended
 from recipes.registry import algorithms
@@ -51,6 +55,10 @@ OVERRIDES_BODY = {
     "required": False,
     "content": {"application/json": {"schema": {"type": "object", "description": "The parts of the config to change."}}},
 }
+
+
+class StepQuery(Schema):
+    step: int | None = Field(None, ge=0, le=MAX_STEP, description="Completed optimizer steps; left away, the newest.")
 
 
 class RunQuery(PageQuery):
@@ -164,6 +172,16 @@ def get_metrics(request: HttpRequest, run_id: int, query: Query[CurveQuery]) -> 
 def stream_metrics(request: HttpRequest, run_id: int, after: int = 0) -> HttpResponseBase:
     """Begins after `Last-Event-ID`, or `after`. Ends with the run."""
     return live.stream(request, _run(request, run_id))
+
+
+@router.get("/{int:run_id}/rollouts", response=RolloutsOut, summary="What was sampled at a step of reinforcement learning")
+def get_rollouts(request: HttpRequest, run_id: int, query: Query[StepQuery]) -> dict[str, Any]:
+    """Of that step, or of the last one before it that has some; left away, of the newest. 404 for a run without any."""
+    logged = rollouts_of(_run(request, run_id), query.step)
+    if logged is None:
+        raise Http404
+    found: dict[str, Any] = storable_json(asdict(logged))
+    return found
 
 
 @router.get("/{int:run_id}/events", response=Page[EventOut], summary="What happened, newest first")

@@ -14,7 +14,17 @@ from evsys_web.accounts.views import signed_in
 from evsys_web.datasets.models import Dataset, DatasetVersion
 from evsys_web.runs.actions import launch_run
 from evsys_web.runs.estimates import estimate_run
-from evsys_web.runs.forms import RunForm, checkpoints_for, following, models_on_offer, start_from, versions_for
+from evsys_web.runs.forms import (
+    DEFAULT_ALGORITHM,
+    RunForm,
+    algorithm_for,
+    checkpoints_for,
+    following,
+    format_of,
+    models_on_offer,
+    start_from,
+    versions_for,
+)
 from evsys_web.runs.models import TrainingRun
 from evsys_web.runs.snippets import curl_for, yaml_of
 from recipes.config import RunConfig
@@ -122,9 +132,18 @@ def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
             start["checkpoint"] = same.pk if same else None
     if version := _asked(request, "dataset_version") or _asked(request, "dataset"):
         start["dataset_version"] = version
-    elif "dataset_version" not in start and (newest := versions_for(user).order_by("-created_at", "-pk").first()):
+    elif "dataset_version" not in start and (newest := _newest(user)):
         start["dataset_version"] = newest.pk
+    chosen = versions_for(user).filter(pk=start.get("dataset_version") or 0).first()
+    if "algorithm" not in start and chosen is not None:
+        start["algorithm"] = algorithm_for(chosen.format)
     return start
+
+
+def _newest(user: User) -> DatasetVersion | None:
+    """With rows for the algorithm that is shown first, if there is one."""
+    newest = versions_for(user).order_by("-created_at", "-pk")
+    return newest.filter(format=format_of(DEFAULT_ALGORITHM)).first() or newest.first()
 
 
 def next_name(name: str) -> str:

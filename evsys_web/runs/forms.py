@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from django import forms
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from evsys_web.accounts.models import User
 from evsys_web.config_forms import ConfigForm, mistakes_in
-from evsys_web.datasets.models import DatasetVersion, Format
+from evsys_web.datasets.models import DatasetVersion
 from evsys_web.datasets.splits import TRAIN, VALIDATION
 from evsys_web.runs.models import Checkpoint, TrainingRun
 from recipes.backends.local.models import STARTER_NAME, resolve
@@ -22,6 +22,7 @@ from recipes.errors import ConfigError
 from recipes.presets import recommended
 from recipes.registry import algorithms, backends
 
+DEFAULT_ALGORITHM = "sft"
 NUM_CHECKPOINTS_OFFERED = 50
 NUM_MODELS_OFFERED = 30
 
@@ -66,7 +67,7 @@ class ChoicesForm(forms.Form):
 
     def __init__(self, user: User, data: Mapping[str, Any] | None = None, *, initial: Mapping[str, Any] | None = None) -> None:
         super().__init__(data, initial={"submission_key": uuid.uuid4().hex, **(initial or {})})
-        self.fields["dataset_version"].queryset = versions_for(user)  # type: ignore[attr-defined]
+        self._offer_versions(versions_for(user))
         self._offer_splits()
         self._offer_checkpoints(checkpoints_for(user))
         self.fields["cloned_from"].queryset = TrainingRun.objects.visible_to(user)  # type: ignore[attr-defined]
@@ -81,6 +82,19 @@ class ChoicesForm(forms.Form):
         except ConfigError as error:
             raise forms.ValidationError(str(error)) from None
         return name
+
+    def _offer_versions(self, allowed: QuerySet[DatasetVersion]) -> None:
+        """Those whose rows the algorithm learns from, and the one already chosen; any that the person may see is accepted."""
+        field = self.fields["dataset_version"]
+        assert isinstance(field, VersionField)
+        field.queryset = allowed
+        needed = format_of(str(self["algorithm"].value() or ""))
+        chosen = str(self["dataset_version"].value() or "")
+        fits = Q() if needed is None else Q(format=needed)
+        if chosen.isdecimal() and len(chosen) < 19:
+            fits |= Q(pk=int(chosen))
+        offered = allowed.filter(fits)
+        field.choices = [("", field.empty_label), *((each.pk, field.label_from_instance(each)) for each in offered)]
 
     def _offer_splits(self) -> None:
         """Those of the chosen version; a version without any has nothing to choose."""
@@ -124,7 +138,7 @@ class RunForm:
         """`data`: what was posted. `start`: starting values of the choices, plus `algorithm_params` and `backend_params`."""
         start = dict(start or {})
         params = {"algorithm": start.pop("algorithm_params", None), "backend": start.pop("backend_params", None)}
-        self.choices = ChoicesForm(user, data, initial={"algorithm": "sft", "backend": "local", **start})
+        self.choices = ChoicesForm(user, data, initial={"algorithm": DEFAULT_ALGORITHM, "backend": "local", **start})
         self.preset = recommended(self.text("model_name"), self.text("algorithm"))
         self.settings: dict[str, ConfigForm] = {}
         backend = _class_of(backends, self.text("backend"))
@@ -236,8 +250,8 @@ def start_from(config: RunConfig) -> dict[str, Any]:
 
 
 def versions_for(user: User) -> QuerySet[DatasetVersion]:
-    """Those that a run can learn from: tasks have no replies."""
-    return ready_versions(user).exclude(format=Format.TASK)
+    """Those that some run can learn from; which one, its algorithm says."""
+    return ready_versions(user)
 
 
 def ready_versions(user: User) -> QuerySet[DatasetVersion]:
@@ -268,6 +282,16 @@ def _start_texts(model_name: str, algorithm: str) -> dict[str, str]:
     if registered is None:
         return {}
     return ConfigForm(registered.Config, prefix="algorithm", initial=recommended(model_name, algorithm).params).texts()
+
+
+def format_of(algorithm: str) -> str | None:
+    """The rows that it learns from; None when it does not say, or is not known."""
+    return getattr(_class_of(algorithms, algorithm), "row_format", None)
+
+
+def algorithm_for(format: str, first: str = DEFAULT_ALGORITHM) -> str:
+    """One that learns from such rows: `first` if it does."""
+    return next((kind for kind in (first, *algorithms.kinds()) if format_of(kind) == format), first)
 
 
 def _class_of(registry: Any, kind: str) -> Any:

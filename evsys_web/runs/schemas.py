@@ -231,6 +231,31 @@ class MetricsOut(Schema):
     last_seq: int
 
 
+class RolloutOut(Schema):
+    attempt: int = Field(description="From 0.")
+    reward: float
+    advantage: float = Field(description="What its tokens were reinforced by; 0 taught nothing.")
+    is_correct: bool | None
+    stop_reason: str | None
+    num_tokens: int
+    metrics: dict[str, float | str]
+    messages: list[dict[str, Any]] = Field(description="The whole conversation; long texts are cut.")
+
+
+class RolloutGroupOut(Schema):
+    task_id: str
+    rollouts: list[RolloutOut]
+
+
+class RolloutsOut(Schema):
+    step: int
+    num_groups: int = Field(description="Groups of the step; of them `groups` were kept.")
+    num_rollouts: int
+    previous: int | None = Field(description="The step before it that has rollouts.")
+    following: int | None
+    groups: list[RolloutGroupOut]
+
+
 class EventOut(Schema):
     seq: int
     at: datetime

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from evsys_web.runs import form_views, live, views
+from evsys_web.runs import form_views, live, rollout_views, views
 
 app_name = "runs"
 urlpatterns = [
@@ -21,6 +21,8 @@ urlpatterns = [
     path("<int:pk>/events", views.run_events, name="events"),
     path("<int:pk>/series", views.run_series, name="series"),
     path("<int:pk>/yaml", views.run_yaml, name="yaml"),
+    path("<int:pk>/rollouts/", rollout_views.run_rollouts, name="rollouts"),
+    path("<int:pk>/sanity", rollout_views.run_sanity, name="sanity"),
     path("<int:pk>/live", live.live, name="live"),
     path("<int:pk>/stop", views.stop, name="stop"),
     path("<int:pk>/resume", views.resume, name="resume"),

@@ -21,6 +21,8 @@ from evsys_web.runs.actions import delete_run, resume_run, stop_run
 from evsys_web.runs.comparison import compare_configs
 from evsys_web.runs.downloads import checkpoint_bytes, checkpoint_download, metrics_csv
 from evsys_web.runs.models import Checkpoint, TrainingRun
+from evsys_web.runs.rollouts import offers_samples
+from evsys_web.runs.sanity import sanity
 from evsys_web.runs.snippets import curl_for, yaml_of
 from evsys_web.runs.work_pages import act, list_context, searched, yaml_file
 from recipes.errors import CheckpointError
@@ -70,6 +72,8 @@ def run_detail(request: HttpRequest, pk: int) -> HttpResponse:
         "chart_runs": [_chart_run(run)],
         "chart_keys": keys,
         "last_seq": last_seq,
+        "samples": offers_samples(run),
+        "signals": sanity(run, keys),
         "checkpoints": _saved(run),
         "begun_from": begun_from(run, signed_in(request)),
         "events": run.events.order_by("-seq")[:EVENTS_SHOWN],

@@ -50,6 +50,9 @@ class BaseAlgorithm:
     row_format: ClassVar[RowFormat | None] = None
     """What its rows must be, so that others are refused before a run waits in the queue; None: it says so itself."""
 
+    gives_rollouts: ClassVar[bool] = False
+    """It samples while it trains: pages offer what was said."""
+
     def __init__(self, **params: Any) -> None:
         try:
             self.cfg = cast(Any, self.Config(**params))

@@ -212,6 +212,7 @@ class RL(BaseAlgorithm):
     summary: ClassVar[str] = "Reinforcement learning: the model tries each task several times and learns from what was rewarded."
     Config: ClassVar[type[BaseModel]] = RLConfig
     row_format: ClassVar[RowFormat | None] = RowFormat.TASK
+    gives_rollouts: ClassVar[bool] = True
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)

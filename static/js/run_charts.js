@@ -5,6 +5,7 @@ import { Chart } from "./run_chart.js";
 import { Curve } from "./run_curve.js";
 import { bindControls, readView, writeView } from "./run_view.js";
 import { Grid } from "./run_grid.js";
+import { bindSamples } from "./run_sanity.js";
 
 const points = 1500;
 const shortestRest = 250;
@@ -155,4 +156,5 @@ if (runs.length > 1 && runs.some((run) => run.live)) setInterval(() => document.
 
 for (const key of read("chart-keys")) grid.add(key);
 grid.filter();
+bindSamples(grid, view);
 panel.dataset.charts = "ready";

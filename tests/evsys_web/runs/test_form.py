@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
 
+from evsys_web.accounts.models import Project, User
+from evsys_web.datasets.actions import import_dataset
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.runs.form_views import next_name
 from evsys_web.runs.forms import RunForm
@@ -248,3 +251,16 @@ def test_a_dataset_asked_for_in_the_address_is_chosen(alice_client: Client, vers
             f'<option value="{version.pk}" selected>'
             in alice_client.get(reverse("runs:new"), {parameter: version.pk}).content.decode()
         )
+
+
+def test_tasks_are_offered_to_what_learns_from_tasks_and_chats_to_what_learns_from_chats(
+    alice_client: Client, alice: User, project: Project, version: DatasetVersion, tmp_path: Path
+):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text('{"task_id": "a", "messages": [{"role": "user", "content": "1 + 1?"}], "answer": 2}\n')
+    tasks = import_dataset(user=alice, project=project, name="tasks", path=path).version
+    by_default = alice_client.get("/runs/new").content.decode()
+    assert f'value="{version.pk}" selected' in by_default and "tasks@1" not in by_default
+    from_tasks = alice_client.get(f"/runs/new?dataset_version={tasks.pk}").content.decode()
+    assert 'value="rl" selected' in from_tasks and f'value="{tasks.pk}" selected' in from_tasks
+    assert "sums@1" not in from_tasks
