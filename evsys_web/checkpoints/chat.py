@@ -33,16 +33,21 @@ class ChatTurn(Settings):
     base: str = Field("", max_length=LONGEST_TEXT)
 
 
-class ChatRequest(Settings):
-    """One question to a checkpoint and to its base."""
+class ChatSettings(Settings):
+    """How both sides are sampled."""
 
-    prompt: str = Field(min_length=1, max_length=LONGEST_TEXT, description="What to ask.")
-    turns: list[ChatTurn] = Field(default_factory=list, max_length=MOST_TURNS, description="The conversation so far.")
-    system_prompt: str = Field("", max_length=LONGEST_TEXT, description="Put before the conversation; empty is none.")
     temperature: float = knob(0.7, "How freely words are drawn; 0 always takes the likeliest.", ge=0, le=10)
     max_tokens: int = knob(256, "Longest reply.", unit="tokens", ge=1, le=8192)
     seed: int | None = knob(None, "The same seed gives the same replies; empty draws anew.", ge=0, le=2**31 - 1)
     same_seed: bool = knob(True, "Both draw with the same random numbers, so that what differs is the weights.")
+    system_prompt: str = knob("", "Put before the conversation; empty is none.", max_length=LONGEST_TEXT)
+
+
+class ChatRequest(ChatSettings):
+    """One question to a checkpoint and to its base."""
+
+    prompt: str = Field(min_length=1, max_length=LONGEST_TEXT, description="What to ask.")
+    turns: list[ChatTurn] = Field(default_factory=list, max_length=MOST_TURNS, description="The conversation so far.")
 
     def messages(self, side: str) -> list[dict[str, str]]:
         found = [{"role": "system", "content": self.system_prompt}] if self.system_prompt.strip() else []

@@ -9,16 +9,16 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.views.decorators.http import require_POST, require_safe
 
-from evsys_web.checkpoints.chat import LONGEST_TEXT, ChatRequest, checked, stream_opening, stream_replies
+from evsys_web.checkpoints.chat import LONGEST_TEXT, ChatSettings, checked, stream_opening, stream_replies
 from evsys_web.checkpoints.views import found, frame_of
+from evsys_web.config_forms import ConfigForm
 from recipes.errors import RecipeError
 
 
 @require_safe
 def chat(request: HttpRequest, pk: int) -> HttpResponse:
-    fields = ChatRequest.model_fields
-    knobs = {name: {"value": field.default, "help": field.description} for name, field in fields.items()}
-    return render(request, "checkpoints/chat.html", {**frame_of(found(request, pk)), "knobs": knobs, "longest": LONGEST_TEXT})
+    context = frame_of(found(request, pk)) | {"settings": ConfigForm(ChatSettings, prefix=""), "longest": LONGEST_TEXT}
+    return render(request, "checkpoints/chat.html", context)
 
 
 @require_POST

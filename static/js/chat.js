@@ -39,16 +39,9 @@ async function* events(url, body, signal) {
   }
 }
 
-function settings() {
-  const number = (name) => (form.elements[name].value === "" ? undefined : Number(form.elements[name].value));
-  return {
-    system_prompt: form.elements.system_prompt.value,
-    temperature: number("temperature"),
-    max_tokens: number("max_tokens"),
-    seed: number("seed") ?? null,
-    same_seed: form.elements.same_seed.checked,
-  };
-}
+// What the form's other fields say; one that is left empty keeps the server's default.
+const settings = () =>
+  Object.fromEntries([...new FormData(form)].filter(([name, value]) => name !== prompt.name && value !== ""));
 
 function newTurn(words) {
   const turn = document.getElementById("chat-turn").content.firstElementChild.cloneNode(true);
