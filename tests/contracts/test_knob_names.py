@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from recipes.eval_config import SamplingSettings
 from recipes.registry import algorithms, backends
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def knob_names() -> set[str]:
-    """Names of two words or more; `seed` and `device` are also plain English, and what a sampler is asked is no setting of a run
-    alone: chatting sends it as well."""
+    """Names of two words or more; `seed` and `device` are also plain English."""
     classes = [registry.get(kind).Config for registry in (algorithms, backends) for kind in registry.kinds()]
-    return {name for config in classes for name in config.model_fields if "_" in name} - set(SamplingSettings.model_fields)
+    return {name for config in classes for name in config.model_fields if "_" in name}
 
 
 def mentions(paths: list[Path], before: str) -> list[str]:
