@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, NamedTuple, cast
 
 from asgiref.sync import sync_to_async
 from django.http import StreamingHttpResponse
@@ -38,11 +38,26 @@ def read_chunks(path: Path) -> Iterator[bytes]:
 
 def zip_chunks(folder: Path, files: Iterable[Path]) -> Iterator[bytes]:
     """A zip of files below `folder`, stored: weights do not compress."""
+    return zip_entries(ZipEntry(path.relative_to(folder).as_posix(), read_chunks(path), is_text=False) for path in files)
+
+
+class ZipEntry(NamedTuple):
+    """A file of a zip that is made while it is sent. is_text: worth compressing."""
+
+    name: str
+    chunks: Iterable[bytes]
+    is_text: bool = True
+
+
+def zip_entries(entries: Iterable[ZipEntry]) -> Iterator[bytes]:
+    """A zip of these, each made when its turn comes."""
     sink = Sink()
     with zipfile.ZipFile(cast(IO[bytes], sink), "w", zipfile.ZIP_STORED) as archive:
-        for path in files:
-            with archive.open(zipfile.ZipInfo(path.relative_to(folder).as_posix()), "w", force_zip64=True) as entry:
-                for chunk in read_chunks(path):
+        for name, chunks, is_text in entries:
+            info = zipfile.ZipInfo(name)
+            info.compress_type = zipfile.ZIP_DEFLATED if is_text else zipfile.ZIP_STORED
+            with archive.open(info, "w", force_zip64=True) as entry:
+                for chunk in chunks:
                     entry.write(chunk)
                     yield sink.take()
     yield sink.take()

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from django.http import HttpRequest, HttpResponse
+from pathlib import Path
+
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404
-from ninja import Query, Router, Status
+from ninja import Query, Router, Schema, Status
+from pydantic import Field
 
 from evsys_web.accounts.models import Project
 from evsys_web.api.auth import caller
 from evsys_web.api.idempotency import idempotent
 from evsys_web.api.pagination import Page, PageQuery, Slice, paginate
+from evsys_web.attachments import attachment
 from evsys_web.cycles import actions
+from evsys_web.cycles.export import export_cycle
+from evsys_web.cycles.import_actions import import_cycle
 from evsys_web.cycles.models import Cycle, visible_cycle
 from evsys_web.cycles.schemas import CycleDetail, CycleEventOut, CycleOut, CycleQuery, CycleRequest, cycle_body
 from evsys_web.cycles.snippets import yaml_of
-from evsys_web.runs.schemas import inlined, read_body
+from evsys_web.datasets.api import received
+from evsys_web.runs.schemas import RowId, inlined, read_body
 
 router = Router(tags=["cycles"])
 _create_schema = {"schema": inlined(cycle_body())}
+FILE = {"type": "string", "format": "binary", "description": "The zip that an export gave."}
+UPLOAD_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {"schema": {"type": "object", "required": ["file"], "properties": {"file": FILE}}},
+        "application/zip": {"schema": FILE},
+    },
+}
 CREATE_BODY = {"required": True, "content": {"application/json": _create_schema, "application/yaml": _create_schema}}
+
+
+class ImportQuery(Schema):
+    project: RowId | None = Field(None, description="Id of the project it goes to; left away, your first one.")
 
 
 @router.post("", response={201: CycleDetail}, summary="Launch a cycle", openapi_extra={"requestBody": CREATE_BODY})
@@ -41,6 +60,28 @@ def list_cycles(request: HttpRequest, query: Query[CycleQuery]) -> Slice:
     if query.project is not None:
         cycles = cycles.filter(project=query.project)
     return paginate(cycles, query)
+
+
+@router.post(
+    "/import",
+    response={201: CycleDetail},
+    summary="Import a cycle that was exported elsewhere",
+    openapi_extra={"requestBody": UPLOAD_BODY},
+)
+@idempotent
+def import_exported_cycle(request: HttpRequest, query: Query[ImportQuery]) -> Status[Cycle]:
+    """The zip as multipart `file`, or as the body itself. Rounds are judged anew; nothing of it is left if it cannot be used."""
+    user = caller(request)
+    project = get_object_or_404(Project.objects.visible_to(user), pk=query.project) if query.project else user.default_project()
+    with received(request, "cycle.zip") as file:
+        made = import_cycle(user=user, project=project, path=Path(file.temporary_file_path()))
+    return Status(201, visible_cycle(user, made.pk))
+
+
+@router.get("/{int:cycle_id}/export", summary="A cycle that has ended as a zip: settings, rows, attempts, points and weights")
+def export_ended_cycle(request: HttpRequest, cycle_id: int) -> HttpResponseBase:
+    cycle = visible_cycle(caller(request), cycle_id)
+    return attachment(export_cycle(cycle), f"cycle-{cycle.pk}.zip", content_type="application/zip")
 
 
 @router.get("/{int:cycle_id}", response=CycleDetail, summary="One cycle, with its rounds and how they compare")

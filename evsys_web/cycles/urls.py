@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from evsys_web.cycles import form_views, views
+from evsys_web.cycles import form_views, import_views, views
 
 app_name = "cycles"
 urlpatterns = [
@@ -17,6 +17,8 @@ urlpatterns = [
     path("<int:pk>/header", views.cycle_header, name="header"),
     path("<int:pk>/steps", views.cycle_steps, name="steps"),
     path("<int:pk>/found", views.cycle_found, name="found"),
+    path("<int:pk>/export", views.export, name="export-zip"),
+    path("import", import_views.upload, name="import"),
     path("<int:pk>/yaml", views.cycle_yaml, name="yaml"),
     path("<int:pk>/stop", views.stop, name="stop"),
     path("<int:pk>/resume", views.resume, name="resume"),

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 from django.views.decorators.vary import vary_on_headers
 from django_htmx.http import trigger_client_event
 
 from evsys_web.accounts.views import signed_in
+from evsys_web.attachments import attachment
 from evsys_web.cycles.actions import delete_cycle, resume_cycle, stop_cycle
 from evsys_web.cycles.answer import answer_of
+from evsys_web.cycles.export import export_cycle
 from evsys_web.cycles.models import Cycle, CycleRound
 from evsys_web.cycles.picture import pictures_of
 from evsys_web.cycles.side_by_side import table_of
 from evsys_web.cycles.snippets import curl_for, yaml_of
 from evsys_web.cycles.steps import steps_of
 from evsys_web.evals.curves import curves_context
+from evsys_web.runs.actions import RunRefused
 from evsys_web.runs.work_pages import act, list_context, searched, yaml_file
 
 EVENTS_SHOWN = 200
@@ -74,6 +78,16 @@ def cycle_found(request: HttpRequest, pk: int) -> HttpResponse:
 def cycle_yaml(request: HttpRequest, pk: int) -> HttpResponse:
     cycle = found(request, pk)
     return yaml_file(yaml_of(cycle.config), name=f"cycle-{cycle.pk}")
+
+
+@require_safe
+def export(request: HttpRequest, pk: int) -> HttpResponseBase:
+    cycle = found(request, pk)
+    try:
+        return attachment(export_cycle(cycle), f"cycle-{cycle.pk}.zip", content_type="application/zip")
+    except RunRefused as refusal:
+        messages.error(request, str(refusal))
+        return redirect(cycle)
 
 
 @require_POST

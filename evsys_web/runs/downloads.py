@@ -65,10 +65,11 @@ def checkpoint_download(checkpoint: Checkpoint, file: str = "") -> StreamingHttp
 
 def metrics_csv(run: TrainingRun) -> StreamingHttpResponse:
     """Every point: seq, step, time and a column per key; empty where a step did not report the key."""
-    return attachment(_csv_chunks(run), f"run-{run.pk}-metrics.csv", content_type="text/csv; charset=utf-8")
+    return attachment(csv_chunks(run), f"run-{run.pk}-metrics.csv", content_type="text/csv; charset=utf-8")
 
 
-def _csv_chunks(run: TrainingRun) -> Iterator[bytes]:
+def csv_chunks(run: TrainingRun) -> Iterator[bytes]:
+    """As `metrics_csv` has it."""
     names = metrics.keys(run)
     text = io.StringIO()
     writer = csv.writer(text)
