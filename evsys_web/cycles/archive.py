@@ -7,6 +7,7 @@ ever read from an archive.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ from recipes.config import Settings
 FORMAT = "evsys-cycle"
 MANIFEST, README, CONFIG = "manifest.json", "README.md", "config.yaml"
 BASELINE = "baseline/attempts.jsonl"
+WEIGHTS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,100}(\.[A-Za-z0-9_-]{1,40})*\.(safetensors|json|txt|jinja|model)")
+"""Files that a checkpoint may bring: safetensors, and JSON or text beside it; nothing that is unpickled."""
 Count = Field(ge=0, le=2**53)
 NAME = Field(min_length=1, max_length=200)
 

@@ -15,6 +15,7 @@ from evsys_web.cycles.archive import (
     CONFIG,
     MANIFEST,
     README,
+    WEIGHTS,
     Archive,
     CheckpointRecord,
     CurationRecord,
@@ -153,11 +154,11 @@ def _run(run: TrainingRun | None, checkpoint: Checkpoint | None) -> RunRecord | 
 
 
 def _weights(checkpoint: Checkpoint | None) -> list[tuple[str, Path]]:
-    """The files to sample from, by name; none for weights kept elsewhere."""
+    """The files to sample from, by name, as an import takes them; none for weights kept elsewhere."""
     folder = folder_within(checkpoint.run, checkpoint.sampler_uri) if checkpoint else None
     if checkpoint is None or folder is None:
         return []
-    return [(file.name, folder / file.name) for file in files_of(checkpoint) if "/" not in file.name]
+    return [(file.name, folder / file.name) for file in files_of(checkpoint) if WEIGHTS.fullmatch(file.name)]
 
 
 def _attempts(run: EvalRun) -> Iterator[dict[str, Any]]:

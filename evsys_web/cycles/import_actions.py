@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -26,6 +25,7 @@ from evsys_web.accounts.models import Project, User
 from evsys_web.curation.models import CuratedRow, Curation
 from evsys_web.cycles.archive import (
     BASELINE,
+    WEIGHTS,
     CheckpointRecord,
     CurationRecord,
     EvalRecord,
@@ -57,11 +57,10 @@ from recipes.jsonl import scan_jsonl
 from recipes.rows import RowFormat
 
 BATCH = 500
-WEIGHTS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,100}(\.[A-Za-z0-9_-]{1,40})*\.(safetensors|json|txt|jinja|model)")
 
 
 def import_cycle(*, user: User, project: Project, path: Path) -> Cycle:
-    """Raises PermissionDenied; DataError or ConfigError with a sentence for what cannot be used, and then no part of it is left."""
+    """Raises PermissionDenied; DataError or ConfigError with a sentence for what cannot be used; then no part of it is left."""
     require_membership(user, project)
     with opened(path) as archive, ExitStack() as undo:
         cycle = _Importer(archive, user, project, undo).cycle()

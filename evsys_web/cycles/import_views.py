@@ -21,9 +21,7 @@ from recipes.errors import RecipeError
 
 
 class ImportForm(forms.Form):
-    file = forms.FileField(
-        help_text="The zip that Export gave.", widget=forms.FileInput(attrs={"accept": ".zip,application/zip"})
-    )
+    file = forms.FileField(help_text="The zip that Export gave.", widget=forms.FileInput(attrs={"accept": ".zip"}))
     project = forms.ModelChoiceField(queryset=Project.objects.none(), empty_label=None, help_text="Where everything goes.")
 
     def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
