@@ -1,4 +1,4 @@
-"""Renews the pictures here from the real thing: `.venv/bin/python -m docs.screenshot` (needs tests/requirements.txt, Chromium)."""
+"""Renews the pictures here: `.venv/bin/python -m docs.screenshot` (needs tests/requirements.txt and Chromium)."""
 
 from __future__ import annotations
 

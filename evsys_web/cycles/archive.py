@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -50,9 +50,12 @@ class SideRecord(Settings):
 
 
 class EvalRecord(Span):
+    """leaked: ids of the tasks that its model had been trained on, which count for nothing."""
+
     name: str = NAME
     model: str = Field(max_length=400)
     config: dict[str, Any]
+    leaked: list[Annotated[str, Field(max_length=300)]] = Field(max_length=1_000_000)
 
 
 class SplitRecord(Settings):

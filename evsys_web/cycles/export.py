@@ -110,8 +110,10 @@ def _side(benchmark: Benchmark) -> SideRecord:
 def _eval(run: EvalRun | None) -> EvalRecord | None:
     if run is None:
         return None
-    return EvalRecord(
-        name=run.name, model=run.model_label, config=run.config, started_at=run.started_at, finished_at=run.finished_at
+    leaked = list(run.tasks.filter(is_leaked=True).order_by("position").values_list("task_id", flat=True))
+    times = {"started_at": run.started_at, "finished_at": run.finished_at}
+    return EvalRecord.model_validate(
+        {"name": run.name, "model": run.model_label, "config": run.config, "leaked": leaked, **times}
     )
 
 

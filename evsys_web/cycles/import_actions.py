@@ -53,6 +53,7 @@ from recipes.curation import CurationSettings
 from recipes.cycle_config import CycleConfig, TasksChoice
 from recipes.errors import DataError
 from recipes.eval_config import VerifierChoice
+from recipes.evals.metrics import summarise
 from recipes.jsonl import scan_jsonl
 from recipes.rows import RowFormat
 
@@ -137,14 +138,12 @@ class _Importer:
             raise DataError(f"The zip lacks {missing[0]}. Export the cycle again.")
 
     def _benchmark(self, side: str, record: SideRecord) -> Benchmark:
-        path = self._archive.take(tasks_file(side))
-        owner = {"user": self._user, "project": self._project}
-        version = import_dataset(
-            **owner, name=record.dataset, path=path, filename=f"{side}.jsonl", description="Of a cycle."
-        ).version
-        free = not Benchmark.objects.filter(project=self._project, name=record.benchmark).exists()
+        user, project, path = self._user, self._project, self._archive.take(tasks_file(side))
+        filename = f"{side}.jsonl"
+        version = import_dataset(user=user, project=project, name=record.dataset, path=path, filename=filename).version
+        free = not Benchmark.objects.filter(project=project, name=record.benchmark).exists()
         name = storable(record.benchmark) if free else ""
-        return benchmark_of(**owner, dataset_version=version, verifier=record.verifier, name=name)
+        return benchmark_of(user=user, project=project, dataset_version=version, verifier=record.verifier, name=name)
 
     def _eval(self, name: str, record: EvalRecord | None, benchmark: Benchmark) -> EvalRun | None:
         if record is None:
@@ -159,9 +158,8 @@ class _Importer:
             model_label=record.model,
         ).run
         self._undo.callback(run.delete)
-        EvalRun.objects.filter(pk=run.pk).update(
-            started_at=_at(record.started_at), finished_at=_at(record.finished_at), source="a cycle made elsewhere"
-        )
+        values: dict[str, Any] = {"started_at": _at(record.started_at), "finished_at": _at(record.finished_at)}
+        EvalRun.objects.filter(pk=run.pk).update(source="a cycle made elsewhere", **values, **_leaks(run, record.leaked))
         run.refresh_from_db()
         return run
 
@@ -169,14 +167,14 @@ class _Importer:
         if record is None:
             return None
         path = self._archive.take(round_file(number, "rows.jsonl"))
-        splits = {split.name: split.num_rows for split in record.splits} or {"train": None}
+        splits: dict[str, int | None] = {split.name: split.num_rows for split in record.splits}
         with path.open("rb") as stream:
             rows = _objects(stream)
             version = publish_splits(
                 user=self._user,
                 project=self._project,
                 name=record.dataset,
-                splits={name: islice(rows, count) for name, count in splits.items()},
+                splits={name: islice(rows, count) for name, count in (splits or {"train": None}).items()},
                 row_format=RowFormat.MESSAGES,
                 description="Rows of a cycle that was imported.",
             ).version
@@ -256,6 +254,17 @@ def _spelled_out(benchmark: Benchmark, choice: TasksChoice) -> TasksChoice:
     return TasksChoice(dataset=benchmark.dataset_reference, verifier=verifier, max_tasks=choice.max_tasks)
 
 
+def _leaks(run: EvalRun, leaked: list[str]) -> dict[str, Any]:
+    """Mark these tasks, and give the eval's numbers without them, as its recorder does."""
+    ids, num_marked = iter(leaked), 0
+    while batch := list(islice(ids, BATCH)):
+        num_marked += run.tasks.filter(task_id__in=batch).update(is_leaked=True)
+    if not num_marked:
+        return {}
+    summary = summarise(run.task_counts()).as_json() | {"all": run.summary}
+    return {"summary": summary, "leaks": {"num_tasks": num_marked, "sources": [], "unknown": []}}
+
+
 def _source(run: EvalRun) -> dict[str, Any]:
     benchmark = run.benchmark.name if run.benchmark else run.dataset_reference
     return {
@@ -270,8 +279,14 @@ def _source(run: EvalRun) -> dict[str, Any]:
 
 def _curated(version: DatasetVersion, run: EvalRun, row: dict[str, Any], known: dict[Any, tuple[int, int]]) -> CuratedRow | None:
     position, number, score = row.get("position"), row.get("attempt"), row.get("score")
-    found = known.get((str(row.get("task_id")), number if isinstance(number, int) else None))
-    if found is None or isinstance(position, bool) or not isinstance(position, int) or position < 0:
+    found = known.get((str(row.get("task_id")), number)) if isinstance(number, int) else None
+    if (
+        found is None
+        or not isinstance(number, int)
+        or isinstance(position, bool)
+        or not isinstance(position, int)
+        or position < 0
+    ):
         return None
     score = float(score) if isinstance(score, int | float) else None
     split = str(row.get("split", ""))[:20]
