@@ -12,6 +12,7 @@ from django.db import transaction
 from evsys_web.accounts.actions import require_membership
 from evsys_web.accounts.models import User
 from evsys_web.checkpoints.dependents import why_kept
+from evsys_web.checkpoints.models import Export
 from evsys_web.runs.actions import RunRefused
 from evsys_web.runs.downloads import folder_within
 from evsys_web.runs.models import Checkpoint, TrainingRun
@@ -33,7 +34,7 @@ def delete_checkpoint(*, user: User, checkpoint: Checkpoint) -> None:
             raise RunRefused(reason)
         for folder in _set_aside(checkpoint):
             transaction.on_commit(partial(shutil.rmtree, folder, ignore_errors=True))
-        for export in checkpoint.exports.all():
+        for export in Export.objects.filter(checkpoint=checkpoint):
             transaction.on_commit(partial(shutil.rmtree, export.folder, ignore_errors=True))
         checkpoint.delete()
 

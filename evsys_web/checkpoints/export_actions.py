@@ -28,7 +28,7 @@ def launch_merge(*, user: User, checkpoint: Checkpoint, key: str | None = None) 
     num_bytes = size_of(checkpoint, Weights.MERGED)
     if _holds_all_weights(checkpoint):
         raise CheckpointError("This checkpoint holds all weights already: download it as it is.")
-    for export in checkpoint.exports.filter(destination=Destination.DOWNLOAD):
+    for export in Export.objects.filter(checkpoint=checkpoint, destination=Destination.DOWNLOAD):
         if export.is_ready or not export.has_ended:
             return export
     values = {"destination": Destination.DOWNLOAD, "weights": Weights.MERGED, "num_bytes": num_bytes}

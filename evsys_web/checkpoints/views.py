@@ -19,7 +19,7 @@ from evsys_web.checkpoints.actions import delete_checkpoint
 from evsys_web.checkpoints.dependents import dependents, resume_warning, why_kept
 from evsys_web.checkpoints.export_actions import size_of
 from evsys_web.checkpoints.forms import PushForm
-from evsys_web.checkpoints.models import Destination, Weights
+from evsys_web.checkpoints.models import Destination, Export, Weights
 from evsys_web.checkpoints.scores import SORTS, evals_of, in_order, scored, visible_checkpoints, with_scores
 from evsys_web.evals.models import Benchmark
 from evsys_web.evals.tables import Column
@@ -127,7 +127,7 @@ def frame_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def exports_context(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the fragment shows. refusal: why nothing can be exported, or that there is no space."""
-    exports = list(checkpoint.exports.select_related("checkpoint__run")[:20])
+    exports = list(Export.objects.filter(checkpoint=checkpoint).select_related("checkpoint__run")[:20])
     merged = [export for export in exports if export.destination == Destination.DOWNLOAD]
     context = frame_of(checkpoint) | {
         "exports": exports,

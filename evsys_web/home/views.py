@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from evsys_web.datasets.actions import import_starter_rows
 from evsys_web.datasets.models import Dataset
 from evsys_web.evals.models import EvalRun
 from evsys_web.runs.models import ACTIVE, Status, TrainingRun
+from evsys_web.runs.work import WorkQuerySet
 
 
 class Destination(NamedTuple):
@@ -59,26 +61,34 @@ BROKEN = (Status.FAILED, Status.CRASHED)
 def dashboard(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     runs = TrainingRun.objects.visible_to(user).select_related("project").defer("error_detail")
-    week = now() - timedelta(days=7)
-    counts = runs.aggregate(
-        running=Count("pk", filter=Q(status__in=ACTIVE)),
-        queued=Count("pk", filter=Q(status=Status.QUEUED)),
-        finished=Count("pk", filter=Q(status=Status.COMPLETED, finished_at__gte=week)),
-        broken=Count("pk", filter=Q(status__in=BROKEN, finished_at__gte=week)),
-    )
+    evals = EvalRun.objects.visible_to(user)
     context = {
-        "counts": counts,
+        "counts": _counts(runs, evals),
         "cycles": _cycles_shown(user),
         "live": list(runs.filter(status__in=(*ACTIVE, Status.QUEUED)).newest_first()[:SHOWN]),
         "ended": list(runs.exclude(status__in=(*ACTIVE, Status.QUEUED)).newest_first()[:SHOWN]),
-        "evals": list(
-            EvalRun.objects.visible_to(user).select_related("benchmark").defer("error_detail", "config").newest_first()[:SHOWN]
-        ),
+        "evals": list(evals.select_related("benchmark").defer("error_detail", "config").newest_first()[:SHOWN]),
         "datasets": list(Dataset.objects.visible_to(user).with_summary().order_by("-created_at")[:SHOWN]),
         "submission_key": uuid.uuid4().hex,
     }
     template = "home/_live.html" if request.htmx else "home/dashboard.html"  # type: ignore[attr-defined]
     return render(request, template, context)
+
+
+def _counts(*kinds: WorkQuerySet) -> Counter[str]:
+    """Runs and evals together: a person asks how much work there is, not of which kind."""
+    week = now() - timedelta(days=7)
+    total: Counter[str] = Counter()
+    for work in kinds:
+        total.update(
+            work.aggregate(
+                running=Count("pk", filter=Q(status__in=ACTIVE)),
+                queued=Count("pk", filter=Q(status=Status.QUEUED)),
+                finished=Count("pk", filter=Q(status=Status.COMPLETED, finished_at__gte=week)),
+                broken=Count("pk", filter=Q(status__in=BROKEN, finished_at__gte=week)),
+            )
+        )
+    return total
 
 
 def _cycles_shown(user: User) -> list[Cycle]:
