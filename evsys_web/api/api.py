@@ -52,6 +52,7 @@ api = Api(
 )
 errors.install(api)
 api.add_router("/v1/datasets", "evsys_web.datasets.api.router")
+api.add_router("/v1/hub-transfers", "evsys_web.datasets.hub_api.router")
 api.add_router("/v1/runs", "evsys_web.runs.api.router")
 api.add_router("/v1/evals", "evsys_web.evals.api.router")
 api.add_router("/v1/checkpoints", "evsys_web.checkpoints.api.router")

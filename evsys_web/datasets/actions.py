@@ -67,11 +67,13 @@ def import_dataset(
     name: str,
     path: Path,
     filename: str = "",
+    source: str = "",
     description: str = "",
     reading: Reading | None = None,
     leave_out_bad: bool = False,
 ) -> Imported:
     """Store the rows of a file as the next version of the dataset `name`, which is made when there is none.
+    source: where they came from, for people to read; the file's name when left away.
 
     Raises PermissionDenied; ConfigError for the name; ReadingNeeded when the rows are foreign and no reading is given;
     RowsRefused when rows are bad and may not be left out, or none is good; DataError for a file that cannot be read at all.
@@ -95,7 +97,7 @@ def import_dataset(
         errors_csv.close()
         intake.take_splits(splits)
         version, created = _publish(
-            intake, reading, user=user, project=project, name=name, description=description, source=filename
+            intake, reading, user=user, project=project, name=name, description=description, source=source or Path(filename).name
         )
     finally:
         intake.close()
@@ -183,7 +185,7 @@ def _publish(
             num_left_out=intake.report.num_errors,
             content_hash=intake.content_hash,
             conversion=reading.title,
-            source=Path(source).name[:255],
+            source=source[:255],
             created_by=user,
         )
         try:

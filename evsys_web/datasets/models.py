@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Iterator
+from datetime import timedelta
 from typing import Any, ClassVar, NoReturn, Self
 
 from django.core.exceptions import ValidationError
@@ -19,6 +20,7 @@ from evsys_web.datasets.splits import TRAIN, Split, stretches
 from recipes.errors import ConfigError
 from recipes.types import Row
 
+SILENT_FOR = timedelta(minutes=15)
 valid_name = RegexValidator(
     r"\A[^\W_][\w .\-]*\Z",
     "Begin with a letter or digit; then letters, digits, spaces, dots, dashes and underscores. '@' is kept for versions.",
@@ -243,3 +245,88 @@ class StagedUpload(models.Model):
 
     def __str__(self) -> str:
         return f"{self.filename or 'pasted text'} for {self.dataset_name}"
+
+
+class Direction(models.TextChoices):
+    PUSH = "push", "Publish"
+    PULL = "pull", "Import"
+
+
+class TransferStatus(models.TextChoices):
+    """Words of `runs.status`, as far as a transfer needs them."""
+
+    QUEUED = "queued", "Queued"
+    RUNNING = "running", "Running"
+    COMPLETED = "completed", "Completed"
+    FAILED = "failed", "Failed"
+
+
+class HubTransfer(models.Model):
+    """version: what is published, or what the import became. credential: the name of a stored key, never the key."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="+")
+    created_by = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
+    direction = models.CharField(max_length=4, choices=Direction)
+    version = models.ForeignKey(DatasetVersion, on_delete=models.SET_NULL, null=True, blank=True, related_name="+")
+    staged = models.ForeignKey(StagedUpload, on_delete=models.SET_NULL, null=True, blank=True, related_name="+")
+    repo_id = models.CharField(max_length=200)
+    revision = models.CharField(max_length=200, blank=True)
+    config = models.CharField(max_length=200, blank=True)
+    split = models.CharField(max_length=64, blank=True)
+    credential = models.CharField(max_length=200, blank=True)
+    is_private = models.BooleanField(default=True)
+    format = models.CharField(max_length=10, default="parquet")
+    dataset_name = models.CharField(max_length=100, blank=True)
+    convert = models.BooleanField(default=False)
+    status = models.CharField(max_length=10, choices=TransferStatus, default=TransferStatus.QUEUED)
+    error = models.TextField(blank=True)
+    url = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField(default=now, editable=False)
+    seen_at = models.DateTimeField(default=now, editable=False, help_text="When its worker last showed a sign of life.")
+    finished_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    objects = OwnedQuerySet.as_manager()
+
+    class Meta:
+        ordering: ClassVar[list[str]] = ["-created_at", "-pk"]
+
+    def __str__(self) -> str:
+        return f"{self.get_direction_display()} {self.repo_id}"
+
+    def get_absolute_url(self) -> str:
+        return reverse("datasets:hub")
+
+    @property
+    def is_active(self) -> bool:
+        return self.status in (TransferStatus.QUEUED, TransferStatus.RUNNING)
+
+    @property
+    def can_go_again(self) -> bool:
+        """It failed, or nothing was heard of it for SILENT_FOR: its worker was lost, or the message was."""
+        return self.status == TransferStatus.FAILED or (self.is_active and self.seen_at < now() - SILENT_FOR)
+
+    def start(self) -> bool:
+        """queued → running, for this caller alone."""
+        return self._change(Q(status=TransferStatus.QUEUED), status=TransferStatus.RUNNING, seen_at=now())
+
+    def alive(self) -> None:
+        HubTransfer.objects.filter(pk=self.pk).update(seen_at=now())
+
+    def complete(self, *, url: str = "") -> bool:
+        made = {"version": self.version, "staged": self.staged, "url": url[:500], "error": ""}
+        return self._change(Q(status=TransferStatus.RUNNING), status=TransferStatus.COMPLETED, finished_at=now(), **made)
+
+    def fail(self, error: str) -> bool:
+        return self._change(Q(status=TransferStatus.RUNNING), status=TransferStatus.FAILED, finished_at=now(), error=error[:4000])
+
+    def queue_again(self) -> bool:
+        is_silent = Q(status__in=(TransferStatus.QUEUED, TransferStatus.RUNNING), seen_at__lt=now() - SILENT_FOR)
+        return self._change(
+            Q(status=TransferStatus.FAILED) | is_silent, status=TransferStatus.QUEUED, error="", seen_at=now(), finished_at=None
+        )
+
+    def _change(self, condition: Q, **values: Any) -> bool:
+        won = HubTransfer.objects.filter(condition, pk=self.pk).update(**values) == 1
+        if won:
+            self.refresh_from_db()
+        return won

@@ -16,7 +16,7 @@ from evsys_web.checkpoints.models import Export
 from evsys_web.curation.models import Curation, Filter
 from evsys_web.cycles.models import Cycle
 from evsys_web.datasets.actions import import_dataset
-from evsys_web.datasets.models import DatasetVersion, StagedUpload
+from evsys_web.datasets.models import DatasetVersion, HubTransfer, StagedUpload
 from evsys_web.evals.models import Benchmark, EvalRun, EvalTask
 from evsys_web.notifications.models import Channel
 from evsys_web.runs.models import Checkpoint, Status, TrainingRun
@@ -46,12 +46,15 @@ def keys(alice: User, project: Project, tmp_path: Path) -> dict[str, str]:
     saved = Filter.objects.create(project=project, name="secret filter")
     cycle = Cycle.objects.create(project=project, name="secret cycle", status=Status.QUEUED)
     channel = Channel.objects.create(project=project, kind="webhook", target="https://example.org/secret")
+    transfer = HubTransfer.objects.create(project=project, created_by=alice, direction="pull", repo_id="secret/rows")
     nouns = {
         "runs": run.pk,
         "checkpoints": checkpoint.pk,
         "datasets": version.dataset_id,
         "versions": version.pk,
         "staged": staged.pk,
+        "transfers": transfer.pk,
+        "hub-transfers": transfer.pk,
         "tokens": token.pk,
         "credentials": credential.pk,
         "benchmarks": benchmark.pk,
@@ -88,7 +91,7 @@ def address(route: str, keys: dict[str, str]) -> str:
     def key(match: re.Match[str]) -> str:
         return keys[match["name"] if match["name"] in keys else match["noun"]]
 
-    return "/" + re.sub(r"(?P<noun>\w+)/<(?:\w+:)?(?P<name>\w+)>", lambda match: f"{match['noun']}/{key(match)}", route)
+    return "/" + re.sub(r"(?P<noun>[\w-]+)/<(?:\w+:)?(?P<name>\w+)>", lambda match: f"{match['noun']}/{key(match)}", route)
 
 
 def request(client: Client, method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
