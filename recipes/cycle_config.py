@@ -35,6 +35,7 @@ class TasksChoice(Settings):
 
     benchmark: str | None = knob(None, "Name or id of a benchmark of the dashboard; it brings its verifier.", max_length=200)
     dataset: str | None = knob(None, "A dataset version of tasks, as name@version.", max_length=300)
+    split: str | None = knob(None, "Beside dataset: only the tasks of this split.", min_length=1, max_length=64)
     path: str | None = knob(None, "A JSONL file of tasks.", max_length=1000)
     verifier: VerifierChoice | None = knob(
         None, "Beside dataset or path: what decides whether a reply is right; left away, exact_match."
@@ -47,6 +48,8 @@ class TasksChoice(Settings):
     def _one_source(self) -> TasksChoice:
         if [self.benchmark, self.dataset, self.path].count(None) != 2:
             raise ValueError("give exactly one of benchmark, dataset and path")
+        if self.split is not None and self.dataset is None:
+            raise ValueError("give split beside a dataset only")
         if self.benchmark is not None and self.verifier is not None:
             raise ValueError("a benchmark brings its verifier; leave the verifier away, or the benchmark")
         return self
@@ -54,7 +57,7 @@ class TasksChoice(Settings):
     @property
     def data(self) -> DataConfig | None:
         """Where the tasks are, None where a benchmark knows it."""
-        return DataConfig(dataset=self.dataset, path=self.path) if self.benchmark is None else None
+        return DataConfig(dataset=self.dataset, split=self.split, path=self.path) if self.benchmark is None else None
 
 
 class StopRule(Settings):

@@ -30,7 +30,9 @@ def benchmark_for(*, user: User, project: Project, choice: TasksChoice, side: Si
     verifier = choice.verifier or VerifierChoice()
     try:
         version = Dataset.objects.resolve(choice.dataset or "", user, project=project)
-        return benchmark_of(user=user, project=project, dataset_version=version, verifier=verifier.model_dump())
+        return benchmark_of(
+            user=user, project=project, dataset_version=version, verifier=verifier.model_dump(), split=choice.split
+        )
     except ConfigError as error:
         place = error.path[1:] if error.path[:1] == ("data",) else error.path
         raise ConfigError(str(error), path=(side, *place)) from None
@@ -40,7 +42,12 @@ def spelled_out(benchmark: Benchmark, choice: TasksChoice) -> TasksChoice:
     """The same tasks and verifier by dataset version, so that the config says all of it wherever it is taken."""
     assert benchmark.dataset_version is not None
     verifier = VerifierChoice.model_validate(benchmark.verifier)
-    return TasksChoice(dataset=benchmark.dataset_version.reference, verifier=verifier, max_tasks=choice.max_tasks)
+    return TasksChoice(
+        dataset=benchmark.dataset_version.reference,
+        split=benchmark.split or None,
+        verifier=verifier,
+        max_tasks=choice.max_tasks,
+    )
 
 
 def refuse_unfit_sides(config: CycleConfig, learn: Benchmark, judge: Benchmark) -> None:
@@ -73,7 +80,7 @@ def _named(project: Project, name: str, side: Side) -> Benchmark:
 
 def _rows(benchmark: Benchmark, choice: TasksChoice) -> Iterator[Row]:
     assert benchmark.dataset_version is not None
-    return islice(benchmark.dataset_version.read_rows(), choice.max_tasks)
+    return islice(benchmark.dataset_version.read_rows(benchmark.split or None), choice.max_tasks)
 
 
 def _is_same_dataset(learn: Benchmark, judge: Benchmark) -> bool:

@@ -38,13 +38,15 @@ def create_benchmark(
     dataset_version: DatasetVersion,
     verifier: Mapping[str, Any],
     description: str = "",
+    split: str | None = None,
 ) -> Benchmark:
-    """A benchmark of this name. Its first tasks are tried on the verifier. Raises ConfigError, DataError."""
+    """A benchmark of this name, of all tasks or those of a split. Its first tasks are tried on the verifier.
+    Raises ConfigError, DataError."""
     require_membership(user, project)
     name = storable(name.strip())
     if not 0 < len(name) <= 200:
         raise ConfigError("Give the benchmark a name of 1 to 200 characters.", path=("name",))
-    choice = checked_verifier(verifier, dataset_version, project)
+    choice = checked_verifier(verifier, dataset_version, project, split)
     taken = ConfigError(f"This project has a benchmark {name!r} already. Choose another name.", path=("name",))
     if Benchmark.objects.filter(project=project, name=name).exists():
         raise taken
@@ -57,8 +59,9 @@ def create_benchmark(
                 description=storable(description.strip())[:2000],
                 dataset_version=dataset_version,
                 dataset_reference=dataset_version.reference,
+                split=split or "",
                 verifier=choice.model_dump(mode="json"),
-                num_tasks=dataset_version.num_rows,
+                num_tasks=dataset_version.stretch(split).num_rows,
             )
     except IntegrityError:  # by somebody else, at the same moment
         raise taken from None
@@ -66,20 +69,29 @@ def create_benchmark(
 
 
 def benchmark_of(
-    *, user: User, project: Project, dataset_version: DatasetVersion, verifier: Mapping[str, Any], name: str = ""
+    *,
+    user: User,
+    project: Project,
+    dataset_version: DatasetVersion,
+    verifier: Mapping[str, Any],
+    name: str = "",
+    split: str | None = None,
 ) -> Benchmark:
     """The project's benchmark of these tasks and this verifier; made, under this name or one drawn from both, when there is none.
     Raises ConfigError, DataError."""
     require_membership(user, project)
-    choice = checked_verifier(verifier, dataset_version, project)
+    choice = checked_verifier(verifier, dataset_version, project, split)
     values = choice.model_dump(mode="json")
-    for benchmark in Benchmark.objects.filter(project=project, dataset_version=dataset_version):
+    for benchmark in Benchmark.objects.filter(project=project, dataset_version=dataset_version, split=split or ""):
         if benchmark.verifier == values and name in ("", benchmark.name):
             return cast("Benchmark", benchmark)
-    drawn = f"{dataset_version.reference} {choice.kind.replace('_', ' ')}"[:190]
+    tasks = f"{dataset_version.reference} {split}" if split else dataset_version.reference
+    drawn = f"{tasks} {choice.kind.replace('_', ' ')}"[:190]
     taken = set(Benchmark.objects.filter(project=project, name__startswith=drawn).values_list("name", flat=True))
     unique = next(text for text in (drawn, *(f"{drawn} {n}" for n in range(2, len(taken) + 3))) if text not in taken)
-    return create_benchmark(user=user, project=project, name=name or unique, dataset_version=dataset_version, verifier=values)
+    return create_benchmark(
+        user=user, project=project, name=name or unique, dataset_version=dataset_version, verifier=values, split=split
+    )
 
 
 def delete_benchmark(*, user: User, benchmark: Benchmark) -> None:
@@ -110,8 +122,9 @@ def launch_eval(
         raise ConfigError("Choose a benchmark of this project.", path=("benchmark",))
     if version is None:
         raise ConfigError(f"The tasks of this benchmark ({benchmark.dataset_reference}) were deleted.", path=("benchmark",))
-    verifier = checked_verifier(benchmark.verifier, version, project)
-    config = config.model_copy(update={"data": DataConfig(dataset=version.reference), "verifier": verifier})
+    split = benchmark.split or None
+    verifier = checked_verifier(benchmark.verifier, version, project, split)
+    config = config.model_copy(update={"data": DataConfig(dataset=version.reference, split=split), "verifier": verifier})
     config.check()
     checkpoint = _check_model(user, project, config, checkpoint)
     return queue_once(
@@ -128,7 +141,7 @@ def launch_eval(
         config=config.model_dump(mode="json"),
         model_label=storable(_label(config, checkpoint))[:400],
         k=config.attempts,
-        num_tasks=min(version.num_rows, config.max_tasks or version.num_rows),
+        num_tasks=min(benchmark.num_tasks, config.max_tasks or benchmark.num_tasks),
         cloned_from=cloned_from,
         auto_resume=auto_resume,
     )
@@ -173,7 +186,9 @@ def delete_eval(*, user: User, run: EvalRun) -> None:
         locked.delete()
 
 
-def checked_verifier(verifier: Mapping[str, Any], version: DatasetVersion, project: Project) -> VerifierChoice:
+def checked_verifier(
+    verifier: Mapping[str, Any], version: DatasetVersion, project: Project, split: str | None = None
+) -> VerifierChoice:
     """The verifier with all its settings written out, tried on the first tasks. Raises ConfigError, DataError."""
     if version.dataset.project_id != project.pk or version.status != VersionStatus.READY:
         raise ConfigError("Choose a dataset version of this project that is ready.", path=("data", "dataset"))
@@ -190,7 +205,7 @@ def checked_verifier(verifier: Mapping[str, Any], version: DatasetVersion, proje
         refuse_private(values["base_url"], path=("verifier", "params", "base_url"))
     require_credential(project, values.get("credential"), path=("verifier", "params", "credential"))
     kind = probe.verifier.kind
-    refuse_unfit([Task.of(row) for row in islice(version.read_rows(), NUM_TASKS_LOOKED_AT)], verifiers.get(kind)(**values))
+    refuse_unfit([Task.of(row) for row in islice(version.read_rows(split), NUM_TASKS_LOOKED_AT)], verifiers.get(kind)(**values))
     return VerifierChoice(kind=kind, params=values)
 
 

@@ -176,4 +176,6 @@ def _benchmark_for(user: User, asked: EvalRequest) -> Benchmark:
     else:
         project = get_object_or_404(Project.objects.visible_to(user), pk=asked.project_id)
     version = Dataset.objects.resolve(asked.dataset, user, project=project)
-    return actions.benchmark_of(user=user, project=project, dataset_version=version, verifier=asked.verifier)
+    return actions.benchmark_of(
+        user=user, project=project, dataset_version=version, verifier=asked.verifier, split=asked.config.data.split
+    )

@@ -44,6 +44,7 @@ def create_benchmark(request: HttpRequest) -> Status[Benchmark]:
         description=body.description,
         dataset_version=Dataset.objects.resolve(body.dataset, user, project=project),
         verifier=body.verifier.model_dump(mode="json"),
+        split=body.split,
     )
     return Status(201, benchmark)
 

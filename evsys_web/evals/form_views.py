@@ -71,9 +71,9 @@ def size_fragment(request: HttpRequest) -> HttpResponse:
     form = EvalForm(signed_in(request), request.POST)
     if not form.is_valid():
         return render(request, "evals/_size.html", {"mistakes": form.mistakes()})
-    config, num_all = form.config, form.version.num_rows
+    config, num_all = form.config, form.version.stretch(form.split).num_rows
     num_tasks = min(num_all, config.max_tasks or num_all)
-    rows = form.version.rows_between(0, min(num_tasks, NUM_TASKS_CHECKED))
+    rows = form.version.rows_between(0, min(num_tasks, NUM_TASKS_CHECKED), form.split)
     misfits = check_tasks(map(Task.of, rows), open_verifier(config))
     context = {
         "num_tasks": num_tasks,
@@ -141,7 +141,12 @@ def _launch(form: EvalForm, user: User) -> EvalRun:
     project = form.version.dataset.project
     try:
         benchmark = form.benchmark or benchmark_of(
-            user=user, project=project, dataset_version=form.version, verifier=form.verifier, name=form.benchmark_name
+            user=user,
+            project=project,
+            dataset_version=form.version,
+            verifier=form.verifier,
+            name=form.benchmark_name,
+            split=form.split,
         )
     except ConfigError as error:
         raise ConfigError(str(error), path=("benchmark_name",) if error.path == ("name",) else error.path) from None

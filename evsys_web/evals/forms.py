@@ -14,7 +14,7 @@ from evsys_web.accounts.models import BackendCredential, User
 from evsys_web.config_forms import ConfigForm, mistakes_in
 from evsys_web.datasets.models import DatasetVersion, Format
 from evsys_web.evals.models import Benchmark, EvalRun
-from evsys_web.runs.forms import CheckpointField, VersionField, checkpoints_for, ready_versions
+from evsys_web.runs.forms import CheckpointField, VersionField, checkpoints_for, offer_splits, ready_versions
 from evsys_web.runs.models import Checkpoint
 from recipes.backends.local.models import STARTER_NAME, resolve
 from recipes.config import Settings
@@ -80,6 +80,7 @@ class ChoicesForm(forms.Form):
         empty_label="Choose a dataset of tasks",
         help_text="Every row is a task with its answer.",
     )
+    split = forms.ChoiceField(required=False, label="Split", help_text="Only its tasks.")
     verifier = forms.ChoiceField(required=False, help_text="What decides whether a reply is right.")
     submission_key = forms.CharField(max_length=200, widget=forms.HiddenInput)
     cloned_from = forms.ModelChoiceField(queryset=EvalRun.objects.none(), required=False, widget=forms.HiddenInput)
@@ -89,6 +90,7 @@ class ChoicesForm(forms.Form):
         super().__init__(data, initial={"submission_key": uuid.uuid4().hex, **(initial or {})})
         self._offer("benchmark", benchmarks_for(user))
         self._offer("dataset_version", task_versions_for(user))
+        offer_splits(self, first=("", "all tasks"))
         self._offer("credential", BackendCredential.objects.visible_to(user).order_by("name"))
         self._offer("cloned_from", EvalRun.objects.visible_to(user))
         self._offer_checkpoints(checkpoints_for(user))
@@ -138,6 +140,7 @@ class EvalForm:
 
     config: EvalConfig
     version: DatasetVersion
+    split: str | None
     verifier: dict[str, Any]
 
     def __init__(self, user: User, data: Mapping[str, Any] | None = None, *, start: Mapping[str, Any] | None = None) -> None:
@@ -192,13 +195,15 @@ class EvalForm:
                 self.choices.add_error("benchmark", "The tasks of this benchmark were deleted; choose another one.")
                 return False
             self.version, self.verifier = self.benchmark.dataset_version, self.benchmark.verifier
+            self.split = self.benchmark.split or None
         else:
             self.version = chosen["dataset_version"]
+            self.split = chosen.get("split") or None
             self.verifier = {"kind": chosen["verifier"], "params": self.settings["verifier"].params()}
         values = {
             "name": chosen["name"].strip() or self._name(),
             **self._answering(),
-            "data": {"dataset": self.version.reference},
+            "data": {"dataset": self.version.reference, "split": self.split},
             "verifier": self.verifier,
             "sampling": self.settings["sampling"].params(),
             **self.settings["attempts"].params(),
@@ -264,7 +269,7 @@ def start_from(config: EvalConfig) -> dict[str, Any]:
         "sampling": config.sampling.model_dump(),
         "verifier": config.verifier.params,
     }
-    start: dict[str, Any] = {"name": config.name, "verifier": config.verifier.kind, "params": params}
+    start: dict[str, Any] = {"name": config.name, "verifier": config.verifier.kind, "params": params, "split": config.data.split}
     if config.endpoint is not None:
         params["endpoint"] = config.endpoint.model_dump(include=set(EndpointSettings.model_fields))
         return {**start, "source": "endpoint"}

@@ -36,6 +36,7 @@ class Benchmark(models.Model):
         "datasets.DatasetVersion", on_delete=models.SET_NULL, null=True, blank=True, related_name="benchmarks"
     )
     dataset_reference = models.CharField(max_length=300, blank=True, help_text="name@version; outlives the dataset itself.")
+    split = models.CharField(max_length=64, blank=True, help_text="Only the tasks of this split; empty for all.")
     verifier = models.JSONField(default=dict, help_text="kind and params.")
     num_tasks = models.PositiveIntegerField(default=0)
     created_at = models.DateTimeField(default=now, editable=False)
@@ -147,7 +148,8 @@ class EvalRun(Work):
         """The tasks it samples, streamed. Raises DataError when they were deleted meanwhile."""
         if self.dataset_version is None:
             raise DataError(f"The dataset {self.dataset_reference} was deleted, so its tasks cannot be sampled any more.")
-        return (Task.of(row) for row in self.dataset_version.read_rows())
+        split = self.config.get("data", {}).get("split")
+        return (Task.of(row) for row in self.dataset_version.read_rows(split))
 
     def task_counts(self, *, with_leaked: bool = False) -> list[TaskCount]:
         """What the metrics are computed from, in the order of the tasks; those that trained the model only if asked for."""

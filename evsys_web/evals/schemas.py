@@ -20,6 +20,7 @@ class BenchmarkFields(Settings):
     name: str = Field(min_length=1, max_length=200, description="What people call it; once per project.")
     description: str = Field("", max_length=2000)
     dataset: str = Field(max_length=300, description="A dataset version of tasks, as name@version; the name alone is the newest.")
+    split: str | None = Field(None, min_length=1, max_length=64, description="Only the tasks of this split.")
     project: RowId | None = Field(None, description="Id of the project it belongs to; left away, your first one.")
 
 
@@ -76,6 +77,7 @@ class BenchmarkOut(Schema):
     description: str
     dataset: str = Field(alias="dataset_reference")
     dataset_version_id: int | None
+    split: str = Field(description="Only the tasks of this split; empty for all.")
     verifier: dict[str, Any]
     num_tasks: int
     created_at: datetime

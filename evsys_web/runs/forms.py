@@ -32,6 +32,33 @@ class VersionField(forms.ModelChoiceField[DatasetVersion]):
         return f"{version.reference} ({version.num_rows:,} {version.get_format_display().lower()} rows)"
 
 
+def offer_splits(form: forms.Form, *, first: tuple[str, str] | None = None) -> DatasetVersion | None:
+    """Fills the field `split` with those of the version chosen in `dataset_version`, after a `first` choice if there is one, and
+    gives that version; a version without splits has nothing to choose, so the field goes."""
+    chosen = str(form["dataset_version"].value() or "")
+    versions = form.fields["dataset_version"].queryset  # type: ignore[attr-defined]
+    version: DatasetVersion | None = versions.filter(pk=int(chosen)).first() if chosen.isdecimal() and len(chosen) < 19 else None
+    if version is None or not version.splits:
+        del form.fields["split"]
+        return None
+    field = form.fields["split"]
+    assert isinstance(field, forms.ChoiceField)
+    named = [(each["name"], f"{each['name']} ({each['num_rows']:,} rows)") for each in version.splits]
+    field.choices = [first, *named] if first else named
+    return version
+
+
+def _tell_of_splits(field: forms.Field, version: DatasetVersion) -> None:
+    """Which split a run takes unless another is chosen, and what its loss is measured on."""
+    assert isinstance(field, forms.ChoiceField)
+    if version.has_split(TRAIN):
+        field.initial = TRAIN
+    else:
+        field.choices = [("", "Choose a split"), *field.choices]
+    if version.has_split(VALIDATION):
+        field.help_text = f"{field.help_text} The loss is measured on {VALIDATION}, unless that is what it learns from."
+
+
 class CheckpointField(forms.ModelChoiceField[Checkpoint]):
     def label_from_instance(self, checkpoint: Checkpoint) -> str:
         return f"{checkpoint.run.name} · step {checkpoint.step:,} ({checkpoint.name})"
@@ -68,7 +95,9 @@ class ChoicesForm(forms.Form):
     def __init__(self, user: User, data: Mapping[str, Any] | None = None, *, initial: Mapping[str, Any] | None = None) -> None:
         super().__init__(data, initial={"submission_key": uuid.uuid4().hex, **(initial or {})})
         self._offer_versions(versions_for(user))
-        self._offer_splits()
+        version = offer_splits(self)
+        if version is not None:
+            _tell_of_splits(self.fields["split"], version)
         self._offer_checkpoints(checkpoints_for(user))
         self.fields["cloned_from"].queryset = TrainingRun.objects.visible_to(user)  # type: ignore[attr-defined]
         self.fields["algorithm"].choices = [(kind, _words(kind)) for kind in algorithms.kinds()]  # type: ignore[attr-defined]
@@ -95,26 +124,6 @@ class ChoicesForm(forms.Form):
             fits |= Q(pk=int(chosen))
         offered = allowed.filter(fits)
         field.choices = [("", field.empty_label), *((each.pk, field.label_from_instance(each)) for each in offered)]
-
-    def _offer_splits(self) -> None:
-        """Those of the chosen version; a version without any has nothing to choose."""
-        chosen = str(self["dataset_version"].value() or "")
-        versions = self.fields["dataset_version"].queryset  # type: ignore[attr-defined]
-        version = versions.filter(pk=int(chosen)).first() if chosen.isdecimal() and len(chosen) < 19 else None
-        if version is None or not version.splits:
-            del self.fields["split"]
-            return
-        field = self.fields["split"]
-        assert isinstance(field, forms.ChoiceField)
-        field.choices = [(each["name"], f"{each['name']} ({each['num_rows']:,} rows)") for each in version.splits]
-        if version.has_split(TRAIN):
-            field.initial = TRAIN
-        else:
-            field.choices = [("", "Choose a split"), *field.choices]
-        if version.has_split(VALIDATION):
-            field.help_text = (
-                f"The rows it learns from. The loss is measured on {VALIDATION}, unless that is what it learns from."
-            )
 
     def _offer_checkpoints(self, allowed: QuerySet[Checkpoint]) -> None:
         """The newest are offered, and the one already chosen; any that the person may see is accepted."""

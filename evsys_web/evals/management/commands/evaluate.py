@@ -23,7 +23,7 @@ class Command(LaunchCommand[EvalRun]):
         config = EvalConfig.from_yaml(text)
         version = version_of(config.data, user=user, project=project, folder=folder)
         verifier = config.verifier.model_dump()
-        benchmark = benchmark_of(user=user, project=project, dataset_version=version, verifier=verifier)
+        benchmark = benchmark_of(user=user, project=project, dataset_version=version, verifier=verifier, split=config.data.split)
         return launch_eval(user=user, project=project, config=config, benchmark=benchmark)
 
     def progress(self, work: EvalRun) -> str:
