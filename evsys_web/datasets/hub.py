@@ -65,7 +65,8 @@ def find_files(repo_id: str, *, config: str = "", revision: str = "", token: str
 def _is_rows(name: str) -> bool:
     """A file of rows, under a path that stays where it is put."""
     parts = PurePosixPath(name).parts
-    is_tame = "\\" not in name and not name.startswith("/") and not any(part == ".." or part.startswith(".") for part in parts)
+    stays = not name.startswith("/") and not any(part == ".." or part.startswith(".") for part in parts)
+    is_tame = stays and name.isprintable() and "\\" not in name
     return is_tame and name.lower().endswith(SUFFIXES)
 
 
@@ -85,6 +86,8 @@ def _by_card(repo_id: str, configs: Any, wanted: str, names: Sequence[str]) -> d
         files = [name for name in sorted(names) if any(fnmatchcase(name, pattern.removeprefix("./")) for pattern in texts)]
         if files:
             found.setdefault(split, []).extend(files)
+    if not found:
+        raise ConfigError(f"The card of {repo_id} names no file of rows for the config {chosen[:60]!r}.", path=("config",))
     return found
 
 

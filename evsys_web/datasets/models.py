@@ -317,6 +317,8 @@ class HubTransfer(models.Model):
         return self._change(Q(status=TransferStatus.RUNNING), status=TransferStatus.COMPLETED, finished_at=now(), **made)
 
     def fail(self, error: str) -> bool:
+        """The sentence may quote what a server said: no database keeps half a character, PostgreSQL no NUL."""
+        error = error.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
         return self._change(Q(status=TransferStatus.RUNNING), status=TransferStatus.FAILED, finished_at=now(), error=error[:4000])
 
     def queue_again(self) -> bool:

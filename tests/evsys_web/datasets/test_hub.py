@@ -179,6 +179,7 @@ def test_shards_and_folders_become_splits(hub: FakeHub, alice: User, project: Pr
         "data/dev.jsonl": jsonl(chat("3")),
         "../escape-train.jsonl": jsonl(chat("never")),
         ".hidden/train.jsonl": jsonl(chat("never")),
+        "train\x00.jsonl": jsonl(chat("never")),
     }
     hub.datasets["some/data"] = {"files": files, "private": False}
     version = pulled(alice, project).version
@@ -202,6 +203,13 @@ def test_foreign_rows_wait_for_their_owner_or_are_converted_when_agreed(
     assert "Agree to convert" in pulled(alice, project).error
     both = pulled(alice, project, convert=True).version
     assert both is not None and [split["name"] for split in both.splits] == ["test", "train"]
+
+
+def test_what_a_card_says_can_be_kept_by_any_database(hub: FakeHub, alice: User, project: Project) -> None:
+    card = '---\nconfigs:\n- config_name: "a\\0<b>"\n  data_files: train.jsonl\n- config_name: c\n  data_files: [1, {}]\n---\n'
+    hub.datasets["some/data"] = {"files": {"README.md": card.encode(), "train.jsonl": jsonl(chat("a"))}, "private": False}
+    assert "It has: a\ufffd<b>, c" in pulled(alice, project).error
+    assert "names no file of rows for the config 'c'" in pulled(alice, project, config="c").error
 
 
 def test_a_bad_row_is_named_with_its_file(hub: FakeHub, alice: User, project: Project) -> None:
