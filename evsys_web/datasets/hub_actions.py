@@ -61,6 +61,9 @@ def import_from_hub(
     repo_id = check_repo_id(repo_id)
     name = name.strip() or repo_id.rpartition("/")[2]
     check_name(name)
+    for field, text in (("config", config), ("split", split), ("revision", revision)):
+        if not text.isprintable():
+            raise ConfigError(f"The {field} holds characters that no name has.", path=(field,))
     _check_credential(project, credential)
     return _queued(
         project=project,
@@ -98,5 +101,7 @@ def _announce(found: HubTransfer) -> None:
 
 
 def _check_credential(project: Project, name: str) -> None:
+    if name and not name.isprintable():
+        raise ConfigError("The credential's name holds characters that no name has.", path=("credential",))
     if name and not BackendCredential.objects.filter(project=project, name=name).exists():
         raise ConfigError(f"There is no credential {name!r} in this project.", path=("credential",))

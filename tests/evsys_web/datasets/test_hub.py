@@ -269,4 +269,8 @@ def test_the_pages_and_the_api_ask_for_transfers(
     assert sent.status_code == 202 and sent.json()["is_private"] and sent.json()["status"] == "queued"
     wrong = alice_client.post(f"{api}/pull", {"repo_id": "x y"}, content_type="application/json", headers=alice_headers)
     assert wrong.status_code == 422 and "repo_id" in wrong.content.decode()
+    for field in ("config", "split", "revision", "credential", "name"):
+        body = {"repo_id": "some/data", field: "a\x00b"}
+        refused = alice_client.post(f"{api}/pull", body, content_type="application/json", headers=alice_headers)
+        assert refused.status_code == 422, field
     assert len(alice_client.get(api, headers=alice_headers).json()["items"]) == 3
