@@ -54,7 +54,7 @@ def find_files(repo_id: str, *, config: str = "", revision: str = "", token: str
     sizes = {each.rfilename: each.size or 0 for each in info.siblings or () if _is_rows(each.rfilename)}
     if not sizes:
         raise ConfigError(f"{repo_id} holds no Parquet, JSONL, JSON or CSV file.", path=("repo_id",))
-    configs = (info.card_data or {}).get("configs") if info.card_data else None
+    configs = info.card_data.get("configs") if info.card_data else None
     splits = _by_card(repo_id, configs, config, list(sizes)) or _by_name(repo_id, config, sorted(sizes))
     num_bytes = sum(sizes[name] for names in splits.values() for name in names)
     if num_bytes > MAX_BYTES:
@@ -162,6 +162,7 @@ def publish_files(repo_id: str, files: Mapping[str, Path | bytes], *, private: b
 @contextmanager
 def plain_errors(repo_id: str) -> Iterator[None]:
     """The client's errors as sentences of ours: theirs hold addresses and headers of the call."""
+    import httpx2
     from huggingface_hub import errors
 
     try:
@@ -182,6 +183,6 @@ def plain_errors(repo_id: str) -> Iterator[None]:
         is_busy = status == 429 or status >= 500
         sentence = f"The hub answered HTTP {status} for {repo_id}." + (" Try again later." if is_busy else "")
         raise BackendError(sentence, permanent=not is_busy, kind=ErrorKind.SERVER) from None
-    except (errors.HTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+    except (httpx2.HTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         sentence = f"The hub cannot be reached for {repo_id} ({type(error).__name__}). Try again later."
         raise BackendError(sentence, permanent=False, kind=ErrorKind.CONNECTION) from None
