@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import httpx2
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from evsys_web.accounts.actions import reveal_credential
 from evsys_web.accounts.models import Project
@@ -71,6 +71,8 @@ def hub_errors(repository: str) -> Iterator[None]:
 
 def _refused(error: HfHubHTTPError, repository: str) -> BackendError:
     status = error.response.status_code if error.response is not None else 0
+    if isinstance(error, RepositoryNotFoundError):
+        status = 404  # the hub answers 401 to whoever sent no token, so as not to tell what is there
     said = f" It said: {error.server_message[:300]}" if error.server_message else ""
     if status in _REFUSALS:
         sentence, kind = _REFUSALS[status]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from recipes.errors import BackendError, ConfigError, ErrorKind
+from evsys_web.hub import hub_errors
+from recipes.errors import ConfigError
 
 REPO_ID = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
@@ -47,7 +47,7 @@ def find_files(repo_id: str, *, config: str = "", revision: str = "", token: str
     """The files that hold the rows of a dataset, as its card says, else by their names. Raises ConfigError, BackendError."""
     from huggingface_hub import HfApi
 
-    with plain_errors(repo_id):
+    with hub_errors(repo_id):
         info = HfApi(token=token or False).dataset_info(
             repo_id, revision=revision or None, files_metadata=True, timeout=TIMEOUT_SECONDS
         )
@@ -134,7 +134,7 @@ def fetch_file(repo_id: str, name: str, *, commit: str, folder: Path, token: str
     """One file of the dataset, below the folder. Raises ConfigError, BackendError."""
     from huggingface_hub import hf_hub_download
 
-    with plain_errors(repo_id):
+    with hub_errors(repo_id):
         return Path(hf_hub_download(repo_id, name, repo_type="dataset", revision=commit, local_dir=folder, token=token or False))
 
 
@@ -144,7 +144,7 @@ def publish_files(repo_id: str, files: Mapping[str, Path | bytes], *, private: b
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(token=token)
-    with plain_errors(repo_id):
+    with hub_errors(repo_id):
         api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
         if private and not api.dataset_info(repo_id, timeout=TIMEOUT_SECONDS).private:
             raise ConfigError(
@@ -157,32 +157,3 @@ def publish_files(repo_id: str, files: Mapping[str, Path | bytes], *, private: b
         ]
         done = api.create_commit(repo_id, operations, commit_message=message, repo_type="dataset")
     return str(done.commit_url)
-
-
-@contextmanager
-def plain_errors(repo_id: str) -> Iterator[None]:
-    """The client's errors as sentences of ours: theirs hold addresses and headers of the call."""
-    import httpx2
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.GatedRepoError:
-        raise ConfigError(f"{repo_id} is gated: ask for access on its page, and choose a key of that account.") from None
-    except errors.RevisionNotFoundError:
-        raise ConfigError(f"{repo_id} has no such revision.", path=("revision",)) from None
-    except errors.RepositoryNotFoundError:
-        sentence = f"There is no dataset {repo_id} on the hub, or the key may not see it."
-        raise ConfigError(sentence, path=("repo_id",)) from None
-    except errors.HFValidationError:
-        raise ConfigError(f"{repo_id[:80]!r} is no dataset on the hub: write owner/name.", path=("repo_id",)) from None
-    except errors.HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
-        if status in (401, 403):
-            raise ConfigError(f"The hub refuses the key for {repo_id} (HTTP {status}).", path=("credential",)) from None
-        is_busy = status == 429 or status >= 500
-        sentence = f"The hub answered HTTP {status} for {repo_id}." + (" Try again later." if is_busy else "")
-        raise BackendError(sentence, permanent=not is_busy, kind=ErrorKind.SERVER) from None
-    except (httpx2.HTTPError, errors.LocalEntryNotFoundError, OSError) as error:
-        sentence = f"The hub cannot be reached for {repo_id} ({type(error).__name__}). Try again later."
-        raise BackendError(sentence, permanent=False, kind=ErrorKind.CONNECTION) from None

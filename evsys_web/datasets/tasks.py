@@ -16,15 +16,17 @@ def transfer(transfer_id: int) -> None:
     found = HubTransfer.objects.select_related("project", "created_by", "version__dataset").filter(pk=transfer_id).first()
     if found is None or not found.start():
         return
+    key: str | None = None
     try:
-        key = reveal_credential(project=found.project, name=found.credential) if found.credential else None
+        if found.credential:
+            key = reveal_credential(project=found.project, name=found.credential)
         if found.direction == Direction.PUSH:
             found.complete(url=hub_transfers.push(found, key or ""))
         else:
             hub_transfers.pull(found, key)
             found.complete()
     except (RecipeError, PermissionDenied) as error:
-        found.fail(str(error))
+        found.fail(str(error).replace(key, "…") if key else str(error))  # a sentence may quote what a server said
     except Exception as error:
         found.fail(f"This failed in a way that nobody foresaw ({type(error).__name__}); the server's log has more.")
         raise

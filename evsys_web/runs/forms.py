@@ -43,9 +43,12 @@ def offer_splits(form: forms.Form, *, first: tuple[str, str] | None = None) -> D
         return None
     field = form.fields["split"]
     assert isinstance(field, forms.ChoiceField)
-    named = [(each["name"], f"{each['name']} ({each['num_rows']:,} rows)") for each in version.splits]
-    field.choices = [first, *named] if first else named
+    field.choices = [*([first] if first else []), *_split_choices(version)]
     return version
+
+
+def _split_choices(version: DatasetVersion) -> list[tuple[str, str]]:
+    return [(each["name"], f"{each['name']} ({each['num_rows']:,} rows)") for each in version.splits]
 
 
 def _tell_of_splits(field: forms.Field, version: DatasetVersion) -> None:
@@ -54,7 +57,7 @@ def _tell_of_splits(field: forms.Field, version: DatasetVersion) -> None:
     if version.has_split(TRAIN):
         field.initial = TRAIN
     else:
-        field.choices = [("", "Choose a split"), *field.choices]
+        field.choices = [("", "Choose a split"), *_split_choices(version)]
     if version.has_split(VALIDATION):
         field.help_text = f"{field.help_text} The loss is measured on {VALIDATION}, unless that is what it learns from."
 

@@ -109,7 +109,8 @@ def test_the_key_stays_in_the_call(
         pushed(alice, curated)
         hub.failing_with = 403
         refused = pushed(alice, curated)
-    assert refused.status == "failed" and "refuses the key" in refused.error
+    assert refused.status == "failed" and "may not do that" in refused.error
+    assert "failed for …" in refused.error, "a server that says the key aloud is not repeated"
     assert set(hub.seen_keys) == {KEY}
     values = json.dumps(list(HubTransfer.objects.values()), default=str)
     assert KEY not in values and KEY not in caplog.text
@@ -129,7 +130,8 @@ def test_what_is_public_already_is_not_published_as_private(hub: FakeHub, alice:
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(401, "refuses the key"), (429, "Try again later"), (503, "Try again later"), (418, "HTTP 418")]
+    ("status", "words"),
+    [(401, "wrong, expired or revoked"), (429, "Try again in some minutes"), (503, "Try again later"), (418, "refused (418)")],
 )
 def test_what_the_hub_refuses_is_said_in_a_sentence(
     hub: FakeHub, alice: User, curated: DatasetVersion, key: str, status: int, words: str, monkeypatch: pytest.MonkeyPatch
@@ -161,13 +163,10 @@ def test_a_dataset_config_split_or_revision_that_is_not_there_is_named(hub: Fake
     assert "several configs; name one. It has: main, socratic" in pulled(alice, project).error
     assert "no config 'x'. It has: main, socratic" in pulled(alice, project, config="x").error
     assert "no split 'test'. It has: train" in pulled(alice, project, config="main", split="test").error
-    assert "no such revision" in pulled(alice, project, revision="nope").error
+    assert "The hub knows no some/data" in pulled(alice, project, revision="nope").error
     assert "no Parquet, JSONL" in pulled(alice, project, repo_id="some/pictures").error
     for repo_id in ("some/secret", "some/nothing"):
-        assert (
-            f"There is no dataset {repo_id} on the hub, or the key may not see it"
-            in pulled(alice, project, repo_id=repo_id).error
-        )
+        assert f"The hub knows no {repo_id}, or the token may not see it" in pulled(alice, project, repo_id=repo_id).error
     done = pulled(alice, project, config="main")
     assert done.version is not None and done.version.reference == "data@1" and done.version.splits == []
 
