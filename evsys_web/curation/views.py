@@ -22,7 +22,7 @@ from evsys_web.curation.workbench import EXAMPLES, PRESETS, look_at
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.evals.models import EvalRun, EvalTask
 from recipes.curation import CurationSettings
-from recipes.curation.grammar import NAMES
+from recipes.curation.tree import NAMES
 from recipes.errors import ConfigError, DataError, FilterError
 
 CURATIONS_PER_PAGE = 25

@@ -37,11 +37,11 @@ class LaunchCommand(BaseCommand, Generic[W]):
 
     def launch(self, text: str, *, user: User, project: Project, folder: Path) -> W:
         """Queue what the YAML text says; paths in it begin at `folder`. Raises RecipeError, ValidationError, CommandError."""
-        raise NotImplementedError
+        raise AssertionError(f"{type(self).__name__} launches nothing")
 
     def progress(self, work: W) -> str:
         """How far it is ("step 3 of 12"): said whenever it changes, and when it ended too early."""
-        raise NotImplementedError
+        raise AssertionError(f"{type(self).__name__} tells no progress")
 
     def do_here(self, work: W) -> None:
         """All of the work, in this process."""

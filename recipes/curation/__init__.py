@@ -1,6 +1,6 @@
 """Curation: which attempts become training rows.
 
-Reading order: grammar → filters → settings → columns → pool → selection → curating.
+Reading order: tokens → tree → grammar → filters → settings → columns → pool → selection → curating.
 """
 
 from recipes.curation.columns import Columns, ColumnsBuilder, columns_of

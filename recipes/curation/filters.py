@@ -10,7 +10,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
-from recipes.curation.grammar import (
+from recipes.curation.grammar import parse
+from recipes.curation.tree import (
     And,
     Comparison,
     Flag,
@@ -23,7 +24,6 @@ from recipes.curation.grammar import (
     Or,
     Product,
     Sum,
-    parse,
     printed,
 )
 from recipes.errors import DataError

@@ -17,124 +17,37 @@ Time and memory are linear in the text, which is at most 2,000 characters; nesti
 from __future__ import annotations
 
 import difflib
-import math
-import re
-import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
+from recipes.curation.tokens import HINTS, K_BEHIND_A_NAME, MAX_LENGTH, Token, token_at
+from recipes.curation.tree import (
+    COMPARISONS,
+    INFINITY,
+    NAMES,
+    WITH_K,
+    WORDS,
+    And,
+    Bounds,
+    Comparison,
+    Flag,
+    Name,
+    Negative,
+    Node,
+    Not,
+    Number,
+    Operator,
+    Or,
+    Product,
+    Step,
+    Sum,
+    bounds_of,
+    printed,
+)
 from recipes.errors import FilterError
 
-MAX_LENGTH = 2000
 MAX_DEPTH = 50
 MAX_DIGITS = 15
 SMALLEST, LARGEST = 1e-99, 1e99
-
-INFINITY = math.inf
-
-
-class Bounds(NamedTuple):
-    low: float
-    high: float
-
-
-NAMES: dict[str, tuple[Bounds, str]] = {
-    "n": (Bounds(1.0, INFINITY), "attempts with a verdict"),
-    "n_correct": (Bounds(0.0, INFINITY), "attempts that are right"),
-    "solved": (Bounds(0.0, 1.0), "true when any attempt is right"),
-    "avg": (Bounds(-INFINITY, INFINITY), "mean of the metric"),
-    "best": (Bounds(-INFINITY, INFINITY), "largest value of the metric"),
-    "worst": (Bounds(-INFINITY, INFINITY), "smallest value of the metric"),
-    "pass": (Bounds(0.0, 1.0), "pass@k: chance that k attempts drawn from the n hold a right one"),
-}
-"""What a filter may ask of a task: its bounds, and what it is. n is at least 1: tasks without attempts are not asked."""
-WITH_K = ("pass", "avg", "best", "worst")
-WORDS = ("and", "or", "not", "true", "false", "True", "False")
-
-
-class Operator(StrEnum):
-    LESS = "<"
-    LESS_OR_EQUAL = "<="
-    GREATER = ">"
-    GREATER_OR_EQUAL = ">="
-    EQUAL = "=="
-    UNEQUAL = "!="
-    PLUS = "+"
-    MINUS = "-"
-    TIMES = "*"
-    BY = "/"
-
-
-COMPARISONS = frozenset(("<", "<=", ">", ">=", "==", "!="))
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    value: float
-    text: str = field(default="", compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    value: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Name:
-    """k is None but for name@k."""
-
-    name: str
-    k: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Negative:
-    operand: Node
-
-
-@dataclass(frozen=True, slots=True)
-class Not:
-    operand: Node
-
-
-class Step(NamedTuple):
-    operator: Operator
-    operand: Node
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    first: Node
-    rest: tuple[Step, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sum:
-    first: Node
-    rest: tuple[Step, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Chained as in Python: every neighbouring pair must hold."""
-
-    first: Node
-    rest: tuple[Step, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class And:
-    parts: tuple[Node, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Or:
-    parts: tuple[Node, ...]
-
-
-Node = Number | Flag | Name | Negative | Not | Product | Sum | Comparison | And | Or
 
 
 def parse(text: str) -> Node:
@@ -153,62 +66,6 @@ def parse(text: str) -> Node:
     return _Parser(text).whole()
 
 
-# words of the text
-
-_SPACE = re.compile(r"[ \t\r\n]*")
-_TOKEN = re.compile(
-    r"(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)|(?P<word>[A-Za-z_]\w*)|(?P<sign>[<>=!]=|[<>+\-*/()])", re.ASCII
-)
-_K = re.compile(r"@([1-9]\d{0,14})(?![\w.])", re.ASCII)
-_HINTS = {
-    "**": "no powers: write avg * avg",
-    "//": "one / to divide",
-    "&&": "and",
-    "&": "and",
-    "||": "or",
-    "|": "or",
-    "<>": "!=",
-    "=": "== to compare",
-    "!": "not",
-    "≤": "<=",
-    "≥": ">=",
-    "≠": "!=",
-    "×": "*",
-    "÷": "/",
-    "−": "- (the ASCII minus)",
-    "–": "- (the ASCII minus)",
-    "%": "a share between 0 and 1, such as 0.25",
-    "@": "name@k without spaces, as in pass@4",
-    ",": "a point in decimals, and no separators in numbers",
-}
-
-
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    start: int
-
-    @property
-    def shown(self) -> str:
-        if self.kind == "end":
-            return "the end"
-        if self.kind == "unknown" and not (self.text.isascii() and self.text.isprintable()):
-            return f"{unicodedata.name(self.text, 'a character')} (U+{ord(self.text):04X})"
-        return self.text if len(self.text) <= 40 else f"{self.text[:39]}…"
-
-
-def _token_at(text: str, position: int) -> _Token:
-    """The token that begins at or behind `position`, spaces skipped."""
-    start = _SPACE.match(text, position).end()  # type: ignore[union-attr]
-    if start == len(text):
-        return _Token("end", "", start)
-    found = _TOKEN.match(text, start)
-    if found is None or text[start : start + 2] in _HINTS:
-        pair = text[start : start + 2]
-        return _Token("unknown", pair if pair in _HINTS else text[start], start)
-    return _Token(str(found.lastgroup), found.group(), start)
-
-
 class _Parser:
     """One pass over the text, one token ahead."""
 
@@ -217,7 +74,7 @@ class _Parser:
         self._depth = 0
         self._open: list[int] = []
         self._bounds: dict[int, Bounds] = {}
-        self._token = _token_at(text, 0)
+        self._token = token_at(text, 0)
 
     def whole(self) -> Node:
         if self._token.kind == "end":
@@ -326,19 +183,19 @@ class _Parser:
                 self._refuse(token, "how many attempts are drawn, as in pass@4", found="pass without its k")
             self._next()
             return Name(name)
-        found = _K.match(self._text, end)
+        found = K_BEHIND_A_NAME.match(self._text, end)
         if name not in WITH_K:
             self._refuse(token, f"{name} alone; @k goes with {', '.join(WITH_K)}", found=f"{name}@")
         if found is None:
-            at = _token_at(self._text, end + 1)
+            at = token_at(self._text, end + 1)
             self._refuse(at, f"a whole number from 1, directly behind {name}@", found=f"{at.shown} behind {name}@")
-        self._token = _token_at(self._text, found.end())
+        self._token = token_at(self._text, found.end())
         return Name(name, int(found[1]))
 
     # what the grammar's methods share
 
     def _next(self) -> None:
-        self._token = _token_at(self._text, self._token.start + len(self._token.text))
+        self._token = token_at(self._text, self._token.start + len(self._token.text))
 
     def _take(self, word: str) -> bool:
         if self._token.text != word:
@@ -351,12 +208,12 @@ class _Parser:
         self._next()
         return operator
 
-    def _enter(self, token: _Token) -> None:
+    def _enter(self, token: Token) -> None:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             self._refuse(token, f"at most {MAX_DEPTH} levels", found=f"{token.shown} nested {self._depth} levels deep")
 
-    def _check_divisor(self, divisor: Node, start: _Token) -> None:
+    def _check_divisor(self, divisor: Node, start: Token) -> None:
         low, high = bounds_of(divisor, self._bounds)
         if low <= 0 <= high:
             what = "division by zero" if low == high else f"the divisor {printed(divisor)}, which is 0 for some tasks"
@@ -369,10 +226,10 @@ class _Parser:
         close = f"or ) for the ( at character {self._open[-1] + 1:,}" if self._open else "or the end"
         self._refuse(self._token, f"an operator such as and, <, == or +, {close}")
 
-    def _refuse(self, token: _Token, expected: str, *, found: str = "") -> NoReturn:
+    def _refuse(self, token: Token, expected: str, *, found: str = "") -> NoReturn:
         found = found or token.shown
-        if token.text in _HINTS:
-            expected = f"{_HINTS[token.text]}" if token.kind == "unknown" else expected
+        if token.text in HINTS:
+            expected = f"{HINTS[token.text]}" if token.kind == "unknown" else expected
         message = f"Character {token.start + 1:,}: found {found}; expected {expected}."
         raise FilterError(message, text=self._text, position=token.start, length=len(token.text), found=found, expected=expected)
 
@@ -382,91 +239,3 @@ def _expected_name(name: str) -> str:
     near = f"{close[0]}@k" if close == ["pass"] else "".join(close)
     known = ", ".join(f"{known}@k" if known == "pass" else known for known in NAMES)
     return f"{near} perhaps; the names are {known}" if near else f"one of {known}"
-
-
-# what a divisor can be
-
-
-def bounds_of(node: Node, known: dict[int, Bounds]) -> Bounds:
-    """What the value can be over all tasks. known: found before, by the id of the node."""
-    bounds = known.get(id(node))
-    if bounds is None:
-        bounds = known[id(node)] = _bounds_of(node, known)
-    return bounds
-
-
-def _bounds_of(node: Node, known: dict[int, Bounds]) -> Bounds:
-    if isinstance(node, Number | Flag):
-        return Bounds(float(node.value), float(node.value))
-    if isinstance(node, Name):
-        return NAMES[node.name][0]
-    if isinstance(node, Negative):
-        low, high = bounds_of(node.operand, known)
-        return Bounds(-high, -low)
-    if isinstance(node, And | Or):
-        parts = [bounds_of(part, known) for part in node.parts]
-        return Bounds(min(part.low for part in parts), max(part.high for part in parts))
-    if isinstance(node, Sum | Product):
-        bounds = bounds_of(node.first, known)
-        for operator, operand in node.rest:
-            bounds = _combined(operator, bounds, bounds_of(operand, known))
-        return bounds
-    return Bounds(0.0, 1.0)
-
-
-def _combined(operator: Operator, left: Bounds, right: Bounds) -> Bounds:
-    if operator is Operator.PLUS:
-        ends = [left.low + right.low, left.high + right.high]
-    elif operator is Operator.MINUS:
-        ends = [left.low - right.high, left.high - right.low]
-    elif operator is Operator.TIMES:
-        ends = [a * b for a in left for b in right]
-    else:
-        ends = [a / b for a in left for b in right]
-    if any(math.isnan(end) for end in ends):
-        return Bounds(-INFINITY, INFINITY)
-    return Bounds(min(ends), max(ends))
-
-
-# tree → text
-
-
-def printed(node: Node) -> str:
-    """The tree as text that parses to the same tree, in one spelling. Never longer than MAX_LENGTH for a tree that was parsed."""
-    text = _printed(node, 0)
-    return text if len(text) <= MAX_LENGTH else "".join(_tight(text))
-
-
-def _printed(node: Node, least: int) -> str:
-    """In parentheses where it binds less than `least`."""
-    if isinstance(node, Number):
-        return node.text or f"{node.value:.15g}"
-    if isinstance(node, Flag):
-        return str(node.value).lower()
-    if isinstance(node, Name):
-        return node.name if node.k is None else f"{node.name}@{node.k}"
-    if isinstance(node, Negative):
-        return f"-{_printed(node.operand, 6)}"
-    if isinstance(node, Not):
-        text, level = f"not {_printed(node.operand, 3)}", 3
-    elif isinstance(node, Or):
-        text, level = " or ".join([_printed(part, 2) for part in node.parts]), 1
-    elif isinstance(node, And):
-        text, level = " and ".join([_printed(part, 3) for part in node.parts]), 2
-    else:
-        level = 3 if isinstance(node, Comparison) else 4 if isinstance(node, Sum) else 5
-        steps = [f" {operator} {_printed(operand, level + 1)}" for operator, operand in node.rest]
-        text = _printed(node.first, level + 1) + "".join(steps)
-    return text if level >= least else f"({text})"
-
-
-def _tight(text: str) -> Iterator[str]:
-    """The tokens, with spaces only between words."""
-    position, behind_word = 0, False
-    while (token := _token_at(text, position)).kind != "end":
-        position = token.start + len(token.text)
-        whole = token.text
-        if found := _K.match(text, position):
-            whole, position = text[token.start : found.end()], found.end()
-        yield f" {whole}" if behind_word and token.kind != "sign" else whole
-        behind_word = token.kind == "word"

@@ -14,7 +14,7 @@ import numpy as np
 
 from recipes.curation.columns import Columns, Flags, Floats, Integers
 from recipes.curation.filters import COMPARE, COMPUTE, Aggregates, absent_metric, metric_name
-from recipes.curation.grammar import And, Comparison, Flag, Name, Negative, Node, Not, Number, Operator, Or
+from recipes.curation.tree import And, Comparison, Flag, Name, Negative, Node, Not, Number, Operator, Or
 from recipes.errors import DataError
 from recipes.evals.metrics import pass_at_k
 

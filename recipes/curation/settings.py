@@ -8,7 +8,7 @@ from pydantic import field_validator, model_validator
 
 from recipes.config import Settings, knob
 from recipes.curation.filters import compile_filter
-from recipes.curation.grammar import MAX_LENGTH
+from recipes.curation.tokens import MAX_LENGTH
 
 
 class Select(StrEnum):

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from recipes.algorithms.rl import RL
 from recipes.backends.local import LocalBackend
 from recipes.backends.local.config import LocalConfig

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from recipes.curation import PooledAttempt, compile_filter
 from recipes.curation.columns import columns_of
 from recipes.curation.filters import Aggregates, aggregate, score_of
-from recipes.curation.grammar import Node, printed
 from recipes.curation.pool import Pool, exact_mean, values_of
+from recipes.curation.tree import Node, printed
 from recipes.errors import DataError
 from recipes.evals.metrics import pass_at_k
 from tests.recipes.curation.attempts import SIGNAL, attempt, pools

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from recipes.curation.grammar import MAX_DEPTH, MAX_LENGTH, NAMES, Name, Node, parse, printed
+from recipes.curation.grammar import MAX_DEPTH, parse
+from recipes.curation.tokens import MAX_LENGTH
+from recipes.curation.tree import NAMES, Name, Node, printed
 from recipes.errors import FilterError, RecipeError
 from tests.recipes.curation.trees import trees
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from recipes.curation.grammar import (
+from recipes.curation.tree import (
     And,
     Comparison,
     Flag,
