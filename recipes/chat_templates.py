@@ -28,6 +28,14 @@ RENDERERS = {
 }
 """Chat templates by `renderer_name`, for base models that bring none (or whose own should not be used)."""
 
+
+def check_renderer(name: str | None) -> str | None:
+    """For a Config: the name as given. Raises ValueError for one that is no renderer."""
+    if name and name not in RENDERERS:
+        raise ValueError(f"leave it empty for the model's own chat template, or choose one of: {', '.join(RENDERERS)}")
+    return name
+
+
 _loading = Lock()  # two threads that import transformers at once break it: one finds the package half made
 
 

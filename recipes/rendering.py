@@ -18,6 +18,7 @@ from recipes.chat_templates import (
     RENDERERS,
     Conversation,
     Message,
+    check_renderer,
     common_length,
     control_ids,
     load_tokenizer,
@@ -33,6 +34,7 @@ __all__ = [
     "PreviewToken",
     "Rendered",
     "Supervise",
+    "check_renderer",
     "datum_of",
     "hard_checks",
     "load_tokenizer",
@@ -114,14 +116,16 @@ def render_sequences(
     enable_thinking: bool | None = None,
     max_seq_len: int | None = None,
     tools: Sequence[Any] | None = None,
+    first_turn: int = 0,
 ) -> list[Rendered]:
     """As `render`, but a conversation that has no exact mask as one sequence becomes one sequence per supervised turn.
+    Messages before `first_turn`, an index, are context: nothing of them is trained.
 
     That is what the model reads when it is asked for each turn: a template that strips earlier reasoning shows every reply
     with its own reasoning, and only that reply is trained. Raises RenderingError as `render`.
     """
     conversation = Conversation.of(messages, tokenizer, enable_thinking, tools)
-    turns = _supervised_turns(conversation, supervise)
+    turns = _supervised_turns(conversation, supervise, first_turn)
     try:
         sequences = [_render_one(conversation, turns)]
     except _NotAPrefix:
@@ -158,10 +162,17 @@ def tokens_for_preview(
     enable_thinking: bool | None = None,
     max_seq_len: int | None = None,
     tools: Sequence[Any] | None = None,
+    first_turn: int = 0,
 ) -> list[PreviewToken]:
     """Exactly what training reads, token by token. Raises RenderingError as `render_sequences`."""
     sequences = render_sequences(
-        messages, tokenizer, supervise=supervise, enable_thinking=enable_thinking, max_seq_len=max_seq_len, tools=tools
+        messages,
+        tokenizer,
+        supervise=supervise,
+        enable_thinking=enable_thinking,
+        max_seq_len=max_seq_len,
+        tools=tools,
+        first_turn=first_turn,
     )
     return [
         PreviewToken(text, weight != 0, token_id, number)
@@ -228,9 +239,10 @@ class _Merged(_NotAPrefix):
     """It is one as text, but a token lies across the boundary."""
 
 
-def _supervised_turns(conversation: Conversation, supervise: str) -> list[int]:
+def _supervised_turns(conversation: Conversation, supervise: str, first_turn: int = 0) -> list[int]:
     """Indices of the messages that are trained, in order."""
-    turns = [index for index, message in enumerate(conversation.messages) if message.get("role") == "assistant"]
+    messages = enumerate(conversation.messages)
+    turns = [index for index, message in messages if index >= first_turn and message.get("role") == "assistant"]
     if not turns:
         raise RenderingError("The conversation has no assistant turn, so nothing in it can be trained.", field="messages")
     if supervise not in list(Supervise):

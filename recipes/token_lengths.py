@@ -14,16 +14,18 @@ from recipes.types import Row
 
 
 class Sequence(NamedTuple):
-    """A conversation that a row shows a model, with a name for people. A task's is not trained: the model writes the reply."""
+    """A conversation that a row shows a model, with a name for people. A task's is not trained: the model writes the reply.
+    first_turn: index of the first message that may be trained; those before it are context."""
 
     title: str
     messages: list[Row]
+    first_turn: int = 0
 
 
 def sequences_of(row: Row, format: RowFormat) -> list[Sequence]:
     """What a parsed row shows a model: one conversation, for a preference two."""
     if format is RowFormat.PREFERENCE:
-        return [Sequence(key, [*row["prompt"], *row[key]]) for key in ("chosen", "rejected")]
+        return [Sequence(key, [*row["prompt"], *row[key]], len(row["prompt"])) for key in ("chosen", "rejected")]
     return [Sequence("prompt" if format is RowFormat.TASK else "", row["messages"])]
 
 
@@ -37,7 +39,7 @@ def rendered_sequences(row: Row, format: RowFormat, tokenizer: Any, **options: A
     return [
         rendered
         for sequence in sequences_of(row, format)
-        for rendered in render_sequences(sequence.messages, tokenizer, tools=tools, **options)
+        for rendered in render_sequences(sequence.messages, tokenizer, tools=tools, first_turn=sequence.first_turn, **options)
     ]
 
 

@@ -232,7 +232,7 @@ def _preview_row(row: Row, number: int, format: RowFormat, tokenizer: Any, optio
                 thinking = options["enable_thinking"]
                 tokens = prompt_for_preview(sequence.messages, tokenizer, enable_thinking=thinking, tools=tools)
             else:
-                tokens = tokens_for_preview(sequence.messages, tokenizer, tools=tools, **options)
+                tokens = tokens_for_preview(sequence.messages, tokenizer, tools=tools, first_turn=sequence.first_turn, **options)
             num_trained = sum(token.trained for token in tokens)
             kept = list(islice(tokens, MAX_TOKENS_SHOWN))
             shown.sequences.append(

@@ -119,6 +119,14 @@ class BaseAlgorithm:
         if self._emit is not None:
             self._emit.event(level, message)
 
+    def readable_length(self, tokenizer: Any, backend: Backend, max_seq_len: int) -> int:
+        """`max_seq_len`, or what the model can read at once where that is less; the run's reader is told."""
+        known = (getattr(tokenizer, "model_max_length", None), getattr(backend, "max_positions", None))
+        readable = min((int(limit) for limit in known if limit), default=max_seq_len)
+        if readable < max_seq_len:
+            self.report("info", f"The model reads {readable:,} tokens at most, less than max_seq_len {max_seq_len:,}.")
+        return min(readable, max_seq_len)
+
     # The run around them.
 
     def train(self, ctx: RunContext) -> RunResult:

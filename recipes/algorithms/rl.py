@@ -30,7 +30,7 @@ from recipes.errors import BackendError, DataError
 from recipes.nim import NimAgainstFrozenGroupBuilder, NimGroupBuilder, heaps_of
 from recipes.protocols import Backend, Evaluator, SamplingClient
 from recipes.registry import register_algorithm, verifiers
-from recipes.rendering import RENDERERS, with_renderer
+from recipes.rendering import check_renderer, with_renderer
 from recipes.rollout_log import RolloutsFile
 from recipes.rollouts import AttemptResult
 from recipes.rounds import Rounds
@@ -116,12 +116,7 @@ class RLConfig(BaseAlgorithmConfig):
         le=1024,
     )
 
-    @field_validator("renderer_name")
-    @classmethod
-    def _renderer_exists(cls, name: str | None) -> str | None:
-        if name and name not in RENDERERS:
-            raise ValueError(f"leave it empty for the model's own chat template, or choose one of: {', '.join(RENDERERS)}")
-        return name
+    _renderer_exists = field_validator("renderer_name")(check_renderer)
 
     @field_validator("verifier_name")
     @classmethod

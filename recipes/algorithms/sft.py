@@ -20,7 +20,7 @@ from recipes.config import BaseAlgorithmConfig, knob
 from recipes.errors import BackendError, DataError, RenderingError
 from recipes.protocols import Backend, Evaluator, SamplingClient
 from recipes.registry import register_algorithm
-from recipes.rendering import RENDERERS, Supervise, datum_of, render_sequences, with_renderer
+from recipes.rendering import Supervise, check_renderer, datum_of, render_sequences, with_renderer
 from recipes.row_order import Split, num_batches, rows_of_step, split_off
 from recipes.rows import RowFormat, parse
 from recipes.types import Datum, ForwardBackwardResult, Metrics, Row, RunContext, TrainingBatch
@@ -43,12 +43,7 @@ class SFTConfig(BaseAlgorithmConfig):
         0, "Measure the validation loss every so many steps; 0 measures it once per epoch.", unit="steps", ge=0, le=10_000_000
     )
 
-    @field_validator("renderer_name")
-    @classmethod
-    def _renderer_exists(cls, name: str | None) -> str | None:
-        if name and name not in RENDERERS:
-            raise ValueError(f"leave it empty for the model's own chat template, or choose one of: {', '.join(RENDERERS)}")
-        return name
+    _renderer_exists = field_validator("renderer_name")(check_renderer)
 
 
 class Rendering(NamedTuple):
@@ -86,7 +81,7 @@ class SFT(BaseAlgorithm):
             raise DataError("There are no rows to train on. Choose a dataset with at least one conversation.")
         if held_out is not None and self.cfg.validation_fraction:
             self.report("warning", "The rows to measure the loss on are given, so validation_fraction holds out no others.")
-        self._max_seq_len = self._limit(tokenizer, backend)
+        self._max_seq_len = self.readable_length(tokenizer, backend, self.cfg.max_seq_len)
         self._train_rows, validation_rows = (rows, list(held_out)) if held_out is not None else self._split(rows)
         rendering = await self._render(self._train_rows, tokenizer, "training")
         self._datums = rendering.datums
@@ -134,14 +129,6 @@ class SFT(BaseAlgorithm):
 
     def train_rows(self, ctx: RunContext) -> Sequence[Row]:
         return self._train_rows
-
-    def _limit(self, tokenizer: Any, backend: Backend) -> int:
-        """`max_seq_len`, or what the model can read at once where that is less."""
-        known = (getattr(tokenizer, "model_max_length", None), getattr(backend, "max_positions", None))
-        readable = min((int(limit) for limit in known if limit), default=self.cfg.max_seq_len)
-        if readable < self.cfg.max_seq_len:
-            self.report("info", f"The model reads {readable:,} tokens at most, less than max_seq_len {self.cfg.max_seq_len:,}.")
-        return int(min(readable, self.cfg.max_seq_len))
 
     def _split(self, rows: list[Row]) -> Split:
         split = split_off(rows, self.cfg.validation_fraction, self.cfg.seed)
