@@ -79,6 +79,7 @@ algorithms = Registry(
     builtins={
         "sft": "recipes.algorithms.sft:SFT",
         "rl": "recipes.algorithms.rl:RL",
+        "dpo": "recipes.algorithms.dpo:DPO",
         "mock_sft": "recipes.algorithms.mock:MockSFT",
     },
 )
