@@ -2,7 +2,7 @@
 
 import { saveCsv, savePng } from "./run_export.js";
 
-const order = ["train", "reward", "optim", "eval", "tokens", "time", "progress"];
+const order = ["train", "reward", "rewards", "optim", "eval", "tokens", "time", "progress"];
 const place = (key) => (key === "train/mean_nll" ? "" : key); // as the server sorts them, whenever they arrive
 const rank = (group) => (order.indexOf(group) + 1 || order.indexOf("eval") + 1.5);
 

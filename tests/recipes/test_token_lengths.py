@@ -29,6 +29,13 @@ def test_a_preference_counts_both_replies_and_a_task_trains_nothing() -> None:
     assert task.total_trained == 0
 
 
+def test_assistant_turns_within_a_prompt_are_context() -> None:
+    pair = {"prompt": [ASK], "chosen": [SAY], "rejected": [SAY | {"content": "five"}]}
+    longer = pair | {"prompt": [ASK, SAY, ASK]}
+    short, long = (count_tokens([row], RowFormat.PREFERENCE, load_tokenizer("starter")) for row in (pair, longer))
+    assert long.total > short.total and long.total_trained == short.total_trained
+
+
 def test_rows_the_template_refuses_are_counted_with_a_reason() -> None:
     counts = count_tokens([{"messages": [ASK]}, {"messages": [ASK, SAY]}], RowFormat.MESSAGES, load_tokenizer("starter"))
     assert counts.refused == 1

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from asgiref.sync import async_to_sync
 from django.test import Client
 
 from evsys_web.accounts.models import Project, User
+from evsys_web.datasets.actions import import_dataset
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.runs import metrics
 from evsys_web.runs.models import Checkpoint, Status, TrainingRun
@@ -48,6 +50,20 @@ def saved(run: TrainingRun) -> Checkpoint:
     (run.output_dir / "secret.txt").write_text("secret")
     (folder / "link").symlink_to(run.output_dir / "secret.txt")
     return Checkpoint.objects.create(run=run, name="final", step=9, sampler_uri=str(folder))
+
+
+def test_preferences_are_learnt_from_pairs_and_from_nothing_else(
+    client: Client, alice: User, project: Project, alice_headers: Headers, version: DatasetVersion, tmp_path: Path
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}\n')
+    import_dataset(user=alice, project=project, name="pairs", path=path)
+    body = BODY | {"algorithm": {"kind": "dpo", "params": {"beta": 0.2}}}
+    refused = post(client, "", body, alice_headers)
+    assert refused.status_code == 422 and b"dpo learns from preference rows, and sums@1 holds messages rows" in refused.content
+    made = post(client, "", body | {"data": {"dataset": "pairs"}}, alice_headers)
+    assert made.status_code == 201, made.content
+    assert TrainingRun.objects.get().dataset_reference == "pairs@1"
 
 
 def test_a_run_is_launched_and_found_again(client: Client, alice_headers: Headers, version: DatasetVersion) -> None:

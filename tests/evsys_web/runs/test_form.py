@@ -264,3 +264,16 @@ def test_tasks_are_offered_to_what_learns_from_tasks_and_chats_to_what_learns_fr
     from_tasks = alice_client.get(f"/runs/new?dataset_version={tasks.pk}").content.decode()
     assert 'value="rl" selected' in from_tasks and f'value="{tasks.pk}" selected' in from_tasks
     assert "sums@1" not in from_tasks
+
+
+def test_pairs_are_offered_to_what_learns_from_pairs_and_chats_refused_there(
+    alice_client: Client, alice: User, project: Project, version: DatasetVersion, tmp_path: Path
+):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}\n')
+    pairs = import_dataset(user=alice, project=project, name="pairs", path=path).version
+    page = alice_client.get(f"/runs/new?dataset_version={pairs.pk}").content.decode()
+    assert 'value="dpo" selected' in page and f'value="{pairs.pk}" selected' in page and "sums@1" not in page
+    assert 'name="algorithm-beta"' in page
+    refused = alice_client.post(NEW, fields(version, algorithm="dpo")).content.decode()
+    assert "dpo learns from preference rows, and sums@1 holds messages rows" in refused and not TrainingRun.objects.exists()
