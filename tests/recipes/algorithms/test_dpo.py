@@ -238,7 +238,7 @@ def test_rows_that_are_no_pairs_end_the_run_before_its_first_step(
 
 def test_pairs_with_a_long_side_or_no_difference_are_left_out_and_counted(tmp_path: Path) -> None:
     unseen = [{"role": "assistant", "content": "a", "reasoning": "left out by the template"}]
-    odd = [{"prompt": "q", "chosen": "x" * 900, "rejected": "b"}, {"prompt": "q", "chosen": "a", "rejected": unseen}]
+    odd: list[Row] = [{"prompt": "q", "chosen": "x" * 900, "rejected": "b"}, {"prompt": "q", "chosen": "a", "rejected": unseen}]
     witness = Witness()
     result = dpo(tmp_path, witness, rows=[*pair_rows(4), *odd], max_seq_len=500, num_epochs=1)
     assert (result.status, result.num_steps) == ("completed", 1)
