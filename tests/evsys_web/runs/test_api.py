@@ -269,6 +269,7 @@ OPERATIONS = [
     ("get", "/metrics"),
     ("get", "/metrics?format=csv"),
     ("get", "/metrics/stream"),
+    ("get", "/rollouts"),
     ("get", "/events"),
     ("get", "/checkpoints"),
     ("get", "/checkpoints/{checkpoint}/download"),
