@@ -16,7 +16,9 @@ from recipes.backends.local.models import resolve
 from recipes.config import RunConfig
 from recipes.errors import RecipeError
 from recipes.estimate import GPU, Estimate, Hardware, TokenSample, count_parameters, estimate, processor
-from recipes.rendering import load_tokenizer, render
+from recipes.rendering import load_tokenizer
+from recipes.rows import RowFormat
+from recipes.token_lengths import rendered_sequences
 from recipes.types import Row
 
 SAMPLE_ROWS = 48
@@ -45,7 +47,9 @@ def sample_tokens(config: RunConfig, version: DatasetVersion, split: str | None 
     key = f"tokens:{what}:{sorted(options.items())}".replace(" ", "")
     found: TokenSample | None = cache.get(key)
     if found is None:
-        found = _count(rows_across(version, split), config.model.name, params.get("renderer_name"), options)
+        found = _count(
+            rows_across(version, split), RowFormat(version.format), config.model.name, params.get("renderer_name"), options
+        )
         cache.set(key, found, CACHE_SECONDS)
     return found
 
@@ -78,15 +82,20 @@ def _folder(model_name: str) -> Path | None:
     return place if isinstance(place, Path) else None
 
 
-def _count(rows: list[Row], model_name: str, renderer_name: str | None, options: dict[str, Any]) -> TokenSample | None:
+def _count(
+    rows: list[Row], format: RowFormat, model_name: str, renderer_name: str | None, options: dict[str, Any]
+) -> TokenSample | None:
+    if format not in (RowFormat.MESSAGES, RowFormat.PREFERENCE):
+        return None  # what a task costs is what is sampled for it
     try:
         tokenizer = load_tokenizer(model_name, renderer_name=renderer_name, download=False)
-        rendered = [render(row["messages"], tokenizer, **options) for row in rows if "messages" in row]
+        rendered = [rendered_sequences(row, format, tokenizer, **options) for row in rows]
     except RecipeError:
         return None
     if not rendered:
         return None
-    return TokenSample([len(each.token_ids) for each in rendered], [each.num_trained for each in rendered])
+    totals = [sum(len(each.token_ids) for each in sequences) for sequences in rendered]
+    return TokenSample(totals, [sum(each.num_trained for each in sequences) for sequences in rendered])
 
 
 def rows_across(version: DatasetVersion, split: str | None = None) -> list[Row]:

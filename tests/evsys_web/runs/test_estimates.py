@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from evsys_web.datasets.actions import import_dataset
 from evsys_web.datasets.splits import Split
 from evsys_web.runs import metrics
 from evsys_web.runs.estimates import SAMPLE_ROWS, estimate_run, measured_speed, rows_across, sample_tokens
@@ -21,6 +22,17 @@ def test_a_small_dataset_is_counted_whole_by_the_models_own_template(alice, vers
     found = estimate_run(config, version, alice)
     assert found.steps == 3 and found.tokens is not None and found.trained_tokens is not None and found.seconds is not None
     assert found.tokens.low == found.tokens.high > found.trained_tokens.high > 0
+
+
+def test_pairs_cost_both_of_their_sides(alice, project, config, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    row = '{"prompt": "%s", "chosen": "2", "rejected": "3"}\n'
+    path.write_text("".join(row % f"1 + {number}?" for number in range(4)))
+    pairs = import_dataset(user=alice, project=project, name="pairs", path=path).version
+    dpo = config.model_copy(update={"algorithm": config.algorithm.model_copy(update={"kind": "dpo"})})
+    found = estimate_run(dpo, pairs, alice)
+    assert found.steps == 1 and found.tokens is not None and found.trained_tokens is not None
+    assert found.trained_tokens.high == 4 * 2 * 2, "of each of two sides, the digit and the end of the turn"
 
 
 def test_a_second_look_reads_no_row(version, config, django_assert_num_queries, monkeypatch):
