@@ -159,7 +159,7 @@ class DPO(BaseAlgorithm):
         num_chosen = sum(int((datum.loss_fn_inputs["weights"] != 0).sum()) for pair in pairs for datum in pair.chosen)
         metrics = {
             "train/loss": float(found.losses_P.mean()),
-            "train/mean_nll": -float(logprobs_P_2[:, 0].sum()) / num_chosen,
+            "train/chosen_nll": -float(logprobs_P_2[:, 0].sum()) / num_chosen,
             "rewards/chosen": float(found.rewards_P_2[:, 0].mean()),
             "rewards/rejected": float(found.rewards_P_2[:, 1].mean()),
             "rewards/margins": float(found.margins_P.mean()),

@@ -156,7 +156,7 @@ def test_the_first_step_stands_where_the_reference_stands(tmp_path: Path) -> Non
     metrics = witness.steps[1]
     assert metrics["train/loss"] == pytest.approx(math.log(2))
     assert metrics["rewards/chosen"] == metrics["rewards/rejected"] == metrics["rewards/margins"] == 0
-    assert metrics["train/mean_nll"] == pytest.approx(math.log(259), rel=0.01), "an untrained model knows nothing"
+    assert metrics["train/chosen_nll"] == pytest.approx(math.log(259), rel=0.01), "an untrained model knows nothing"
 
 
 @pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
