@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from evsys_web.accounts.actions import require_membership
 from evsys_web.accounts.models import BackendCredential, User
@@ -28,7 +29,8 @@ def launch_merge(*, user: User, checkpoint: Checkpoint, key: str | None = None) 
     num_bytes = size_of(checkpoint, Weights.MERGED)
     if _holds_all_weights(checkpoint):
         raise CheckpointError("This checkpoint holds all weights already: download it as it is.")
-    for export in Export.objects.filter(checkpoint=checkpoint, destination=Destination.DOWNLOAD):
+    exports: QuerySet[Export] = Export.objects.filter(checkpoint=checkpoint, destination=Destination.DOWNLOAD)
+    for export in exports:
         if export.is_ready or not export.has_ended:
             return export
     values = {"destination": Destination.DOWNLOAD, "weights": Weights.MERGED, "num_bytes": num_bytes}
