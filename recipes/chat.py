@@ -68,7 +68,7 @@ class LocalChat:
     ) -> list[Reply]:
         """As ChatClient. Raises RenderingError, a DataError, for messages that the chat template refuses."""
         prompt = render_prompt(messages, self._tokenizer, enable_thinking=self._enable_thinking, tools=tools or None)
-        thinks = self._tokenizer.decode(prompt[-8:]).rstrip().endswith("<think>")
+        thinks = self._opens_reasoning(prompt)
         began = time.perf_counter()
         result = await self._client.sample_async(prompt=prompt, params=params, num_samples=num_samples)
         seconds = time.perf_counter() - began
@@ -83,7 +83,7 @@ class LocalChat:
             on_text(reply.turn.text if reply.turn is not None else reply.text)
             return reply
         prompt = render_prompt(messages, self._tokenizer)
-        thinks = self._tokenizer.decode(prompt[-8:]).rstrip().endswith("<think>")
+        thinks = self._opens_reasoning(prompt)
         pieces = TextPieces(self._tokenizer)
         began = time.perf_counter()
         sequence = await client.stream_async(
@@ -92,6 +92,9 @@ class LocalChat:
         if rest := pieces.end():
             on_text(rest)
         return self._reply(prompt, sequence, params, thinks, time.perf_counter() - began)
+
+    def _opens_reasoning(self, prompt: list[int]) -> bool:
+        return decode(self._tokenizer, prompt[-8:], skip_special_tokens=False).rstrip().endswith("<think>")
 
     def _reply(self, prompt: list[int], sequence: SampledSequence, params: SamplingParams, thinks: bool, seconds: float) -> Reply:
         whole = decode(self._tokenizer, sequence.tokens)
@@ -103,7 +106,7 @@ class LocalChat:
         return Reply(
             text=content,
             message=message,
-            stop_reason=str(sequence.stop_reason),
+            stop_reason=sequence.stop_reason.value,
             num_prompt_tokens=len(prompt),
             num_tokens=len(sequence.tokens),
             seconds=seconds,

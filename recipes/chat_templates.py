@@ -200,12 +200,12 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of ids, special tokens left away."""
+def decode(tokenizer: Any, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+    """The text of ids, by default without special tokens."""
     rust = _rust_part(tokenizer)
     if rust is None or tokenizer.clean_up_tokenization_spaces:
-        return str(tokenizer.decode(ids, skip_special_tokens=True))
-    text: str = rust.decode(ids, skip_special_tokens=True)
+        return str(tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+    text: str = rust.decode(ids, skip_special_tokens=skip_special_tokens)
     return text
 
 

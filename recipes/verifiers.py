@@ -24,6 +24,7 @@ from recipes.isolation import Isolated, IsolationTimeout
 from recipes.types import Metrics, Task
 
 Message = Mapping[str, Any]
+_TEXT_OR_NUMBER = (str, int, float)
 
 
 @dataclass(slots=True)
@@ -102,7 +103,7 @@ def accepted_texts(answer: Any) -> list[str]:
     if not accepted:
         raise VerifierError("the list of accepted answers is empty")
     for item in accepted:
-        if not isinstance(item, str | int | float):
+        if not isinstance(item, _TEXT_OR_NUMBER):
             raise VerifierError(f"the answer is {shown(item)}, not a text or a number")
     return [str(item) for item in accepted]
 
@@ -229,6 +230,9 @@ _NUMBER = re.compile(
     r"(?P<sign>(?<![\w)\]])[-−])?[$€£]?(?<!\w)(?P<size>(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,4})?)"
     r"(?:\s?/\s?(?P<below>\d+(?:\.\d+)?))?"
 )
+_UP_TO_LAST_DIGIT = re.compile(r"(?s:.*)\d")
+_UP_TO_LAST_OTHER = re.compile(r"(?s:.*)[^\d\s.,/eE+\-−$€£]")
+"""The longest beginning that ends in a character which stands in no number."""
 _EXACT = Context(prec=60, traps=[])
 
 
@@ -258,10 +262,7 @@ class Numeric(Verifier):
             _, marker, text = completion.rpartition(self.cfg.marker)
             if not marker:
                 return Verdict.of(False, found=None)
-        matches = list(_NUMBER.finditer(text))
-        if self.cfg.pick is Pick.LAST:
-            matches.reverse()
-        chosen = next(_finite(matches), None)
+        chosen = _last_number(text) if self.cfg.pick is Pick.LAST else next(_finite(_NUMBER.finditer(text)), None)
         if chosen is None:
             return Verdict.of(False, found=None)
         is_correct = chosen in wanted or any(self._same(chosen, value) for value in wanted)
@@ -276,6 +277,17 @@ class Numeric(Verifier):
 def numbers_in(text: str) -> list[Decimal]:
     """Every number in reading order: signs, thousands commas, decimals, exponents and fractions are understood."""
     return list(_finite(_NUMBER.finditer(text)))
+
+
+def _last_number(text: str) -> Decimal | None:
+    """The last of `numbers_in`, mostly without looking at the others."""
+    digit = _UP_TO_LAST_DIGIT.match(text)
+    if digit is None:
+        return None
+    other = _UP_TO_LAST_OTHER.match(text, 0, digit.end())
+    start = 0 if other is None else other.end()  # no number reaches across: those behind are the same as in the whole text
+    last = next(_finite(reversed(list(_NUMBER.finditer(text, start)))), None)
+    return last if last is not None or start == 0 else next(_finite(reversed(list(_NUMBER.finditer(text)))), None)
 
 
 def _finite(matches: Iterable[re.Match[str]]) -> Iterator[Decimal]:

@@ -271,7 +271,9 @@ def attempt_row(result: AttemptResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 6),
         "stop_reason": result.stop_reason,
     }
-    return row | ({"error": result.error, "error_kind": result.error_kind} if result.error is not None else {})
+    if result.error is not None:
+        row |= {"error": result.error, "error_kind": result.error_kind}
+    return row
 
 
 def attempt_line(result: AttemptResult) -> bytes:
