@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -62,7 +62,13 @@ class Launched(Protocol):
 
 GroupT = TypeVar("GroupT", bound=Launched)
 WorkedT_contra = TypeVar("WorkedT_contra", bound=Launched, contravariant=True)
-Report = Callable[["AttemptResult"], None]
+Keep = Callable[[Sequence["AttemptResult"]], None]
+
+
+class Report(Protocol):
+    """Told of attempts that finished, of several at once only where nothing was waited for between them."""
+
+    def __call__(self, *results: AttemptResult) -> None: ...
 
 
 class Work(Protocol[WorkedT_contra]):
@@ -88,6 +94,7 @@ async def sample(
     num_attempts: int,
     params: SamplingParams,
     on_attempt: Callable[[AttemptResult], None],
+    keep: Keep | None = None,
     system_prompt: str | None = None,
     concurrency: int | None = None,
     done: Collection[tuple[str, int]] = (),
@@ -96,6 +103,7 @@ async def sample(
     grace_seconds: float = 5.0,
 ) -> Tally:
     """`num_attempts` attempts of each task but those in `done`; on_attempt hears of each as soon as it is judged.
+    keep: is given the same attempts just before, those that were judged in one go together.
 
     Attempt i of a task is drawn with a seed made of `params.seed`, the task's id and i, so that a later call which leaves out
     what is done draws the very attempts that are missing. concurrency: attempts in flight; None asks the client.
@@ -107,7 +115,7 @@ async def sample(
     """
     limit = concurrency or client.concurrency
     work = _Work(client, verifier, params, system_prompt)
-    return await Flight(work, limit, max(max_errors_in_a_row, 2 * limit), on_attempt).run(
+    return await Flight(work, limit, max(max_errors_in_a_row, 2 * limit), on_attempt, keep).run(
         _groups(tasks, num_attempts, min(limit, _MOST_PER_CALL), set(done)), should_stop, grace_seconds
     )
 
@@ -140,7 +148,7 @@ class _Work:
     params: SamplingParams
     system_prompt: str | None
 
-    async def run(self, group: _Group, report: Callable[[AttemptResult], None]) -> None:
+    async def run(self, group: _Group, report: Report) -> None:
         """Report each attempt of the group. Raises ConfigError, and whatever is a mistake of this program."""
         task = group.task
         messages = self._conversation(task)
@@ -157,8 +165,14 @@ class _Work:
             return
         if len(replies) != group.num:
             raise BackendError(f"{group.num} replies were asked for and {len(replies)} came.", permanent=True)
+        waits = self.verifier.waits
+        judged: list[AttemptResult] = []
         for attempt, reply in enumerate(replies, start=group.first):
-            report(await self._judge(task, attempt, [*messages, reply.message], reply))
+            judged.append(await self._judge(task, attempt, [*messages, reply.message], reply))
+            if waits:
+                report(*judged)
+                judged.clear()
+        report(*judged)
 
     def _report_failure(
         self,
@@ -166,10 +180,10 @@ class _Work:
         messages: list[dict[str, Any]],
         error: RecipeError,
         kind: ErrorKind,
-        report: Callable[[AttemptResult], None],
+        report: Report,
     ) -> None:
-        for attempt in range(group.first, group.first + group.num):
-            report(failed(group.task, attempt, messages, error, kind))
+        attempts = range(group.first, group.first + group.num)
+        report(*[failed(group.task, attempt, messages, error, kind) for attempt in attempts])
 
     def _conversation(self, task: Task) -> list[dict[str, Any]]:
         if self.system_prompt is None or any(message.get("role") == "system" for message in task.messages):
@@ -230,11 +244,19 @@ class _Landed(NamedTuple):
 class Flight(Generic[GroupT]):
     """Keeps up to `limit` attempts in flight and reports them as they land."""
 
-    def __init__(self, work: Work[GroupT], limit: int, most_errors: int, on_attempt: Report) -> None:
+    def __init__(
+        self,
+        work: Work[GroupT],
+        limit: int,
+        most_errors: int,
+        on_attempt: Callable[[AttemptResult], None],
+        keep: Keep | None = None,
+    ) -> None:
         self._work = work
         self._limit = limit
         self._most_errors = most_errors
         self._on_attempt = on_attempt
+        self._keep = keep
         self._tally = Tally()
         self._landed: asyncio.Queue[_Landed | None] = asyncio.Queue()
         self._running: set[asyncio.Task[None]] = set()
@@ -278,8 +300,14 @@ class Flight(Generic[GroupT]):
         task.add_done_callback(land)
         return task
 
-    def _report(self, result: AttemptResult) -> None:
+    def _report(self, *results: AttemptResult) -> None:
         """Called by the work itself: a queue between the two would cost as much as the verdict."""
+        if self._keep is not None and results:
+            self._keep(results)
+        for result in results:
+            self._count(result)
+
+    def _count(self, result: AttemptResult) -> None:
         self._on_attempt(result)
         if result.error is None:
             self._tally.num_done += 1

@@ -7,6 +7,7 @@ Where the task's answer is a list, any of its items will do (but see tool_calls_
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -73,6 +74,11 @@ class Verifier:
     async def close(self) -> None:
         """Give back what was opened. The next `verify` opens it again."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether other work goes on while it judges a reply: it runs in a thread, or is awaited."""
+        return self.is_slow or self.asks_service or inspect.iscoroutinefunction(self.verify)
+
 
 class Misfit(NamedTuple):
     """A task that the verifier cannot judge. position: from 1."""
@@ -99,6 +105,8 @@ def check_tasks(tasks: Iterable[Task], verifier: Verifier) -> list[Misfit]:
 
 def accepted_texts(answer: Any) -> list[str]:
     """The answer, or each of several accepted ones, as text. Raises VerifierError for what is neither text nor number."""
+    if isinstance(answer, _TEXT_OR_NUMBER):
+        return [str(answer)]
     accepted = answer if isinstance(answer, list) else [answer]
     if not accepted:
         raise VerifierError("the list of accepted answers is empty")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -103,6 +103,7 @@ async def _run(
                 num_attempts=config.attempts,
                 params=config.sampling.params(),
                 on_attempt=counts.add,
+                keep=counts.keep,
                 system_prompt=config.sampling.system_prompt,
                 concurrency=config.concurrency,
                 done=counts.done,
@@ -227,10 +228,13 @@ class _Counts:
             self._num_new += 1
         else:
             self.num_errors += 1
-        if self._file is not None:
-            self._file.write(attempt_line(result))
         if self._on_attempt is not None:
             self._on_attempt(result)
+
+    def keep(self, results: Sequence[AttemptResult]) -> None:
+        """Whole lines, in one write: what was judged together is in the file before any of it is counted."""
+        if self._file is not None:
+            self._file.write(b"".join(map(attempt_line, results)))
 
     def record_in(self, run_dir: Path, config: EvalConfig) -> set[tuple[str, int]]:
         """Open the folder for writing; gives the attempts that it holds a verdict of. Raises ConfigError for another eval's."""

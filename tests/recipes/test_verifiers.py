@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from typing import Any
@@ -94,6 +95,15 @@ def test_numeric_takes_the_last_number_the_first_or_the_one_behind_a_marker() ->
     assert is_right("numeric", text, "9", marker="####", pick="first")
     assert not is_right("numeric", "9", "9", marker="####")
     assert not is_right("numeric", "I cannot say", 9)
+
+
+def test_numeric_looks_from_the_end_and_finds_what_reading_everything_finds() -> None:
+    draw = random.Random(7)
+    texts = ["".join(draw.choices("01289  ..,,//eE+-−$€abx()]\n٣%_", k=draw.randrange(24))) for _ in range(20_000)]
+    for text in [*texts, "7 or 1/0", "7 x 1/0.", "3 apples, 4 / 2"]:
+        last = [str(value)[:100] for value in numbers_in(text)][-1:]
+        found = verifiers.get("numeric")().verify(text, 1).info["found"]
+        assert [found] == (last or [None]), text
 
 
 def test_numeric_tolerance_is_absolute_or_a_share_of_the_answer() -> None:
