@@ -266,5 +266,29 @@ def test_a_slow_verifier_runs_beside_the_event_loop() -> None:
     assert [result.error for result in results] == [None] * 12
 
 
+@pytest.mark.parametrize(("waits", "sizes"), [(False, [4, 4, 4]), (True, [1] * 12)])
+def test_attempts_are_kept_before_they_are_told_and_together_only_where_nothing_is_waited_for(
+    waits: bool, sizes: list[int]
+) -> None:
+    class Waiting(Custom):
+        is_slow = waits
+
+    kept: list[AttemptResult] = []
+    told: list[AttemptResult] = []
+    found: list[int] = []
+
+    def keep(results: Sequence[AttemptResult]) -> None:
+        found.append(len(results))
+        kept.extend(results)
+
+    def tell(result: AttemptResult) -> None:
+        assert any(result is other for other in kept)
+        told.append(result)
+
+    run(Fake(), verifier=Waiting(lambda text: Verdict.of(True)), keep=keep, on_attempt=tell)
+    assert found == sizes
+    assert told == kept
+
+
 def test_a_verifier_needs_no_settings() -> None:
     assert Custom.Config is Settings
