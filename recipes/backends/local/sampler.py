@@ -60,10 +60,12 @@ class LocalSampler:
         self._model: Any = None
         self._decoder: Decoder | None = None
         self._projection: Projection | None = None
+        self._gathered: list[Request] = []
+        self._gathered_to_score: list[_ScoreRequest] = []
         self._waiting: deque[Request] = deque()
         self._to_score: deque[_ScoreRequest] = deque()
         self._scoring: list[_ScoreRequest] = []
-        self._is_scheduled = False
+        self._is_scheduled = self._is_submitted = False
         self._stop_ids = turn_end_ids(model, tokenizer)
         config = model.config.get_text_config()
         limit = getattr(config, "max_position_embeddings", None)
@@ -158,7 +160,7 @@ class LocalSampler:
     # ------------------------------------------------------------------ to the worker and back
 
     async def _finished(self, request: Request) -> list[SampledSequence]:
-        self._waiting.append(request)
+        self._gathered.append(request)
         self._schedule()
         try:
             return await asyncio.wrap_future(request.done)
@@ -168,26 +170,36 @@ class LocalSampler:
 
     def _submit_score(self, prompt: list[int], topk: int) -> Future[Scores]:
         request = _ScoreRequest(prompt, topk)
-        self._to_score.append(request)
+        self._gathered_to_score.append(request)
         self._schedule()
         return request.done
 
     def _schedule(self) -> None:
-        """Start the worker once the coroutines that are ready now have had their turn, so that their prompts go together."""
+        """Hand over once the coroutines that are ready now have had their turn, so that their prompts go together."""
         if not self._is_scheduled:
             self._is_scheduled = True
             asyncio.get_running_loop().call_soon(self._start)
 
     def _start(self) -> None:
+        """All that was gathered goes over at once, also to a worker that is just ending: what is decoded together must not
+        depend on the clock."""
+        self._is_scheduled = False
+        gathered, self._gathered = self._gathered, []
+        to_score, self._gathered_to_score = self._gathered_to_score, []
+        self._to_score.extend(to_score)
+        self._waiting.extend(gathered)
+        if self._is_submitted:
+            return
+        self._is_submitted = True
         try:
             self._executor.submit(self._work)
         except RuntimeError as error:  # the executor was shut down
-            self._is_scheduled = False
+            self._is_submitted = False
             self._fail(BackendError(f"The local backend is closed ({error}).", permanent=True))
 
     def _work(self) -> None:
         """In the worker: everything that waits, and what arrives meanwhile. An error fails those it concerns, no others."""
-        self._is_scheduled = False
+        self._is_submitted = False
         try:
             decoder = self._open()
             while self._to_score or self._waiting:
