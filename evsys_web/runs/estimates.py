@@ -43,7 +43,7 @@ def sample_tokens(config: RunConfig, version: DatasetVersion, split: str | None 
     """Some rows, evenly over version or split, through the model's own chat template; None when they cannot be rendered."""
     params = config.algorithm.params
     options = {name: params[name] for name in ("supervise", "enable_thinking", "max_seq_len") if params.get(name) is not None}
-    what = f"{version.pk}:{split}:{config.model.name}:{params.get('renderer_name')}"
+    what = f"{version.content_hash}:{version.format}:{split}:{config.model.name}:{params.get('renderer_name')}"
     key = f"tokens:{what}:{sorted(options.items())}".replace(" ", "")
     found: TokenSample | None = cache.get(key)
     if found is None:
