@@ -1,4 +1,4 @@
-"""Django's admin with what people look after most on top: datasets, then runs and evals, then who may do what."""
+"""Django's admin with what people look after most on top: datasets, then the work that is done with them, then who may do what."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.contrib.admin import AdminSite
 from django.contrib.admin.apps import AdminConfig as StockAdminConfig
 from django.http import HttpRequest
 
-ORDER = ("datasets", "runs", "evals", "accounts")
+ORDER = ("datasets", "runs", "evals", "curation", "cycles", "notifications", "accounts")
 
 
 class EvSysAdminSite(AdminSite):

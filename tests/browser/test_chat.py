@@ -43,7 +43,8 @@ def test_what_is_refused_is_said_and_nothing_typed_is_lost(page: Page, chat_addr
     page.get_by_text("Settings", exact=True).click()
     page.get_by_label("Seed", exact=False).first.fill("5")
     page.get_by_label("Your message").fill("Hello")
-    page.route("**/chat/replies", lambda route: route.fulfill(status=422, json={"message": "No, <b>because</b>."}))
+    refusal = 'event: error\ndata: {"side": null, "message": "No, <b>because</b>."}\n\nevent: done\ndata: {}\n\n'
+    page.route("**/chat/replies", lambda route: route.fulfill(body=refusal, content_type="text/event-stream"))
     page.keyboard.press("Enter")
     expect(page.locator('[data-side="base"] [data-facts]')).to_have_text("No, <b>because</b>.")
     expect(page.get_by_label("Your message")).to_have_value("Hello")

@@ -20,7 +20,7 @@ def test_it_is_for_staff_only(alice_client: Client) -> None:
 
 def test_datasets_stand_first_and_people_last(staff: Client) -> None:
     apps = [app["app_label"] for app in staff.get("/admin/").context["app_list"]]
-    assert apps == ["datasets", "runs", "evals", "accounts", "auth"]
+    assert apps == ["datasets", "runs", "evals", "curation", "cycles", "notifications", "accounts", "auth"]
 
 
 def test_it_wears_our_colours_and_the_strict_policy(staff: Client) -> None:
