@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 from django.test import Client
 
 from evsys_web.accounts.models import ApiToken, Membership, Project, Role, Scope, User
 from evsys_web.celery import app
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure; speed is measured in benchmarks/
+hypothesis.settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
