@@ -1,4 +1,4 @@
-"""Django's admin with what people look after most on top: datasets, then the work that is done with them, then who may do what."""
+"""Django's admin with what people look after most on top: datasets, then the work done with them, then who may do what."""
 
 from __future__ import annotations
 
