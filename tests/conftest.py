@@ -11,7 +11,8 @@ from django.test import Client
 from evsys_web.accounts.models import ApiToken, Membership, Project, Role, Scope, User
 from evsys_web.celery import app
 
-hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure; speed is measured in benchmarks/
+# A busy machine is no failure; speed is measured in benchmarks/.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
 
