@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
-
 from recipes.types import Row
 from tests.recipes.runs_under_test import Witness, config, run
 
