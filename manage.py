@@ -16,6 +16,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 RECORD = VENV / "installed.json"  # requirement file -> hash of what was installed from it
+# A file's tests stay together, for they share servers; of more processes each would still load PyTorch. `-n0` takes one process.
+PARALLEL = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadfile", "--no-loadscope-reorder")
 SELF_INSTALLING = ("up", "test", "demo", "bench")
 
 
@@ -28,7 +30,7 @@ def main() -> None:
         continue_in_venv(requirement_files(command, hosted="--hosted" in sys.argv))
     if command == "test":
         os.chdir(ROOT)
-        os.execv(sys.executable, [sys.executable, "-m", "pytest", *sys.argv[2:]])
+        os.execv(sys.executable, [sys.executable, "-m", "pytest", *PARALLEL, *sys.argv[2:]])
     run_django()
 
 

@@ -20,6 +20,7 @@
 | EMAIL_FROM | evsys@localhost | sender of e-mail |
 | RUN_LEASE_SECONDS | 30 | a worker that was not heard of for so long has lost its run |
 | EVSYS_CHAT_MEMORY_MB | half of the memory | what the process that answers chats may take |
+| EVSYS_TINKER_KEY | made at each start | key that `manage.py tinker-server` asks for |
 | LOG_LEVEL | INFO | DEBUG, INFO, WARNING or ERROR |
 
 A value that cannot be read stops the start with a sentence; one that can be read, but is wrong or unsafe, is a system check
@@ -153,6 +154,7 @@ HTTPS = _flag("EVSYS_HTTPS")
 SECRET_KEY = os.environ.get("SECRET_KEY") or _kept_secret(HOME / "secret_key", "everybody signs in anew")
 CREDENTIAL_KEYS = _credential_keys()
 ALLOW_PRIVATE_URLS = _flag("EVSYS_ALLOW_PRIVATE_URLS")
+TINKER_KEY = os.environ.get("EVSYS_TINKER_KEY", "")
 URL = _url()
 DEBUG = _flag("DEBUG")
 ALLOWED_HOSTS = _words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")

@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from urllib.parse import urlsplit, urlunsplit
 
 _home = tempfile.mkdtemp(prefix="evsys-tests-")
 _owner = os.getpid()
@@ -21,7 +22,10 @@ os.environ["EVSYS_HOME"] = _home
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 from evsys_web.settings import *  # noqa: E402, F403 - the environment above must be set first
+from tests.stack import first_broker_number  # noqa: E402
 
 CELERY_BROKER_URL = os.environ.get("EVSYS_TEST_BROKER_URL", "memory://")
+if CELERY_BROKER_URL.startswith("redis://"):  # several processes run tests: none may read another's messages
+    CELERY_BROKER_URL = urlunsplit(urlsplit(CELERY_BROKER_URL)._replace(path=f"/{first_broker_number()}"))
 CELERY_BROKER_TRANSPORT_OPTIONS = {}
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # half a second per sign-in otherwise

@@ -24,6 +24,7 @@ import psycopg
 
 ROOT = Path(__file__).resolve().parents[1]
 START_SECONDS = 90.0
+BROKER_NUMBERS = 16  # databases of Redis that each process of the tests has for itself: start it with --databases 64
 MAKE_TOKEN = """
 from evsys_web.accounts.models import ApiToken, User
 print(ApiToken.objects.issue(User.objects.get(username="admin"), name="test")[1])
@@ -34,7 +35,7 @@ T = TypeVar("T")
 class Stack:
     """Started by `start`; `password` is the administrator's, read from what `up` printed."""
 
-    _broker_numbers = itertools.cycle(range(1, 16))
+    _broker_numbers = itertools.cycle(range(1, BROKER_NUMBERS))
 
     def __init__(self, home: Path, **environment: str) -> None:
         self.port = free_port()
@@ -130,13 +131,18 @@ class Stack:
     def _own_broker(self) -> None:
         """On Redis each stack takes a numbered database for itself, so that none reads another's messages."""
         if url := self.environment.get("EVSYS_TEST_BROKER_URL"):
-            number = next(Stack._broker_numbers)
+            number = first_broker_number() + next(Stack._broker_numbers)
             self.environment["CELERY_BROKER_URL"] = urlunsplit(urlsplit(url)._replace(path=f"/{number}"))
 
     def _drop_database(self) -> None:
         if "DATABASE_URL" in self.environment:
             with closing(psycopg.connect(self._server_url, autocommit=True)) as connection:
                 connection.execute(f'DROP DATABASE IF EXISTS "{self._name}" WITH (FORCE)')
+
+
+def first_broker_number() -> int:
+    """Of the tests' own broker; those of its stacks follow."""
+    return BROKER_NUMBERS * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
 def is_worker(process: psutil.Process) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from recipes.backends.local.config import LocalConfig
 from recipes.errors import RecipeError
 from recipes.tinker_server import make_server
 
-KEY_VARIABLE = "EVSYS_TINKER_KEY"
 PORT = 8100
 
 
@@ -40,8 +38,7 @@ class Command(BaseCommand):
         host, port = options["host"], options["port"]
         if not is_loopback(host):
             raise CommandError(f"This server is for this machine alone: {host} is no loopback address.")
-        given = os.environ.get(KEY_VARIABLE)
-        key = given or f"tml-{secrets.token_urlsafe(24)}"
+        key = settings.TINKER_KEY or f"tml-{secrets.token_urlsafe(24)}"
         root = options["root"] or Path(settings.HOME) / "tinker"
         try:
             app = make_server(options["models"], root=root, key=key, config=LocalConfig(num_threads=options["threads"]))
@@ -49,7 +46,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
         self.stdout.write(f"Serving {', '.join(options['models'])}. Point the SDK here:\n")
         self.stdout.write(f"  export TINKER_BASE_URL=http://{host}:{port}")
-        shown = f"${KEY_VARIABLE}" if given else key
+        shown = "$EVSYS_TINKER_KEY" if settings.TINKER_KEY else key
         self.stdout.write(f"  export TINKER_API_KEY={shown}\n\nStop with Ctrl-C.")
         self.stdout.flush()
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=2)
