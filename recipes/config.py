@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -119,6 +119,15 @@ class BaseAlgorithmConfig(Settings):
     def total_steps(self, steps_per_epoch: int) -> int:
         """`max_steps` when given, else epochs × steps per epoch."""
         return self.max_steps if self.max_steps is not None else max(1, steps_per_epoch * self.num_epochs)
+
+
+@runtime_checkable
+class Planned(Protocol):
+    """An algorithm's Config that says before the start how many steps it will take, step-driven or not."""
+
+    batch_size: int
+
+    def total_steps(self, steps_per_epoch: int) -> int: ...
 
 
 class ModelConfig(Settings):

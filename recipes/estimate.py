@@ -1,4 +1,4 @@
-"""What a Config will cost before anything is spent: steps, tokens, time. Arithmetic only; loads no model and no tokenizer.
+"""What a Config will cost before anything is spent: steps, tokens, time, dollars. Arithmetic only; no model, no tokenizer.
 
 Every figure that is not certain is a range, and says what it rests on. Time is the weakest of them: it comes from a measured
 speed of the same model when there is one, else from floating-point operations and what such hardware usually reaches.
@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from recipes.config import BaseAlgorithmConfig, RunConfig
+from recipes.config import Planned, RunConfig
+from recipes.prices import Weights, is_billed, rate_of
 
 FLOPS_PER_TOKEN = (4, 6)
 """Per parameter: two forward, two for gradients of activations, two more for gradients of weights (not for frozen ones)."""
@@ -50,7 +51,8 @@ GPU = Hardware("one GPU", Range(1e13, 2.5e14))
 
 @dataclass(frozen=True)
 class Estimate:
-    """None is "not known". tokens are those that will be processed over all epochs; seconds are of training alone."""
+    """None is "not known". tokens are those that will be processed over all epochs; seconds are of training alone; dollars are
+    what the host bills for them."""
 
     num_rows: int
     steps: int | None = None
@@ -58,6 +60,7 @@ class Estimate:
     tokens: Range | None = None
     trained_tokens: Range | None = None
     seconds: Range | None = None
+    dollars: Range | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -72,7 +75,7 @@ def estimate(
 ) -> Estimate:
     """Raises ConfigError when the algorithm's settings are wrong. `measured_tokens_per_second` wins over the hardware's guess."""
     settings = config.algorithm_config()
-    if not isinstance(settings, BaseAlgorithmConfig):
+    if not isinstance(settings, Planned):
         return Estimate(num_rows, notes=["This algorithm decides by itself how many steps it takes."])
     notes = []
     steps_per_epoch = math.ceil(num_rows / settings.batch_size)
@@ -80,10 +83,12 @@ def estimate(
     rows_seen = _rows_seen(steps, num_rows, settings.batch_size)
     if settings.batch_size > num_rows:
         notes.append(f"The batch is larger than the data: every step sees all {num_rows:,} rows.")
-    if settings.max_steps is not None and settings.max_steps < steps_per_epoch:
+    if steps < steps_per_epoch:
         notes.append(f"The cap ends the run before the first pass over the data is done: {rows_seen:,} of {num_rows:,} rows.")
     if sample is None or not sample.total:
-        return Estimate(num_rows, steps, rows_seen, notes=[*notes, "Tokens are not known before the model's tokenizer is here."])
+        notes.append("Tokens are not known before the model's tokenizer is here.")
+        notes += _no_price(config, "without tokens")
+        return Estimate(num_rows, steps, rows_seen, notes=notes)
     tokens = _scaled(sample.total, rows_seen, num_rows)
     seconds = None
     if measured_tokens_per_second:
@@ -97,7 +102,26 @@ def estimate(
         notes.append(f"Time guessed from {num_parameters:,} parameters on {hardware.words}; the first run will tell better.")
     else:
         notes.append("No time is given: neither the model's size nor an earlier run of it is known here.")
-    return Estimate(num_rows, steps, rows_seen, tokens, _scaled(sample.trained, rows_seen, num_rows), seconds, notes)
+    dollars, price_notes = _dollars(config, tokens)
+    trained = _scaled(sample.trained, rows_seen, num_rows)
+    return Estimate(num_rows, steps, rows_seen, tokens, trained, seconds, dollars, [*notes, *price_notes])
+
+
+def _dollars(config: RunConfig, tokens: Range) -> tuple[Range | None, list[str]]:
+    """What the host bills for training on these tokens, and on what the figure rests; None where nothing is billed or known."""
+    settings, kind = config.algorithm_config(), config.backend.kind
+    weights = Weights.ALL if getattr(settings, "lora_rank", 1) == 0 else Weights.ADAPTER
+    rate = rate_of(kind, config.algorithm.kind, config.model.name, weights=weights)
+    if rate is None or rate.per_million.train is None:
+        return None, _no_price(config, "for this model")
+    per_token = rate.per_million.train / 1e6
+    note = f"Price at ${rate.per_million.train:g} per million trained tokens, {rate.said}. The host's bill decides."
+    return Range(tokens.low * per_token, tokens.high * per_token), [note]
+
+
+def _no_price(config: RunConfig, why: str) -> list[str]:
+    kind = config.backend.kind
+    return [f"The price is not known {why}: {kind} bills what it trains."] if is_billed(kind) else []
 
 
 def count_parameters(folder: Path) -> int | None:

@@ -213,6 +213,7 @@ class EstimateOut(Schema):
     tokens: RangeOut | None
     trained_tokens: RangeOut | None
     seconds: RangeOut | None = Field(description="Of training alone; it may have to wait for a worker.")
+    dollars: RangeOut | None = Field(description="What the host bills, by a dated list; null also where nothing is billed.")
     notes: list[str]
 
 

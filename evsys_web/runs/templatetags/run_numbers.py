@@ -67,6 +67,15 @@ def duration_range(found: Range) -> str:
     return f"about {low}" if low == high else f"{low} to {high}"
 
 
+@register.filter
+def dollar_range(found: Range) -> str:
+    """$1.20 to $3.50; what is less than a cent is not told apart."""
+    if found.high < 0.01:
+        return "under $0.01"
+    low, high = (f"${value:,.2f}" for value in found)
+    return f"about {low}" if low == high else f"{low} to {high}"
+
+
 def _two(large: int, large_unit: str, small: int, small_unit: str) -> str:
     return f"{large} {large_unit} {small} {small_unit}" if small else f"{large} {large_unit}"
 

@@ -1,0 +1,92 @@
+"""What hosted training costs, and the models that hosts train: dated data in prices.yaml, which says how to edit it."""
+
+from __future__ import annotations
+
+from datetime import date
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+_FILE = Path(__file__).with_name("prices.yaml")
+ANY = "*"
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+
+class Weights(StrEnum):
+    ADAPTER = "adapter"
+    ALL = "all"
+
+
+class PerMillion(_Row):
+    """Dollars per million tokens; None is not known."""
+
+    train: float | None = Field(None, ge=0)
+    prefill: float | None = Field(None, ge=0)
+    sample: float | None = Field(None, ge=0)
+
+
+class Rate(_Row):
+    """One row of the file. `said` is what a page shows beside a price that was worked out with it."""
+
+    backend: str
+    algorithms: list[str] = Field(min_length=1)
+    models: list[str] = Field(min_length=1)
+    weights: Weights | None = None
+    per_million: PerMillion = PerMillion()
+    per_hour: float | None = Field(None, ge=0)
+    as_of: date
+    source: str = Field(min_length=1)
+
+    def fits(self, backend: str, algorithm: str, model_name: str, weights: Weights) -> bool:
+        return (
+            backend == self.backend
+            and (ANY in self.algorithms or algorithm in self.algorithms)
+            and self.weights in (None, weights)
+            and any(fnmatchcase(model_name, pattern) for pattern in self.models)
+        )
+
+    @property
+    def said(self) -> str:
+        return f"as of {self.as_of:%d %B %Y}: {self.source}"
+
+
+class Offer(_Row):
+    """Models that a backend is known to have trained."""
+
+    backend: str
+    names: list[str]
+    as_of: date
+    source: str
+
+
+class PriceList(_Row):
+    billed: frozenset[str]
+    prices: list[Rate]
+    models: list[Offer] = []
+
+
+@cache
+def price_list() -> PriceList:
+    return PriceList.model_validate(yaml.safe_load(_FILE.read_text(encoding="utf-8")))
+
+
+def is_billed(backend: str) -> bool:
+    """Whether training there costs money."""
+    return backend in price_list().billed
+
+
+def rate_of(backend: str, algorithm: str, model_name: str, *, weights: Weights = Weights.ADAPTER) -> Rate | None:
+    """The first row that fits; None when no price is known."""
+    return next((rate for rate in price_list().prices if rate.fits(backend, algorithm, model_name, weights)), None)
+
+
+def models_of(backend: str) -> list[str]:
+    """Names that forms offer for this backend."""
+    return [name for offer in price_list().models if offer.backend == backend for name in offer.names]

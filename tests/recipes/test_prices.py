@@ -1,0 +1,88 @@
+"""The list of prices: dated, readable, taken row by row; and what an estimate makes of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import ValidationError
+
+from recipes import prices
+from recipes.config import RunConfig
+from recipes.estimate import TokenSample, estimate
+from recipes.prices import PriceList, Weights, is_billed, models_of, price_list, rate_of
+
+SAMPLE = TokenSample([1000] * 4, [500] * 4)
+
+
+def priced(monkeypatch: pytest.MonkeyPatch, *rows: dict[str, object]) -> None:
+    given = PriceList.model_validate({"billed": ["mock"], "prices": rows})
+    monkeypatch.setattr(prices, "price_list", lambda: given)
+
+
+def row(**values: object) -> dict[str, object]:
+    return {
+        "backend": "mock",
+        "algorithms": ["*"],
+        "models": ["*"],
+        "per_million": {"train": 2.0},
+        "as_of": "2026-11-01",
+        "source": "a test",
+        **values,
+    }
+
+
+def config(backend: str = "mock", **params: object) -> RunConfig:
+    return RunConfig.model_validate(
+        {"data": {"path": "rows.jsonl"}, "algorithm": {"kind": "sft", "params": params}, "backend": {"kind": backend}}
+    )
+
+
+def test_the_list_names_billed_kinds_and_days_that_were():
+    for rate in price_list().prices:
+        assert rate.backend in price_list().billed
+        assert rate.as_of <= datetime.now(UTC).date()
+    assert price_list().prices and models_of("fireworks")
+
+
+def test_the_first_row_that_fits_is_taken(monkeypatch):
+    priced(monkeypatch, row(models=["small-*"], per_million={"train": 1.0}), row())
+    assert rate_of("mock", "sft", "small-4b").per_million.train == 1.0
+    assert rate_of("mock", "sft", "large").per_million.train == 2.0
+    assert rate_of("local", "sft", "large") is None
+
+
+def test_adapters_and_whole_models_have_their_own_prices(monkeypatch):
+    priced(monkeypatch, row(weights="adapter", per_million={"train": 1.0}), row(weights="all"))
+    assert rate_of("mock", "sft", "m", weights=Weights.ADAPTER).per_million.train == 1.0
+    assert rate_of("mock", "sft", "m", weights=Weights.ALL).per_million.train == 2.0
+
+
+def test_a_price_is_tokens_over_all_passes_times_the_rate_with_its_day_and_source(monkeypatch):
+    priced(monkeypatch, row())
+    found = estimate(config(batch_size=2, num_epochs=3), num_rows=4, sample=SAMPLE)
+    assert found.dollars == pytest.approx((0.024, 0.024))
+    assert "01 November 2026: a test" in " ".join(found.notes)
+
+
+def test_whole_models_are_priced_as_such(monkeypatch):
+    priced(monkeypatch, row(weights="all"))
+    assert estimate(config(lora_rank=0), num_rows=4, sample=SAMPLE).dollars is not None
+    unknown = estimate(config(lora_rank=8), num_rows=4, sample=SAMPLE)
+    assert unknown.dollars is None and "price is not known for this model" in " ".join(unknown.notes)
+
+
+def test_an_unknown_price_is_said_where_somebody_bills_and_nowhere_else(monkeypatch):
+    priced(monkeypatch)
+    assert "price is not known" in " ".join(estimate(config(), num_rows=4).notes)
+    assert "price" not in " ".join(estimate(config("local"), num_rows=4, sample=SAMPLE).notes).lower()
+    assert is_billed("mock") and not is_billed("local")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"per_million": {"train": -1}}, {"as_of": "yesterday"}, {"models": []}, {"per_million": {"trian": 1}}, {"source": ""}],
+)
+def test_a_mistake_in_the_list_is_no_price(wrong):
+    with pytest.raises(ValidationError):
+        PriceList.model_validate({"billed": [], "prices": [row(**wrong)]})
