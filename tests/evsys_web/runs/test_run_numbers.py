@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from evsys_web.runs.templatetags.run_numbers import count_range, duration, duration_range, short_number
+from evsys_web.runs.templatetags.run_numbers import count_range, dollar_range, duration, duration_range, short_number
 from recipes.estimate import Range
 
 
@@ -50,3 +50,9 @@ def test_an_estimate_claims_no_more_than_it_knows():
     assert duration_range(Range(5.2, 64)) == "5 s to 1 min 4 s"
     assert duration_range(Range(130, 200)) == "2 min to 3 min"
     assert duration_range(Range(130, 131)) == "about 2 min"
+
+
+def test_a_price_has_cents_and_no_more():
+    assert dollar_range(Range(1.234, 3.5)) == "$1.23 to $3.50"
+    assert dollar_range(Range(2, 2.001)) == "about $2.00"
+    assert dollar_range(Range(0.0001, 0.004)) == "under $0.01"
