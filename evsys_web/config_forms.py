@@ -26,9 +26,13 @@ WORDS = {
     "eps": "epsilon",
     "grad": "gradient",
     "val": "validation",
+    "demo": "demonstration",
+    "topk": "top K",
 }
 WORDS |= {"adam": "Adam", "beta1": "beta 1", "beta2": "beta 2", "dtype": "precision", "kl": "KL"}
 """How abbreviations in settings' names are said; other words stand as they are."""
+LONG_TEXT = 2000
+"""A text that may be longer than so many characters may have several lines."""
 
 
 class Knob(forms.Field):
@@ -43,7 +47,7 @@ class Knob(forms.Field):
         self.is_ignored = False
 
     def parse(self, text: str) -> Any:
-        return text.strip()
+        return lines_of(text).strip()
 
     def show(self, value: Any) -> str:
         return str(value.value if isinstance(value, Enum) else value)
@@ -202,6 +206,11 @@ def knob_for(name: str, info: FieldInfo) -> Knob:
     return knob
 
 
+def lines_of(text: str) -> str:
+    """Line ends as the Config has them: browsers send two characters for each."""
+    return text.replace("\r\n", "\n")
+
+
 def label_of(name: str) -> str:
     """`lr_warmup_steps` → `Learning rate warmup steps`."""
     label = " ".join(filter(None, (WORDS.get(word, word) for word in name.split("_"))))
@@ -215,6 +224,8 @@ def _knob_of_type(annotation: Any, optional: bool, limits: Mapping[str, Any]) ->
         return NumberKnob(widget=forms.NumberInput(attrs=_number_attributes(annotation, limits)), optional=optional)
     if annotation is str:
         attributes = {"maxlength": limits["max_length"]} if "max_length" in limits else {}
+        if attributes.get("maxlength", 0) > LONG_TEXT:
+            return Knob(widget=forms.Textarea(attrs={**attributes, "rows": 3}), optional=optional)
         return Knob(widget=forms.TextInput(attrs=attributes), optional=optional)
     if get_origin(annotation) in (list, tuple, set) and set(get_args(annotation)) <= {int, float, str, Ellipsis}:
         return ListKnob(widget=forms.TextInput(attrs={"inputmode": "text"}), optional=optional)

@@ -179,8 +179,11 @@ class RunConfig(Document):
     backend: BackendChoice = Field(default_factory=lambda: BackendChoice())
 
     def check(self) -> None:
-        self.algorithm_config()
+        settings = self.algorithm_config()
         self.backend_config()
+        check_backend = getattr(algorithms.get(self.algorithm.kind), "check_backend", None)  # an installed one need not have it
+        if check_backend is not None:
+            check_backend(settings, backends.get(self.backend.kind))
 
     def algorithm_config(self) -> BaseModel:
         """The algorithm's own Config, validated. Raises ConfigError with the path of the field."""

@@ -87,6 +87,8 @@ class Backend(Protocol):
     Config: ClassVar[type[BaseModel]]
     ignored_fields: ClassVar[frozenset[str]]
     """Names of BaseAlgorithmConfig fields that this backend cannot honour: the form says so."""
+    gives_topk_prompt_logprobs: ClassVar[bool]
+    """Its samplers tell the likeliest tokens at each position of a prompt; algorithms with a teacher need them."""
 
     @classmethod
     async def open(

@@ -80,6 +80,7 @@ algorithms = Registry(
         "sft": "recipes.algorithms.sft:SFT",
         "rl": "recipes.algorithms.rl:RL",
         "dpo": "recipes.algorithms.dpo:DPO",
+        "sdft": "recipes.algorithms.sdft:SDFT",
         "mock_sft": "recipes.algorithms.mock:MockSFT",
     },
 )

@@ -48,8 +48,7 @@ def launch_run(
         return made
     split = _usable(dataset_version, project).training_split(config.data.split)
     config = config.model_copy(update={"data": DataConfig(dataset=dataset_version.reference, split=split)})
-    config.algorithm_config()
-    config.backend_config()
+    config.check()
     _refuse_other_rows(config.algorithm.kind, dataset_version)
     for path, name in (("name", config.model.name), ("init_from_checkpoint", config.model.init_from_checkpoint)):
         refuse_foreign_folder(user, name, path=("model", path))

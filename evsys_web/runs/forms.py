@@ -12,7 +12,7 @@ from django.db.models import Q, QuerySet
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from evsys_web.accounts.models import User
-from evsys_web.config_forms import ConfigForm, mistakes_in
+from evsys_web.config_forms import ConfigForm, lines_of, mistakes_in
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.datasets.splits import TRAIN, VALIDATION
 from evsys_web.runs.models import Checkpoint, TrainingRun
@@ -223,6 +223,7 @@ class RunForm:
             "model.name": "model_name",
             "model.init_from_checkpoint": "checkpoint",
             "data": "dataset_version",
+            "backend.kind": "backend",
         }
         field = places.get(".".join(path)) or (places.get(path[0]) if path else None)
         self.choices.add_error(field, str(error))
@@ -239,7 +240,7 @@ def following(user: User, data: Mapping[str, Any]) -> RunForm:
     for part, form in typed.settings.items():
         for name in form.fields:
             sent = data.get(form.add_prefix(name))
-            if sent is None or (part == "algorithm" and sent == before.get(name)):
+            if sent is None or (part == "algorithm" and lines_of(sent) == before.get(name)):
                 if part == "algorithm" and name in now:
                     params[part][name] = now[name]
             else:

@@ -66,6 +66,11 @@ class BaseAlgorithm:
 
     # What a recipe overrides.
 
+    @classmethod
+    def check_backend(cls, config: Any, backend: type[Backend]) -> None:
+        """Refuse, before a run waits in the queue, a backend that cannot do what the algorithm needs. `config`: an instance of
+        this class's Config. Raises ConfigError."""
+
     async def setup(self, ctx: RunContext, backend: Backend) -> None:
         """Prepare before the first step. Must set `self._steps_per_epoch`."""
         raise ConfigError(

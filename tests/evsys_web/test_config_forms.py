@@ -163,3 +163,17 @@ def test_starting_values_win_over_defaults_and_ignored_fields_are_marked():
 
 def test_hostile_text_is_escaped_where_it_is_shown_again():
     assert "<script>" not in str(posted(word='"><script>alert(1)</script>')["word"])
+
+
+def test_a_text_that_may_be_long_has_lines_and_line_ends_of_browsers_are_ours():
+    class Templated(BaseModel):
+        short: str = knob("a", "A word.", max_length=100)
+        template: str = knob("a\nb", "Some lines.", max_length=100_000)
+
+    fresh = ConfigForm(Templated, prefix="a")
+    assert "<textarea" in str(fresh["template"]) and "a\nb</textarea>" in str(fresh["template"])
+    assert "<textarea" not in str(fresh["short"])
+    form = ConfigForm(Templated, {"a-short": "b", "a-template": "c\r\n\r\nd"}, prefix="a")
+    assert form.is_valid() and form.params() == {"short": "b", "template": "c\n\nd"}
+    emptied = ConfigForm(Templated, {"a-short": "b", "a-template": ""}, prefix="a")
+    assert emptied.is_valid() and emptied.params()["template"] == ""

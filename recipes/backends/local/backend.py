@@ -30,6 +30,7 @@ class LocalBackend:
     summary: ClassVar[str] = "This machine: PyTorch on its GPU when there is one, else on its processor."
     Config: ClassVar[type[BaseModel]] = LocalConfig
     ignored_fields: ClassVar[frozenset[str]] = frozenset()
+    gives_topk_prompt_logprobs: ClassVar[bool] = True
     repeats_exactly: ClassVar[bool] = True
     """The same calls in the same batches give the same bits (float32, one thread): callers may take care to repeat them."""
 

@@ -59,6 +59,7 @@ class TinkerBackend:
     summary: ClassVar[str] = "Tinker's hosted service, or any server that speaks its protocol, such as SkyRL on your own GPUs."
     Config: ClassVar[type[BaseModel]] = TinkerConfig
     ignored_fields: ClassVar[frozenset[str]] = frozenset()
+    gives_topk_prompt_logprobs: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from evsys_web.datasets.actions import import_dataset
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.runs import metrics
 from evsys_web.runs.models import Checkpoint, Status, TrainingRun
+from recipes.registry import backends
 from tests.evsys_web.runs.conftest import MakeRun, mock_config
 
 Headers = dict[str, str]
@@ -64,6 +65,16 @@ def test_preferences_are_learnt_from_pairs_and_from_nothing_else(
     made = post(client, "", body | {"data": {"dataset": "pairs"}}, alice_headers)
     assert made.status_code == 201, made.content
     assert TrainingRun.objects.get().dataset_reference == "pairs@1"
+
+
+def test_a_backend_without_likeliest_tokens_is_refused_to_a_teacher(
+    client: Client, alice_headers: Headers, version: DatasetVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends.get("mock"), "gives_topk_prompt_logprobs", False)
+    body = BODY | {"algorithm": {"kind": "sdft", "params": {}}, "backend": {"kind": "mock", "params": {}}}
+    refused = post(client, "", body, alice_headers)
+    assert refused.status_code == 422 and b"which the backend mock does not tell" in refused.content
+    assert not TrainingRun.objects.exists()
 
 
 def test_a_run_is_launched_and_found_again(client: Client, alice_headers: Headers, version: DatasetVersion) -> None:

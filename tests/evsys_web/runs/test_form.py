@@ -21,6 +21,7 @@ from evsys_web.runs.models import Checkpoint, Status, TrainingRun
 from evsys_web.runs.snippets import yaml_of
 from recipes.config import RunConfig
 from recipes.presets import recommended
+from recipes.registry import backends
 from tests.evsys_web.runs.conftest import mock_config
 
 NEW = "/runs/new"
@@ -277,3 +278,15 @@ def test_pairs_are_offered_to_what_learns_from_pairs_and_chats_refused_there(
     assert 'name="algorithm-beta"' in page
     refused = alice_client.post(NEW, fields(version, algorithm="dpo")).content.decode()
     assert "dpo learns from preference rows, and sums@1 holds messages rows" in refused and not TrainingRun.objects.exists()
+
+
+def test_a_backend_that_cannot_serve_a_teacher_is_refused_at_its_field(
+    alice_client: Client, version: DatasetVersion, monkeypatch: pytest.MonkeyPatch
+):
+    chosen = fields(version, algorithm="sdft", backend="mock")
+    monkeypatch.setattr(backends.get("mock"), "gives_topk_prompt_logprobs", False)
+    page = alice_client.post(NEW, chosen).content.decode()
+    assert "which the backend mock does not tell" in page and not TrainingRun.objects.exists()
+    monkeypatch.undo()
+    alice_client.post(NEW, chosen)
+    assert "{golden_answer}" in TrainingRun.objects.get().config["algorithm"]["params"]["demo_template"]

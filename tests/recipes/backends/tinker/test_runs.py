@@ -86,9 +86,15 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tinker_url: str, tmp_pat
 
 @pytest.mark.parametrize(
     ("kind", "params"),
-    [("rl", {"verifier_name": "numeric", "batch_size": 4, "num_samples": 4}), ("dpo", {"batch_size": 4, "beta": 0.1})],
+    [
+        ("rl", {"verifier_name": "numeric", "batch_size": 4, "num_samples": 4}),
+        ("dpo", {"batch_size": 4, "beta": 0.1}),
+        ("sdft", {"batch_size": 4, "topk": 8, "max_tokens": 24}),
+    ],
 )
-def test_rollouts_and_preferences_train_there_too(tinker_url: str, tmp_path: Path, kind: str, params: dict[str, Any]) -> None:
+def test_rollouts_preferences_and_teachers_train_there_too(
+    tinker_url: str, tmp_path: Path, kind: str, params: dict[str, Any]
+) -> None:
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text(
         "".join(
@@ -96,7 +102,6 @@ def test_rollouts_and_preferences_train_there_too(tinker_url: str, tmp_path: Pat
             for a in range(10, 18)
         )
     )
-    path = pairs if kind == "dpo" else ROWS / "tasks_train.jsonl"
+    path = {"dpo": pairs, "sdft": ROWS / "train.jsonl"}.get(kind, ROWS / "tasks_train.jsonl")
     result = train(config(tinker_url, kind, path, max_steps=2, **params), tmp_path / "run")
-    expected = "rewards/margins" if kind == "dpo" else "reward/mean"
-    assert expected in result.metrics
+    assert {"dpo": "rewards/margins", "sdft": "kl/teacher"}.get(kind, "reward/mean") in result.metrics
