@@ -40,7 +40,7 @@ def api(stack: Stack) -> Iterator[httpx.Client]:
         yield client
 
 
-def wait_for_status(stack: Stack, api: httpx.Client, run_id: int, *wanted: str, step: int = 0, seconds: float = 90) -> Any:
+def wait_for_status(stack: Stack, api: httpx.Client, run_id: int, *wanted: str, step: int = 0, seconds: float = 200) -> Any:
     """The run, once it is in one of these states with that many steps done."""
 
     def look() -> Any:

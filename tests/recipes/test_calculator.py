@@ -64,10 +64,10 @@ def test_arithmetic_by_table(expression: str, value: str) -> None:
     ],
 )
 def test_what_is_no_arithmetic_or_too_much_is_refused_in_a_moment(expression: str, sentence: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ValueError, match=sentence):
         calculate(expression)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def reply(text: str) -> Reply:
