@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from recipes.chat import LocalChat
-from recipes.config import BackendChoice, ModelConfig
-from recipes.evals.runner import weights_settings
-from recipes.registry import backends
+from recipes.config import BackendChoice
+from recipes.weights import open_weights
 
 
 @dataclass(frozen=True)
@@ -24,16 +21,20 @@ class ChatPair:
 
 
 @asynccontextmanager
-async def open_pair(model_name: str, checkpoint: str, backend: BackendChoice) -> AsyncIterator[ChatPair]:
-    """Both models, closed at the end. Raises ConfigError, CheckpointError, BackendError.
+async def open_pair(
+    model_name: str, checkpoint: str, backend: BackendChoice, *, secrets: Mapping[str, str] | None = None
+) -> AsyncIterator[ChatPair]:
+    """Both models, closed at the end. secrets: handed to the backend. Raises ConfigError, CheckpointError, BackendError.
 
     An adapter leaves the base as it is, and one set of frozen weights serves both. Full weights are a second model: the base is
     opened beside it, which takes its memory once more.
     """
     is_whole = (Path(checkpoint) / "config.json").is_file()
     async with AsyncExitStack() as stack:
-        tuned = await stack.enter_async_context(_opened(model_name, checkpoint, backend))
-        base = await stack.enter_async_context(_opened(model_name, None, backend)) if is_whole else tuned
+        tuned = await stack.enter_async_context(open_weights(backend, model_name, checkpoint, secrets=secrets or {}))
+        base = tuned
+        if is_whole:
+            base = await stack.enter_async_context(open_weights(backend, model_name, None, secrets=secrets or {}))
         if base is tuned and hasattr(tuned, "beside"):  # a thread of its own, or one would answer after the other
             base = tuned.beside()
             stack.push_async_callback(base.close)
@@ -41,21 +42,3 @@ async def open_pair(model_name: str, checkpoint: str, backend: BackendChoice) ->
             LocalChat(await tuned.snapshot_sampling_client(), tuned.get_tokenizer()),
             LocalChat(await base.reference_sampling_client(), base.get_tokenizer()),
         )
-
-
-@asynccontextmanager
-async def _opened(model_name: str, checkpoint: str | None, backend: BackendChoice) -> AsyncIterator[Any]:
-    params, algorithm = weights_settings(backend, checkpoint)
-    backend_class = backends.get(backend.kind)
-    with tempfile.TemporaryDirectory(prefix="chat-") as folder:
-        opened = await backend_class.open(
-            backend_class.Config.model_validate(params),
-            model=ModelConfig(name=model_name, init_from_checkpoint=checkpoint),
-            algorithm=algorithm,
-            output_dir=Path(folder),
-            secrets={},
-        )
-        try:
-            yield opened
-        finally:
-            await opened.close()

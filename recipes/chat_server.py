@@ -3,9 +3,11 @@
 One such process serves a machine: a lock in FOLDER sees to that, and FOLDER/address says where it listens (a Unix socket in a
 folder that only this user can enter). A request is a line of JSON on a connection of its own:
 
-    {"model", "checkpoint", "backend": {kind, params}, "tuned": messages, "base": messages, "params": {side: SamplingParams}}
+    {"model", "checkpoint", "backend": {kind, params}, "secrets", "tuned": messages, "base": messages,
+     "params": {side: SamplingParams}}
 
-Without a side nothing is asked, and the models are only read. What comes back are lines of JSON, the last one "ready":
+Without a side nothing is asked, and the models are only read. secrets: keys for the backend, kept as long as its models are.
+What comes back are lines of JSON, the last one "ready":
 
     {"event": "loading"} · {"event": "text", "side", "text"} · {"event": "end", "side", "content", "reasoning", "stop_reason", …}
     {"event": "error", "side" or null, "message"} · {"event": "ready"}
@@ -63,11 +65,12 @@ class Models:
     async def pair(self, request: Mapping[str, Any]) -> AsyncIterator[ChatPair]:
         """Raises ConfigError, CheckpointError, BackendError."""
         backend = BackendChoice.model_validate(request["backend"])
-        key = (request["model"], request["checkpoint"], backend.model_dump_json())
+        secrets = dict(request.get("secrets", {}))
+        key = (request["model"], request["checkpoint"], backend.model_dump_json(), tuple(sorted(secrets.items())))
         async with self._changed:
             await self._changed.wait_for(lambda: self._key == key or not self._users)
             if self._key != key or self._pair is None:
-                await self._exchange(key, backend)
+                await self._exchange(key, backend, secrets)
             assert self._pair is not None
             pair = self._pair
             self._users += 1
@@ -78,10 +81,10 @@ class Models:
                 self._users -= 1
                 self._changed.notify_all()
 
-    async def _exchange(self, key: tuple[Any, ...], backend: BackendChoice) -> None:
+    async def _exchange(self, key: tuple[Any, ...], backend: BackendChoice, secrets: Mapping[str, str]) -> None:
         self._key = self._pair = None
         await self._open.aclose()
-        self._pair = await self._open.enter_async_context(open_pair(key[0], key[1], backend))
+        self._pair = await self._open.enter_async_context(open_pair(key[0], key[1], backend, secrets=secrets))
         self._key = key
 
     def holds(self, request: Mapping[str, Any]) -> bool:

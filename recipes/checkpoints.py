@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -101,17 +102,21 @@ class Manifest:
 
 def _to_line(checkpoint: Checkpoint) -> str:
     values = asdict(checkpoint) | {"metrics": metrics_to_json(checkpoint.metrics)}
+    values["expires_at"] = checkpoint.expires_at and checkpoint.expires_at.isoformat()
     return json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _from_line(line: str) -> Checkpoint:
     values = json.loads(line)
-    return Checkpoint(**values | {"metrics": metrics_from_json(values["metrics"])})
+    values["metrics"] = metrics_from_json(values["metrics"])
+    if at := values.get("expires_at"):
+        values["expires_at"] = datetime.fromisoformat(at)
+    return Checkpoint(**values)
 
 
 def _has_state(checkpoint: Checkpoint) -> bool:
     uri = checkpoint.state_path
-    return bool(uri) and ("://" in str(uri) or Path(str(uri)).exists())
+    return bool(uri) and not checkpoint.is_expired and ("://" in str(uri) or Path(str(uri)).exists())
 
 
 def fingerprint_of(config: RunConfig, rows: Sequence[Row], validation_rows: Sequence[Row] | None = None) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from time import perf_counter
 from typing import NamedTuple, TypeVar
 
 from recipes.callbacks import Dispatch
 from recipes.checkpoints import FINAL, Cursor, Manifest
-from recipes.protocols import Backend, Evaluator, SamplingClient, StepBuilder
+from recipes.errors import BackendError
+from recipes.protocols import Backend, Evaluator, ExpiringBackend, SamplingClient, StepBuilder
 from recipes.types import (
     AdamParams,
     Checkpoint,
@@ -198,11 +200,27 @@ class TrainingLoop:
         cursor.epoch, cursor.batch_in_epoch = divmod(self._state.step, self._plan.steps_per_epoch)
         cursor.tokens_total, cursor.tokens_trained = self._tokens_total, self._tokens_trained
         checkpoint = Checkpoint(
-            name, self._state.step, state_path, sampler_path, cursor=cursor.model_dump(), metrics=dict(self.metrics)
+            name,
+            self._state.step,
+            state_path,
+            sampler_path,
+            cursor=cursor.model_dump(),
+            metrics=dict(self.metrics),
+            expires_at=await self._expiry(name, [state_path, sampler_path]),
         )
         self._manifest.append(checkpoint)
         self.checkpoints.append(checkpoint)
         self._dispatch.fire("on_checkpoint", self._state, checkpoint)
+
+    async def _expiry(self, name: str, uris: Sequence[str]) -> datetime | None:
+        """Weights that are saved count, also when nobody says for how long."""
+        if not isinstance(self._backend, ExpiringBackend):
+            return None
+        try:
+            return await self.interruptible(self._backend.expiry_of(uris))
+        except BackendError as error:
+            self._dispatch.event("warning", f"It is not known for how long the checkpoint {name} is kept: {error}")
+            return None
 
     async def _evaluate_if_due(self) -> None:
         step = self._state.step

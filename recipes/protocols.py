@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -142,6 +143,44 @@ class Backend(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class SamplingBackend(Protocol):
+    """The part of a Backend that evals and chats use."""
+
+    async def snapshot_sampling_client(self, name: str | None = None) -> SamplingClient: ...
+
+    async def reference_sampling_client(self) -> SamplingClient: ...
+
+    def get_tokenizer(self) -> Any: ...
+
+    async def close(self) -> None: ...
+
+
+@runtime_checkable
+class OpensForSampling(Protocol):
+    """What a Backend's class may offer besides: weights to sample from, without anything that trains being made for them."""
+
+    async def open_for_sampling(
+        self,
+        config: BaseModel,
+        *,
+        model: ModelConfig,
+        secrets: Mapping[str, str] | None = None,
+        report: Callable[[str, str], None] | None = None,
+    ) -> SamplingBackend:
+        """A class method. A snapshot of it is `model.init_from_checkpoint`, or the base where that is None. Raises ConfigError,
+        CheckpointError, BackendError."""
+        ...
+
+
+@runtime_checkable
+class ExpiringBackend(Protocol):
+    """What a Backend may offer besides: its checkpoints are kept for a time, and it knows for how long."""
+
+    async def expiry_of(self, uris: Sequence[str]) -> datetime | None:
+        """When the first of these is removed, which one save made; None when they stay. Raises BackendError."""
+        ...
 
 
 class StepBuilder(Protocol):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -195,7 +196,7 @@ class Checkpoint:
 
     step: completed optimizer steps. state_path: weights and optimizer, to resume from. sampler_path: weights only, to sample
     from, download or continue from (safetensors + PEFT config on the local backend). cursor: what the loop needs to go on
-    exactly where it was (see `recipes.checkpoints`).
+    exactly where it was (see `recipes.checkpoints`). expires_at: when whoever keeps the weights removes them; None: they stay.
     """
 
     name: str
@@ -204,6 +205,11 @@ class Checkpoint:
     sampler_path: str | None
     cursor: dict[str, Any] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=dict)
+    expires_at: datetime | None = None
+
+    @property
+    def is_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
 
 
 class StopRequest(StrEnum):

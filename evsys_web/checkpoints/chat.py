@@ -14,6 +14,7 @@ from pydantic import Field
 
 from evsys_web import sse
 from evsys_web.checkpoints.sampling import ask
+from evsys_web.runs.backends import backend_secrets
 from evsys_web.runs.models import Checkpoint
 from recipes.backends.local.models import resolve
 from recipes.chat_server import SIDES
@@ -84,6 +85,8 @@ def checked(values: Any) -> ChatRequest:
 def _models(checkpoint: Checkpoint) -> dict[str, Any]:
     if not checkpoint.sampler_uri:
         raise CheckpointError("This checkpoint holds no weights to sample from.")
+    if checkpoint.is_expired:
+        raise CheckpointError("This checkpoint has expired: whoever kept its weights has removed them.")
     config = checkpoint.run.load_config()
     backends.get(config.backend.kind)
     resolve(config.model.name)
@@ -91,6 +94,7 @@ def _models(checkpoint: Checkpoint) -> dict[str, Any]:
         "model": config.model.name,
         "checkpoint": checkpoint.sampler_uri,
         "backend": config.backend.model_dump(mode="json"),
+        "secrets": backend_secrets(checkpoint.run.project, config.backend),
     }
 
 

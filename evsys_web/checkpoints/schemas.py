@@ -14,7 +14,7 @@ from evsys_web.checkpoints.models import Destination, Weights
 from evsys_web.checkpoints.scores import Scored
 from evsys_web.runs.downloads import files_of
 from evsys_web.runs.models import Checkpoint
-from evsys_web.runs.schemas import RowId
+from evsys_web.runs.schemas import EXPIRES, RowId
 
 
 class ScoreOut(Schema):
@@ -47,11 +47,12 @@ class ScoredCheckpoint(Schema):
     num_bytes: int | None = Field(description="null for weights kept elsewhere.")
     score: ScoreOut | None = Field(description="null while there is no completed eval (on the asked benchmark).")
     created_at: datetime
+    expires_at: datetime | None = Field(description=EXPIRES)
 
     @classmethod
     def of(cls, scored: Scored) -> dict[str, Any]:
         checkpoint, newest = scored.checkpoint, scored.newest_eval
-        columns = ("id", "run_id", "name", "step", "sampler_uri", "state_uri", "metrics", "created_at")
+        columns = ("id", "run_id", "name", "step", "sampler_uri", "state_uri", "metrics", "created_at", "expires_at")
         score = newest and {
             "eval_id": newest.pk,
             "benchmark_id": newest.benchmark_id,

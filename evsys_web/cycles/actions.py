@@ -11,7 +11,7 @@ from evsys_web.cycles.models import Cycle
 from evsys_web.cycles.tasks import advance_cycle
 from evsys_web.evals.actions import checked_verifier
 from evsys_web.evals.models import Benchmark
-from evsys_web.runs.actions import RunRefused, refuse_foreign_folder
+from evsys_web.runs.actions import RunRefused, refuse_expired, refuse_foreign_folder
 from evsys_web.runs.launches import announce, made_before, queue_once
 from evsys_web.runs.work import storable
 from recipes.backends.local.models import resolve
@@ -36,6 +36,7 @@ def launch_cycle(
     config.check()
     for field, name in (("name", config.model.name), ("checkpoint", config.model.checkpoint)):
         refuse_foreign_folder(user, name, path=("model", field))
+    refuse_expired(user, config.model.checkpoint, path=("model", "checkpoint"))
     resolve(config.model.name)
     with transaction.atomic():
         learn, judge = (_benchmark(user, project, config, side) for side in ("learn", "judge"))

@@ -14,7 +14,7 @@ from evsys_web.addresses import refuse_private
 from evsys_web.datasets.models import DatasetVersion, Format, VersionStatus
 from evsys_web.evals.models import Benchmark, EvalRun
 from evsys_web.evals.tasks import run_eval
-from evsys_web.runs.actions import RunRefused, refuse_foreign_folder
+from evsys_web.runs.actions import RunRefused, refuse_expired, refuse_foreign_folder
 from evsys_web.runs.backends import check_backend
 from evsys_web.runs.launches import announce, made_before, queue_once
 from evsys_web.runs.models import Checkpoint
@@ -220,6 +220,7 @@ def _check_model(user: User, project: Project, config: EvalConfig, checkpoint: C
     check_backend(project, config.backend)
     for field, name in (("name", config.model.name), ("checkpoint", config.model.checkpoint)):
         refuse_foreign_folder(user, name, path=("model", field))
+    refuse_expired(user, config.model.checkpoint, path=("model", "checkpoint"))
     if config.model.checkpoint is None:
         return None
     visible = Checkpoint.objects.filter(sampler_uri=config.model.checkpoint)

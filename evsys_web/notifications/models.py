@@ -30,10 +30,11 @@ class Event(models.TextChoices):
     FAILED = "failed", "Failed"
     CRASHED = "crashed", "Crashed"
     NAN_LOSS = "nan_loss", "NaN loss"
+    EXPIRING = "expiring", "Checkpoint expires"
     TEST = "test", "Test"
 
 
-CHOOSABLE = (Event.FINISHED, Event.FAILED, Event.CRASHED, Event.NAN_LOSS)
+CHOOSABLE = (Event.FINISHED, Event.FAILED, Event.CRASHED, Event.NAN_LOSS, Event.EXPIRING)
 
 
 class Kind(models.TextChoices):

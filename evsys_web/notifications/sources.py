@@ -7,13 +7,14 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from django.db.models import F, Q, QuerySet
+from django.utils.timezone import now
 
 from evsys_web.cycles.answer import answer_of
 from evsys_web.cycles.models import Cycle
 from evsys_web.evals.models import EvalRun
 from evsys_web.evals.templatetags.eval_numbers import interval, percent
 from evsys_web.notifications.models import Event
-from evsys_web.runs.models import RunEvent, TrainingRun
+from evsys_web.runs.models import EXPIRES_SOON, Checkpoint, RunEvent, TrainingRun
 from evsys_web.runs.status import Status
 from evsys_web.runs.work import Tracked
 from recipes.loop import LOSS_IS_NO_NUMBER
@@ -51,6 +52,7 @@ def happened_since(since: datetime, projects: Collection[int]) -> Iterator[Happe
         for row in ended.defer("error_detail").order_by("finished_at")[:LIMIT]:
             yield _end_of(source, row)
     yield from _losses_that_are_no_number(since, projects)
+    yield from _checkpoints_that_expire(since, projects)
 
 
 LIMIT = 1000
@@ -74,6 +76,23 @@ def _losses_that_are_no_number(since: datetime, projects: Collection[int]) -> It
     for event in warned.select_related("run").defer("run__config", "run__error_detail").order_by("at")[:LIMIT]:
         key = f"run:{event.run_id}:{Event.NAN_LOSS}:{event.seq}"
         yield Happening(key, Event.NAN_LOSS, event.run.project_id, "run", event.run, event.message, event.at)
+
+
+def _checkpoints_that_expire(since: datetime, projects: Collection[int]) -> Iterator[Happening]:
+    """The first of a run's, EXPIRES_SOON before it goes. What was saved for less than that is gone as somebody wished."""
+    saved = Checkpoint.objects.filter(
+        run__project__in=projects,
+        expires_at__gt=since + EXPIRES_SOON,
+        expires_at__lte=now() + EXPIRES_SOON,
+        created_at__lt=F("expires_at") - EXPIRES_SOON,
+    )
+    for checkpoint in saved.select_related("run").defer("run__config", "run__error_detail").order_by("-expires_at")[:LIMIT]:
+        run, expires = checkpoint.run, checkpoint.expires_at
+        sentence = (
+            f"Its checkpoint {checkpoint.name} expires on {expires:%d %B %Y, %H:%M} UTC. Evaluate it or go on from it before."
+        )
+        key = f"run:{run.pk}:{Event.EXPIRING}"
+        yield Happening(key, Event.EXPIRING, run.project_id, "run", run, sentence, expires - EXPIRES_SOON)
 
 
 def _project(row: Any) -> int:

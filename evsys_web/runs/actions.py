@@ -19,7 +19,7 @@ from evsys_web.runs import metrics
 from evsys_web.runs.backends import check_backend
 from evsys_web.runs.launches import announce, made_before, queue_once
 from evsys_web.runs.metrics import Point
-from evsys_web.runs.models import Status, TrainingRun, storable
+from evsys_web.runs.models import Checkpoint, Status, TrainingRun, storable
 from evsys_web.runs.tasks import train_run
 from recipes.backends.local.models import resolve
 from recipes.config import DataConfig, RunConfig
@@ -52,6 +52,7 @@ def launch_run(
     _refuse_other_rows(config.algorithm.kind, dataset_version)
     for path, name in (("name", config.model.name), ("init_from_checkpoint", config.model.init_from_checkpoint)):
         refuse_foreign_folder(user, name, path=("model", path))
+    refuse_expired(user, config.model.init_from_checkpoint, path=("model", "init_from_checkpoint"))
     resolve(config.model.name)
     check_backend(project, config.backend)
     return queue_once(
@@ -189,6 +190,18 @@ def refuse_foreign_folder(user: User, name: str | None, *, path: tuple[str, ...]
     visible = TrainingRun.objects.visible_to(user)
     if not owner or not owner[0].isdecimal() or not visible.filter(pk=int(owner[0])).exists():
         raise ConfigError(f"There is no checkpoint {name} that you can see.", path=path)
+
+
+def refuse_expired(user: User, uri: str | None, *, path: tuple[str, ...]) -> None:
+    """Raises ConfigError for a checkpoint that is known to be removed by now."""
+    visible = TrainingRun.objects.visible_to(user).values("pk")
+    gone = Checkpoint.objects.filter(sampler_uri=uri or None, expires_at__lte=now(), run__in=visible).first()
+    if gone is not None:
+        raise ConfigError(
+            f"The checkpoint {gone} expired on {gone.expires_at:%d %B %Y}: whoever kept its weights has removed them."
+            " Choose another one.",
+            path=path,
+        )
 
 
 def _standing_sentence(run: TrainingRun, what: str) -> str:

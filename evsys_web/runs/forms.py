@@ -9,6 +9,7 @@ from typing import Any
 
 from django import forms
 from django.db.models import Q, QuerySet
+from django.utils.timezone import now
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from evsys_web.accounts.models import User
@@ -274,9 +275,10 @@ def ready_versions(user: User) -> QuerySet[DatasetVersion]:
 
 
 def checkpoints_for(user: User) -> QuerySet[Checkpoint]:
-    """Those with weights to begin from, newest first."""
+    """Those with weights to begin from, newest first; none that have expired."""
     runs = TrainingRun.objects.visible_to(user).values("pk")
-    return Checkpoint.objects.filter(run__in=runs).exclude(sampler_uri="").select_related("run").order_by("-created_at", "-pk")
+    kept = Checkpoint.objects.filter(Q(expires_at=None) | Q(expires_at__gt=now()), run__in=runs).exclude(sampler_uri="")
+    return kept.select_related("run").order_by("-created_at", "-pk")
 
 
 def models_on_offer(user: User) -> list[str]:

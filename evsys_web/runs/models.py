@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
@@ -151,6 +152,9 @@ class TrainingRun(Work):
         return self._change(Q(is_external=True, status=Status.RUNNING), status=status, error=storable(error), finished_at=now())
 
 
+EXPIRES_SOON = timedelta(days=3)
+
+
 class Checkpoint(models.Model):
     """Weights that a run saved: a folder below the run's own, or an URI of a hosted backend."""
 
@@ -164,6 +168,9 @@ class Checkpoint(models.Model):
     )
     metrics = models.JSONField(default=dict)
     created_at = models.DateTimeField(default=now)
+    expires_at = models.DateTimeField(
+        null=True, blank=True, help_text="When the provider that keeps the weights removes them; empty: they stay."
+    )
 
     class Meta:
         ordering: ClassVar[list[str]] = ["-step", "-pk"]
@@ -176,6 +183,15 @@ class Checkpoint(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("checkpoints:detail", args=[self.pk])
+
+    @property
+    def is_expired(self) -> bool:
+        """The provider has removed the weights."""
+        return self.expires_at is not None and self.expires_at <= now()
+
+    @property
+    def expires_soon(self) -> bool:
+        return self.expires_at is not None and not self.is_expired and self.expires_at - now() < EXPIRES_SOON
 
 
 class MetricRow(models.Model):

@@ -255,6 +255,7 @@ class RunRecorder(Recorder[Reported | Begun], Callback):
                 state_uri=checkpoint.state_path or "",
                 sampler_uri=checkpoint.sampler_path or "",
                 metrics=as_json(checkpoint.metrics),
+                expires_at=checkpoint.expires_at,
             )
         )
         self.flush()

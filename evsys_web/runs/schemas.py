@@ -266,6 +266,9 @@ class EventOut(Schema):
     message: str
 
 
+EXPIRES = "When the provider that keeps the weights removes them; null: they stay."
+
+
 class CheckpointOut(Schema):
     id: int
     name: str
@@ -274,6 +277,7 @@ class CheckpointOut(Schema):
     sampler_uri: str
     metrics: dict[str, Any]
     created_at: datetime
+    expires_at: datetime | None = Field(description=EXPIRES)
     files: list[str] = Field(description="What can be downloaded one by one; empty for weights kept elsewhere.")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,17 +14,17 @@ from typing import Any, Literal
 import orjson
 
 from recipes.chat import ChatClient, LocalChat
-from recipes.config import BackendChoice, BaseAlgorithmConfig, ModelConfig
 from recipes.endpoint import EndpointChat
-from recipes.errors import CheckpointError, ConfigError, DataError, RecipeError
+from recipes.errors import ConfigError, DataError, RecipeError
 from recipes.eval_config import EvalConfig
 from recipes.jsonl import read_jsonl
-from recipes.registry import backends, verifiers
+from recipes.registry import verifiers
 from recipes.rollouts import AttemptResult, Tally, sample
 from recipes.rows import RowFormat, parse
 from recipes.stores import write_atomically
 from recipes.types import Task
 from recipes.verifiers import Verifier, check_tasks
+from recipes.weights import open_weights
 
 CONFIG_FILE = "config.yaml"
 ATTEMPTS_FILE = "attempts.jsonl"
@@ -137,40 +136,11 @@ async def open_client(
             await endpoint.close()
         return
     assert config.model is not None
-    params, algorithm = weights_settings(config.backend, config.model.checkpoint)
-    backend_class = backends.get(config.backend.kind)
-    with tempfile.TemporaryDirectory(prefix="eval-") as folder:
-        backend = await backend_class.open(
-            backend_class.Config.model_validate(params),
-            model=ModelConfig(name=config.model.name, init_from_checkpoint=config.model.checkpoint),
-            algorithm=algorithm,
-            output_dir=Path(folder),
-            secrets=secrets,
-        )
-        try:
-            # An untouched model needs no adapters merged: its frozen base is what there is to sample from.
-            is_base = config.model.checkpoint is None
-            client = await (backend.reference_sampling_client() if is_base else backend.snapshot_sampling_client())
-            yield LocalChat(client, backend.get_tokenizer())
-        finally:
-            await backend.close()
-
-
-def weights_settings(backend: BackendChoice, checkpoint: str | None) -> tuple[dict[str, Any], BaseAlgorithmConfig]:
-    """The backend's settings and the LoRA rank under which the checkpoint was saved: it says both itself, in PEFT's format.
-    Raises CheckpointError."""
-    params = dict(backend.params)
-    path = Path(checkpoint) / "adapter_config.json" if checkpoint else None
-    if path is None or not path.is_file():
-        return params, BaseAlgorithmConfig(lora_rank=1)  # the least: adapters that change nothing let bfloat16 models stay so
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        rank, alpha = int(saved["r"]), float(saved["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"The checkpoint's adapter_config.json cannot be read: {type(error).__name__}: {error}.") from None
-    if "lora_alpha_ratio" in backends.get(backend.kind).Config.model_fields:
-        params["lora_alpha_ratio"] = alpha / rank
-    return params, BaseAlgorithmConfig(lora_rank=rank)
+    checkpoint = config.model.checkpoint
+    async with open_weights(config.backend, config.model.name, checkpoint, secrets=secrets) as opened:
+        # An untouched model needs no adapters merged: its frozen base is what there is to sample from.
+        client = await (opened.reference_sampling_client() if checkpoint is None else opened.snapshot_sampling_client())
+        yield LocalChat(client, opened.get_tokenizer())
 
 
 def open_verifier(config: EvalConfig) -> Verifier:

@@ -288,6 +288,7 @@ class Operations:
                     "max_context_length": self.models.max_context(name),
                     "trainable": True,
                     "sampleable": True,
+                    "tokenizer_id": self.models.tokenizer_id(name),
                 }
                 for name in self.models.served
             ]

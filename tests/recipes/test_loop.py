@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 from collections.abc import Awaitable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import perf_counter
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ import pytest
 
 from recipes.algorithms.mock import MockSFT
 from recipes.backends.mock import MockBackend
+from recipes.checkpoints import Manifest
 from recipes.errors import BackendError
 from recipes.protocols import Backend, Callback, Evaluator, SamplingClient
 from recipes.types import (
@@ -316,3 +318,33 @@ def test_a_folder_that_cannot_be_written_is_told_to_callbacks_and_raised(tmp_pat
     with pytest.raises(OSError, match="file"):
         run(config("mock_sft", max_steps=2), tmp_path / "file" / "run", witness)
     assert witness.result and witness.result.status == "failed"
+
+
+class Forgetful(MockBackend):
+    """Keeps a checkpoint until `until`; or does not say."""
+
+    def __init__(self, output_dir: Path, until: datetime | None) -> None:
+        super().__init__(output_dir=output_dir)
+        self.until = until
+
+    async def expiry_of(self, uris: Sequence[str]) -> datetime | None:
+        assert len(uris) == 2
+        if self.until is None:
+            raise BackendError("Nobody answers.", permanent=False)
+        return self.until
+
+
+def test_how_long_a_checkpoint_is_kept_is_written_down_and_what_has_expired_is_not_resumed_from(tmp_path: Path) -> None:
+    for until in (datetime.now(UTC) + timedelta(days=7), datetime.now(UTC) - timedelta(seconds=1)):
+        folder = tmp_path / str(until.day)
+        run(config(max_steps=2), folder, Witness(stop_after=1), backend=Forgetful(folder, until))
+        manifest = Manifest(folder)
+        assert [row.expires_at for row in manifest.read()] == [until]
+        assert (manifest.newest_usable() is None) == (until < datetime.now(UTC))
+
+
+def test_a_checkpoint_counts_also_when_nobody_says_how_long_it_is_kept(tmp_path: Path) -> None:
+    witness = Witness()
+    result = run(config(max_steps=1), tmp_path, witness, backend=Forgetful(tmp_path, None))
+    assert result.status == "completed" and witness.checkpoints[0].expires_at is None
+    assert ("warning", "It is not known for how long the checkpoint final is kept: Nobody answers.") in witness.events

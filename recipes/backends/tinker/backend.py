@@ -1,7 +1,7 @@
 """The tinker backend: every call goes through the official SDK and is submitted before this module waits for anything.
 
-The SDK retries without end where a server is gone or always busy, so every wait here has an end of its own. Its future for a
-request is made, and the request on its way, when the SDK's method returns; `_wait` only waits for it.
+The SDK's future for a request is made, and the request on its way, when the SDK's method returns; `Connection.wait` only waits
+for it.
 
 A checkpoint is an URI of three parts, tinker://RUN/weights/NAME or tinker://RUN/sampler_weights/NAME. Training can begin from the
 first kind only; both are saved under one name, so that the URI to sample from also says what to continue from.
@@ -10,20 +10,18 @@ first kind only; both are saved under one name, so that the URI to sample from a
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 
 from recipes import losses
 from recipes.backends.tinker.config import TinkerConfig
-from recipes.errors import BackendError, CheckpointError, ConfigError, ErrorKind, RecipeError
+from recipes.backends.tinker.connection import Connection
+from recipes.backends.tinker.sampling import TinkerSampler, TinkerWeights, base_client
+from recipes.errors import BackendError, CheckpointError, ConfigError, RecipeError
 from recipes.rendering import load_tokenizer
 from recipes.types import (
     AdamParams,
@@ -32,8 +30,6 @@ from recipes.types import (
     LossCallable,
     ModelOutput,
     OptimStepResult,
-    SampleResult,
-    SamplingParams,
 )
 
 if TYPE_CHECKING:
@@ -43,13 +39,6 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT")
 WireT = TypeVar("WireT")
-
-KEY_VARIABLE = "TINKER_API_KEY"
-KEYLESS = "tml-none"
-"""What the SDK is given for a server that asks for no key: without any it would look for one in the worker's home."""
-NOTE_SECONDS = 60.0
-"""How long a wait is before the run's reader is told of it, and how often again."""
-CLOSE_SECONDS = 5.0
 
 
 class TinkerBackend:
@@ -61,22 +50,11 @@ class TinkerBackend:
     ignored_fields: ClassVar[frozenset[str]] = frozenset()
     gives_topk_prompt_logprobs: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        service: tinker.ServiceClient,
-        client: tinker.TrainingClient,
-        tokenizer: Any,
-        *,
-        base_model: str,
-        settings: TinkerConfig,
-        report: Callable[[str, str], None] | None = None,
-    ) -> None:
-        self._service = service
+    def __init__(self, connection: Connection, client: tinker.TrainingClient, tokenizer: Any, *, base_model: str) -> None:
+        self._connection = connection
         self._client = client
         self._tokenizer = tokenizer
         self._base_model = base_model
-        self._settings = settings
-        self._report = report
         self._refused_gradient: str | None = None
 
     @classmethod
@@ -96,15 +74,17 @@ class TinkerBackend:
             raise ConfigError(
                 "Tinker trains LoRA adapters only: give a lora_rank of at least 1.", path=("algorithm", "params", "lora_rank")
             )
-        sdk = import_sdk()
-        key = chosen_key(settings, secrets or {})
-        place = place_of(settings)
+        connection = await Connection.open(settings, secrets or {}, report)
+        service = connection.service
 
-        def connect() -> tuple[tinker.ServiceClient, tinker.TrainingClient]:
-            service = sdk.ServiceClient(base_url=settings.base_url, api_key=key, project_id=settings.project_id)
+        def begin() -> tuple[tinker.TrainingClient, Any]:
+            client = made().result()
+            return client, client.get_info().model_data
+
+        def made() -> tinker.APIFuture[tinker.TrainingClient]:
             if model.init_from_checkpoint:
-                return service, service.create_training_client_from_state(trainable(model.init_from_checkpoint)).result()
-            made = service.create_lora_training_client(
+                return service.create_training_client_from_state(trainable(model.init_from_checkpoint))
+            return service.create_lora_training_client(
                 base_model=model.name,
                 rank=algorithm.lora_rank,
                 seed=algorithm.seed,
@@ -112,14 +92,32 @@ class TinkerBackend:
                 train_mlp=settings.train_mlp,
                 train_unembed=settings.train_unembedding,
             )
-            return service, made.result()
 
-        longest = settings.connect_seconds + settings.timeout_seconds
-        await _reach(settings, place)
-        service, client = await _wait(_in_thread(connect), "opening the model", place, longest, report)
-        info = client.get_info().model_data
-        tokenizer = load_tokenizer(settings.tokenizer or getattr(info, "tokenizer_id", None) or info.model_name or model.name)
-        return cls(service, client, tokenizer, base_model=info.model_name or model.name, settings=settings, report=report)
+        try:
+            client, info = await connection.call(begin, "opening the model")
+            named = settings.tokenizer or getattr(info, "tokenizer_id", None) or info.model_name or model.name
+            return cls(connection, client, load_tokenizer(named), base_model=info.model_name or model.name)
+        except BaseException:
+            await connection.close()
+            raise
+
+    @classmethod
+    async def open_for_sampling(
+        cls,
+        config: BaseModel,
+        *,
+        model: ModelConfig,
+        secrets: Mapping[str, str] | None = None,
+        report: Callable[[str, str], None] | None = None,
+    ) -> TinkerWeights:
+        """As `open`, without anything to train: a session with samplers in it."""
+        settings = TinkerConfig.model_validate(config.model_dump())
+        connection = await Connection.open(settings, secrets or {}, report)
+        try:
+            return await TinkerWeights.open(connection, model.name, model.init_from_checkpoint)
+        except BaseException:
+            await connection.close()
+            raise
 
     # training
 
@@ -197,7 +195,7 @@ class TinkerBackend:
         if not uri.startswith("tinker://"):
             raise CheckpointError(f"{uri} is no checkpoint of Tinker; its addresses begin with tinker://.")
         self._client = await self._result(
-            self._service.create_training_client_from_state_with_optimizer(trainable(uri)),
+            self._connection.service.create_training_client_from_state_with_optimizer(trainable(uri)),
             f"loading {uri}",
             lambda client: client,
         )
@@ -207,6 +205,19 @@ class TinkerBackend:
     def _ttl(self) -> int | None:
         hours = self._settings.checkpoint_ttl_hours
         return None if hours is None else round(hours * 3600)
+
+    async def expiry_of(self, uris: Sequence[str]) -> datetime | None:
+        """As the server lists them, the earliest; None when they stay, or the server keeps no such list. Raises BackendError."""
+        run_id = uris[0].removeprefix("tinker://").partition("/")[0]
+        listing = self._connection.rest().list_checkpoints(run_id)
+        longest = min(self._settings.connect_seconds, self._settings.timeout_seconds)
+        try:
+            found = await self._connection.wait(listing.future(), "listing checkpoints", longest=longest)
+        except BackendError as error:
+            if error.permanent:
+                return None
+            raise
+        return min((each.expires_at for each in found.checkpoints if each.tinker_path in uris and each.expires_at), default=None)
 
     # sampling
 
@@ -218,177 +229,33 @@ class TinkerBackend:
         )
 
     async def reference_sampling_client(self) -> TinkerSampler:
-        made = self._service.create_sampling_client(base_model=self._base_model)
-        return self._sampler(await self._result(made, "the frozen base model", lambda client: client))
+        return self._sampler(await base_client(self._connection, self._base_model))
 
     def _sampler(self, client: tinker.SamplingClient) -> TinkerSampler:
-        return TinkerSampler(client, self._tokenizer, place_of(self._settings), self._settings.timeout_seconds)
+        return TinkerSampler(client, self._tokenizer, self._connection)
 
     def get_tokenizer(self) -> Any:
         return self._tokenizer
 
     async def close(self) -> None:
-        """Finish the session, so that the service frees it. One that does not answer any more is left to its heartbeat."""
-        closing = self._service.close("success")
-        try:
-            await asyncio.wait_for(asyncio.wrap_future(closing.future()), CLOSE_SECONDS)
-        except Exception:  # noqa: BLE001 - whatever is wrong with the server, the run has ended
-            return
+        await self._connection.close()
+
+    @property
+    def _settings(self) -> TinkerConfig:
+        return self._connection.settings
 
     def _result(self, submitted: tinker.APIFuture[WireT], doing: str, read: Callable[[WireT], ResultT]) -> Awaitable[ResultT]:
         """Waits in a task of its own, so that nobody has to await for the clock to run."""
 
         async def wait() -> ResultT:
-            found = await _wait(submitted.future(), doing, place_of(self._settings), self._settings.timeout_seconds, self._report)
-            return read(found)
+            return read(await self._connection.wait(submitted.future(), doing))
 
         return _task(wait())
-
-
-class TinkerSampler:
-    """Samples from one saved set of weights."""
-
-    def __init__(self, client: tinker.SamplingClient, tokenizer: Any, place: str, timeout_seconds: float) -> None:
-        self._client = client
-        self._place = place
-        self._timeout = timeout_seconds
-        end = getattr(tokenizer, "eos_token_id", None)
-        self._end_of_turn = {} if end is None else {int(end): str(tokenizer.decode([end]))}
-
-    async def sample_async(
-        self,
-        *,
-        prompt: Sequence[int],
-        params: SamplingParams,
-        num_samples: int = 1,
-        include_prompt_logprobs: bool = False,
-        topk_prompt_logprobs: int = 0,
-    ) -> SampleResult:
-        import tinker
-
-        from recipes.backends.tinker import wire
-
-        if not len(prompt):
-            raise ConfigError("A prompt needs at least one token.", path=("prompt",))
-        submitted = self._client.sample(
-            prompt=tinker.ModelInput.from_ints([int(token) for token in prompt]),
-            num_samples=num_samples,
-            sampling_params=wire.sampling_to_wire(params, self._end_of_turn),
-            include_prompt_logprobs=include_prompt_logprobs,
-            topk_prompt_logprobs=topk_prompt_logprobs,
-        )
-        return wire.sample_from_wire(await _wait(submitted.future(), "sampling", self._place, self._timeout))
-
-    async def compute_logprobs_async(self, prompt: Sequence[int]) -> list[float | None]:
-        import tinker
-
-        submitted = self._client.compute_logprobs(tinker.ModelInput.from_ints([int(token) for token in prompt]))
-        found: list[float | None] = await _wait(submitted.future(), "scoring a prompt", self._place, self._timeout)
-        return found
-
-
-def import_sdk() -> Any:
-    """The `tinker` package, with its telemetry off unless the operator turned it on. Raises ConfigError where it is missing."""
-    os.environ.setdefault("TINKER_TELEMETRY", "0")
-    logging.getLogger("tinker").setLevel(logging.ERROR)  # it warns at every poll of a request that still waits
-    try:
-        import tinker
-    except ModuleNotFoundError as missing:
-        raise ConfigError(
-            f"The tinker backend needs {missing.name}, which is not installed here. Install requirements.txt.",
-            path=("backend", "kind"),
-        ) from None
-    return tinker
-
-
-def chosen_key(settings: TinkerConfig, secrets: Mapping[str, str]) -> str:
-    """The key to send. The operator's own key goes to the hosted service only, never to an address that a user typed.
-    Raises ConfigError when the hosted service would be called without one."""
-    if stored := secrets.get("backend_api_key"):
-        return stored
-    if settings.base_url is not None:
-        return KEYLESS
-    if key := os.environ.get(KEY_VARIABLE):
-        return key
-    raise ConfigError(
-        f"Tinker needs a key. Store one under Credentials and name it here, or set {KEY_VARIABLE} where the worker runs.",
-        path=("backend", "params", "credential"),
-    )
 
 
 def trainable(uri: str) -> str:
     """The training checkpoint of a sampler's: both were saved under one name."""
     return uri.replace("/sampler_weights/", "/weights/", 1) if uri.startswith("tinker://") else uri
-
-
-def place_of(settings: TinkerConfig) -> str:
-    return "Tinker" if settings.base_url is None else f"The server at {urlsplit(settings.base_url).netloc}"
-
-
-async def _reach(settings: TinkerConfig, place: str) -> None:
-    """A server that is not there is found out at once; the SDK would try for minutes before it says so."""
-    import httpx
-
-    if settings.base_url is None:
-        return
-    try:
-        async with httpx.AsyncClient(timeout=settings.connect_seconds) as client:
-            await client.get(f"{settings.base_url}/api/v1/healthz")
-    except httpx.TimeoutException:
-        sentence = f"{place} did not answer within {settings.connect_seconds:g} seconds."
-        raise BackendError(sentence, permanent=False, kind=ErrorKind.TIMEOUT) from None
-    except httpx.HTTPError as error:
-        raise BackendError(
-            f"{place} cannot be reached ({error}). Is it running, and is the address right?",
-            permanent=False,
-            kind=ErrorKind.CONNECTION,
-        ) from None
-
-
-async def _wait(
-    future: Future[ResultT], doing: str, place: str, longest: float, report: Callable[[str, str], None] | None = None
-) -> ResultT:
-    """The result, or BackendError. Cancelling the wait cancels the request. Says every NOTE_SECONDS that it still waits."""
-    from recipes.backends.tinker.failures import failure_of
-
-    wrapped = asyncio.wrap_future(future)
-    waited = 0.0
-    try:
-        while True:
-            pause = min(NOTE_SECONDS, longest - waited)
-            done, _ = await asyncio.wait({wrapped}, timeout=pause)
-            if done:
-                return wrapped.result()
-            waited += pause
-            if waited >= longest:
-                raise BackendError(
-                    f"{place} gave no result for {doing} within {longest:g} seconds.", permanent=False, kind=ErrorKind.TIMEOUT
-                )
-            if report is not None:
-                report("info", f"{place} has not answered for {waited:.0f} seconds ({doing}); still waiting.")
-    except (asyncio.CancelledError, RecipeError):
-        raise
-    except Exception as error:  # noqa: BLE001 - the SDK's own kinds are told apart there
-        raise failure_of(error, doing, place) from error
-    finally:
-        if not wrapped.done():
-            wrapped.cancel()
-
-
-def _in_thread(work: Callable[[], ResultT]) -> Future[ResultT]:
-    """Runs what the SDK only offers as a blocking call. A daemon, since a server that never answers must not keep the worker."""
-    future: Future[ResultT] = Future()
-
-    def run() -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="tinker-open", daemon=True).start()
-    return future
 
 
 def _summed(loss_fn: LossCallable, data: Sequence[Datum]) -> Callable[[Any, list[Any]], tuple[Any, dict[str, float]]]:

@@ -10,7 +10,7 @@ from django.utils.timezone import now
 from evsys_web.accounts.models import Project, User
 from evsys_web.cycles.models import Cycle, CycleRound
 from evsys_web.notifications.actions import switch_channel
-from evsys_web.notifications.models import Delivery, DeliveryStatus, Notice, Watch
+from evsys_web.notifications.models import Channel, Delivery, DeliveryStatus, Notice, Watch
 from evsys_web.notifications.sweeping import sweep
 from evsys_web.runs.leases import Sweeper
 from evsys_web.runs.models import RunEvent, Status, TrainingRun
@@ -79,6 +79,22 @@ def test_a_loss_that_is_no_number_is_found_by_what_the_loop_wrote(make_channel: 
     sweep()
     notice = Notice.objects.get()
     assert (notice.type, notice.sentence) == ("run.nan_loss", message)
+
+
+def test_a_run_whose_checkpoints_expire_is_told_of_once_and_before(make_channel: MakeChannel, end_run: MakeRun) -> None:
+    make_channel()
+    run = end_run(Status.RUNNING, finished_at=None)
+    ago = now() - timedelta(days=4)
+    TrainingRun.objects.filter(pk=run.pk).update(created_at=ago)
+    for name, kept in (("step_1", timedelta(days=7)), ("final", timedelta(days=7, minutes=1)), ("short", timedelta(days=5))):
+        run.checkpoints.create(name=name, step=1, created_at=ago, expires_at=ago + kept - timedelta(seconds=1))
+    run.checkpoints.create(name="hours", step=1, expires_at=now() + timedelta(hours=2))
+    Channel.objects.update(enabled_at=now() - timedelta(days=1))
+    Watch.objects.update_or_create(pk=1, defaults={"seen_until": now() - timedelta(minutes=1)})
+    sweep()
+    sweep()
+    notice = Notice.objects.get()
+    assert notice.type == "run.expiring" and notice.sentence.startswith("Its checkpoint step_1 expires on ")
 
 
 def test_a_cancelled_run_and_one_that_goes_on_are_no_news(make_channel: MakeChannel, end_run: MakeRun) -> None:

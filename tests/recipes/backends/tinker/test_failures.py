@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from recipes.backends.tinker import TinkerBackend
-from recipes.backends.tinker import backend as backend_module
+from recipes.backends.tinker import TinkerBackend, connection
 from recipes.backends.tinker.config import TinkerConfig
 from recipes.config import BaseAlgorithmConfig, ModelConfig
 from recipes.errors import BackendError, CheckpointError, ConfigError, ErrorKind
@@ -107,7 +106,7 @@ def test_an_answer_that_is_none_is_an_error_of_the_server() -> None:
 
 
 def test_a_long_wait_is_told_to_whoever_reads_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend_module, "NOTE_SECONDS", 0.4)
+    monkeypatch.setattr(connection, "NOTE_SECONDS", 0.4)
     told: list[str] = []
 
     def queued(called: str, body: dict[str, Any], before: int) -> tuple[int, Any] | None:
