@@ -148,8 +148,8 @@ CHANGES: list[tuple[str, Change]] = [
     ),
     ("no cycle that was", lambda files: manifest(files, lambda v: v["rounds"][0]["run"]["checkpoint"].update(name="../evil"))),
     ("would unpack to", lambda files: files.update({"bomb": b"0" * 20_000_000})),
-    ("", lambda files: files.update({"rounds/2/held_out.jsonl": b'{"task_id": 1'})),
-    ("", lambda files: files.update({"rounds/2/rows.jsonl": b'{"messages": []}'})),
+    ("found broken JSON", lambda files: files.update({"rounds/2/held_out.jsonl": b'{"task_id": 1'})),
+    ("row 1, messages: found an empty list", lambda files: files.update({"rounds/2/rows.jsonl": b'{"messages": []}'})),
     ("is no point", lambda files: files.update({"rounds/2/metrics.jsonl": b'{"step": -1, "at": "2026-01-01", "metrics": {}}\n'})),
     ("is no point", lambda files: files.update({"rounds/1/metrics.jsonl": b'{"step": 1, "at": "yesterday", "metrics": {}}\n'})),
 ]
