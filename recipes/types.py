@@ -70,6 +70,18 @@ class TrainingBatch:
     rollouts: list[Trajectory] | None = None
 
 
+class Headline(NamedTuple):
+    """The one number that says how a run is going: its metric key, and what pages call it."""
+
+    key: str
+    title: str
+
+    @property
+    def in_words(self) -> str:
+        """The title within a sentence."""
+        return self.title if self.title[:2].isupper() else self.title[:1].lower() + self.title[1:]
+
+
 @dataclass(frozen=True, slots=True)
 class AdamParams:
     """AdamW with decoupled decay and bias correction. `grad_clip_norm` 0 means no clipping."""

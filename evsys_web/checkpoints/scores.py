@@ -12,9 +12,10 @@ from django.db.models.functions import Cast
 from evsys_web.accounts.models import User
 from evsys_web.evals.models import EvalRun, Status
 from evsys_web.runs.downloads import checkpoint_bytes
+from evsys_web.runs.headlines import LOSS, headline_of
 from evsys_web.runs.models import Checkpoint, TrainingRun
+from recipes.types import Headline
 
-LOSS_KEY = "train/mean_nll"
 SORTS = {"saved": F("created_at"), "step": F("step"), "loss": F("loss"), "right": F("right")}
 NON_FINITE = ("NaN", "Infinity", "-Infinity")
 
@@ -27,8 +28,13 @@ class Scored(NamedTuple):
     num_bytes: int | None
 
     @property
-    def loss(self) -> float | str | None:
-        value: float | str | None = self.checkpoint.metrics.get(LOSS_KEY)
+    def headline(self) -> Headline:
+        return headline_of(self.checkpoint.run)
+
+    @property
+    def value(self) -> float | str | None:
+        """Of the headline, when it was saved."""
+        value: float | str | None = self.checkpoint.metrics.get(self.headline.key)
         return value
 
 
@@ -52,7 +58,7 @@ def with_scores(checkpoints: QuerySet[Checkpoint], user: User, *, benchmark: int
         evals = evals.filter(benchmark=benchmark)
     newest = evals.order_by("-finished_at", "-pk")
     return checkpoints.annotate(
-        loss_text=Cast(KT(f"metrics__{LOSS_KEY}"), TextField()),  # a key's own lookups would compare with JSON
+        loss_text=Cast(KT(f"metrics__{LOSS.key}"), TextField()),  # a key's own lookups would compare with JSON
         loss=Case(
             When(loss_text__in=NON_FINITE, then=Value(None)),
             default=Cast("loss_text", FloatField()),

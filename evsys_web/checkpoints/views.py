@@ -25,6 +25,7 @@ from evsys_web.evals.models import Benchmark
 from evsys_web.evals.tables import Column
 from evsys_web.runs.actions import RunRefused
 from evsys_web.runs.downloads import CheckpointFile, checkpoint_download, files_of
+from evsys_web.runs.headlines import headline_of
 from evsys_web.runs.models import Checkpoint
 from recipes.errors import CheckpointError, RecipeError
 
@@ -67,6 +68,7 @@ def checkpoint_detail(request: HttpRequest, pk: int) -> HttpResponse:
     user = signed_in(request)
     files: list[CheckpointFile] = files_of(checkpoint)
     evals = evals_of(checkpoint, user)
+    headline = headline_of(checkpoint.run)
     scores = [each for each in evals[:EVALS_SHOWN] if each.summary.get("avg")]
     context = {
         **exports_context(checkpoint),
@@ -76,7 +78,8 @@ def checkpoint_detail(request: HttpRequest, pk: int) -> HttpResponse:
         "evals": evals[:EVALS_SHOWN],
         "newest": scores[0] if scores else None,
         "metrics": sorted(checkpoint.metrics.items()),
-        "loss": checkpoint.metrics.get("train/mean_nll"),
+        "headline": headline,
+        "headline_value": checkpoint.metrics.get(headline.key),
         "dependents": [kind for kind in dependents(checkpoint, user) if kind.noun not in ("eval run", "eval runs")],
     }
     return render(request, "checkpoints/detail.html", context)

@@ -121,7 +121,7 @@ def last_checkpoint(run: TrainingRun) -> Checkpoint:
 def tokens_of(part: Part) -> int:
     """Tokens that a finished part sampled, or trained on."""
     if isinstance(part, TrainingRun):
-        return int(metrics.last_values([part.pk], TOKENS).get(part.pk, 0))
+        return int(metrics.last_values({part.pk: TOKENS}).get(part.pk, 0))
     return sum(EvalTask.objects.filter(eval_run=part).values_list("num_tokens", flat=True))
 
 

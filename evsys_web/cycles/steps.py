@@ -8,11 +8,10 @@ from typing import NamedTuple
 from evsys_web.cycles.models import Cycle, CycleRound, Stage, Status
 from evsys_web.evals.models import EvalRun
 from evsys_web.evals.templatetags.eval_numbers import interval, percent
-from evsys_web.runs import metrics
+from evsys_web.runs.headlines import with_headlines
 from evsys_web.runs.models import TrainingRun
 from evsys_web.runs.templatetags.run_numbers import short_number
 
-LOSS = "train/mean_nll"
 COMING = "coming"
 
 
@@ -89,9 +88,9 @@ def _training_step(run: TrainingRun | None) -> Step:
     why = "The model learns to answer as in these rows, by small corrections of its weights step after step."
     if run is None:
         return Step("Training", why, COMING)
-    loss = metrics.last_values([run.pk], LOSS).get(run.pk)
+    _, headline, value = with_headlines([run])[0]
     of = f" of {run.num_steps:,}" if run.num_steps else ""
-    came_of = f"Step {run.step:,}{of}" + (f", loss {short_number(loss)}." if loss is not None else ".")
+    came_of = f"Step {run.step:,}{of}" + (f", {headline.in_words} {short_number(value)}." if value is not None else ".")
     return Step("Training", why, str(run.status), run.get_absolute_url(), came_of, None if run.has_ended else run.progress or 0.0)
 
 

@@ -114,7 +114,7 @@ def import_yaml(request: HttpRequest) -> HttpResponse:
 
 
 def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
-    """What the address asks for: a dataset (version), a run to clone, or a checkpoint to go on from."""
+    """What the address asks for: a dataset (version), an algorithm, a run to clone, or a checkpoint to go on from."""
     start: dict[str, Any] = {}
     clone, checkpoint = _asked(request, "clone"), _asked(request, "checkpoint")
     saved = checkpoints_for(user).filter(pk=checkpoint).first() if checkpoint else None
@@ -130,9 +130,11 @@ def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
             begun_from = start.pop("init_from_checkpoint", None)
             same = checkpoints_for(user).filter(sampler_uri=begun_from).first() if begun_from else None
             start["checkpoint"] = same.pk if same else None
+    if (asked := request.GET.get("algorithm", "")) in algorithms.kinds():
+        start["algorithm"] = asked
     if version := _asked(request, "dataset_version") or _asked(request, "dataset"):
         start["dataset_version"] = version
-    elif "dataset_version" not in start and (newest := _newest(user)):
+    elif "dataset_version" not in start and (newest := _newest(user, str(start.get("algorithm", "")))):
         start["dataset_version"] = newest.pk
     chosen = versions_for(user).filter(pk=start.get("dataset_version") or 0).first()
     if "algorithm" not in start and chosen is not None:
@@ -140,9 +142,12 @@ def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
     return start
 
 
-def _newest(user: User) -> DatasetVersion | None:
-    """With rows for the algorithm that is shown first, if there is one."""
+def _newest(user: User, algorithm: str) -> DatasetVersion | None:
+    """With rows for the algorithm that is asked for; else for the one that is shown first, if there is such a version."""
     newest = versions_for(user).order_by("-created_at", "-pk")
+    if algorithm:
+        needed = format_of(algorithm)
+        return newest.first() if needed is None else newest.filter(format=needed).first()
     return newest.filter(format=format_of(DEFAULT_ALGORITHM)).first() or newest.first()
 
 

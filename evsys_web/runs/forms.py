@@ -126,8 +126,13 @@ class ChoicesForm(forms.Form):
         fits = Q() if needed is None else Q(format=needed)
         if chosen.isdecimal() and len(chosen) < 19:
             fits |= Q(pk=int(chosen))
-        offered = allowed.filter(fits)
+        offered = list(allowed.filter(fits))
         field.choices = [("", field.empty_label), *((each.pk, field.label_from_instance(each)) for each in offered)]
+        kind = _words(str(self["algorithm"].value() or ""))
+        if needed is not None and not offered:
+            field.help_text = f"No dataset here holds {needed} rows, which {kind} learns from."
+        if misfit := next((each for each in offered if needed is not None and each.format != needed), None):
+            field.help_text = f"{kind} learns from {needed} rows, and {misfit.reference} holds {misfit.format} rows."
 
     def _offer_checkpoints(self, allowed: QuerySet[Checkpoint]) -> None:
         """The newest are offered, and the one already chosen; any that the person may see is accepted."""
@@ -233,7 +238,8 @@ class RunForm:
 def following(user: User, data: Mapping[str, Any]) -> RunForm:
     """The form for choices that were just changed: what was typed stays, what nobody touched takes the new starting values."""
     typed = RunForm(user, data)
-    start = {name: typed.text(name) for name in typed.choices.fields}
+    start: dict[str, Any] = {name: typed.text(name) for name in typed.choices.fields}
+    start["dataset_version"] = fitting_version(user, typed.text("algorithm"), typed.text("dataset_version"))
     old_model, _, old_algorithm = typed.text("shown_for").partition("|")
     before = _start_texts(old_model, old_algorithm)
     now = _start_texts(typed.text("model_name"), typed.text("algorithm"))
@@ -247,6 +253,17 @@ def following(user: User, data: Mapping[str, Any]) -> RunForm:
             else:
                 params[part][name] = sent
     return RunForm(user, start={**start, **{f"{part}_params": values for part, values in params.items()}})
+
+
+def fitting_version(user: User, algorithm: str, chosen: str) -> str:
+    """The number of the version that was chosen if the algorithm learns from its rows, else of the newest that it does learn
+    from; "" when there is none."""
+    needed = format_of(algorithm)
+    if needed is None or not chosen:
+        return chosen
+    fitting = versions_for(user).filter(format=needed).order_by("-created_at", "-pk")
+    pks = [str(pk) for pk in fitting.values_list("pk", flat=True)]
+    return chosen if chosen in pks else next(iter(pks), "")
 
 
 def start_from(config: RunConfig) -> dict[str, Any]:

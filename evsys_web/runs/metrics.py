@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import reduce
+from operator import or_
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -133,16 +135,26 @@ def latest(run: TrainingRun) -> dict[str, float]:
     return found
 
 
-def last_values(run_ids: Sequence[int], key: str) -> dict[int, float]:
-    """The last value of one key for many runs, in two queries however many; runs without the key are left out."""
-    chunks = MetricChunk.objects.filter(key=key, run_id__in=run_ids)
+def last_values(wanted: Mapping[int, str]) -> dict[int, float]:
+    """The last value of one key of each run, in two queries however many; runs without their key are left out.
+    wanted: keys by the runs' numbers."""
+    runs_of: dict[str, list[int]] = {}
+    for run_id, key in wanted.items():
+        runs_of.setdefault(key, []).append(run_id)
+    if not runs_of:
+        return {}
+    chunks = MetricChunk.objects.filter(_any(Q(key=key, run_id__in=run_ids) for key, run_ids in runs_of.items()))
     newest_chunk = chunks.filter(run=OuterRef("run")).order_by("-first_seq").values("pk")[:1]
     folded = chunks.filter(pk=Subquery(newest_chunk)).order_by().values_list("run_id", "count", "data")
     found = {run_id: float(decode_column(bytes(data), count=count).values[-1]) for run_id, count, data in folded}
-    rows = MetricRow.objects.filter(run_id__in=run_ids)
-    newest_row = MetricRow.objects.filter(run=OuterRef("run"), values__has_key=key).order_by("-seq").values("pk")[:1]
+    rows = MetricRow.objects.filter(_any(Q(run_id__in=run_ids, values__has_key=key) for key, run_ids in runs_of.items()))
+    newest_row = rows.filter(run=OuterRef("run")).order_by("-seq").values("pk")[:1]
     live = rows.filter(pk=Subquery(newest_row)).order_by().values_list("run_id", "values")
-    return found | {run_id: float(values[key]) for run_id, values in live}
+    return found | {run_id: float(values[wanted[run_id]]) for run_id, values in live}
+
+
+def _any(conditions: Iterable[Q]) -> Q:
+    return reduce(or_, conditions)
 
 
 def series(

@@ -20,6 +20,7 @@ from evsys_web.runs import metrics
 from evsys_web.runs.actions import delete_run, resume_run, stop_run
 from evsys_web.runs.comparison import compare_configs
 from evsys_web.runs.downloads import checkpoint_bytes, checkpoint_download, metrics_csv
+from evsys_web.runs.headlines import chart_order, headline_of, with_headlines
 from evsys_web.runs.models import Checkpoint, TrainingRun
 from evsys_web.runs.rollouts import offers_samples
 from evsys_web.runs.sanity import sanity
@@ -30,16 +31,10 @@ from recipes.errors import CheckpointError
 EVENTS_SHOWN = 500
 MAX_KEYS = 200
 MAX_COMPARED = 8
-LOSS_KEY = "train/mean_nll"
-
-
-class Listed(NamedTuple):
-    run: TrainingRun
-    loss: float | None
 
 
 class Saved(NamedTuple):
-    """num_bytes is None for weights that are not on this machine. shown: its loss and its evals."""
+    """num_bytes is None for weights that are not on this machine. shown: its headline and its evals."""
 
     checkpoint: Checkpoint
     num_bytes: int | None
@@ -56,8 +51,7 @@ def run_list(request: HttpRequest) -> HttpResponse:
         )
     rows = TrainingRun.objects.select_related("dataset_version__dataset").defer("error_detail")
     context = list_context(request, runs, rows)
-    losses = metrics.last_values([run.pk for run in context["listed"]], LOSS_KEY)
-    context["listed"] = [Listed(run, losses.get(run.pk)) for run in context["listed"]]
+    context["listed"] = with_headlines(context["listed"])
     template = "runs/_run_table.html" if request.htmx else "runs/list.html"  # type: ignore[attr-defined]
     return render(request, template, context)
 
@@ -66,11 +60,12 @@ def run_list(request: HttpRequest) -> HttpResponse:
 def run_detail(request: HttpRequest, pk: int) -> HttpResponse:
     run = found(request, pk)
     last_seq = run.last_seq
-    keys = chart_order(metrics.keys(run))
+    keys = chart_order(metrics.keys(run), [headline_of(run)])
     context = {
         **_header(run),
         "chart_runs": [_chart_run(run)],
         "chart_keys": keys,
+        "headline_keys": headline_of(run).key,
         "last_seq": last_seq,
         "samples": offers_samples(run),
         "signals": sanity(run, keys),
@@ -148,13 +143,15 @@ def compare(request: HttpRequest) -> HttpResponse:
     asked = [int(text) for text in request.GET.getlist("run") if text.isdecimal() and len(text) < 19][:MAX_COMPARED]
     visible = {run.pk: run for run in TrainingRun.objects.visible_to(signed_in(request)).filter(pk__in=asked)}
     runs = [visible[pk] for pk in dict.fromkeys(asked) if pk in visible]
-    keys = chart_order({key for run in runs for key in metrics.keys(run)})
-    losses = metrics.last_values([run.pk for run in runs], LOSS_KEY)
+    listed = with_headlines(runs)
+    headlines = dict.fromkeys(each.headline for each in listed)
+    keys = chart_order({key for run in runs for key in metrics.keys(run)}, headlines)
     context = {
         "runs": runs,
-        "listed": [Listed(run, losses.get(run.pk)) for run in runs],
+        "listed": listed,
         "chart_runs": [_chart_run(run) for run in runs],
         "chart_keys": keys,
+        "headline_keys": " ".join(headline.key for headline in headlines),
         "differences": compare_configs([run.config for run in runs]),
     }
     return render(request, "runs/compare.html", context)
@@ -187,11 +184,6 @@ def found(request: HttpRequest, pk: int) -> TrainingRun:
     return run
 
 
-def chart_order(keys: Any) -> list[str]:
-    """By group, the loss first; which group comes first is the page's business."""
-    return sorted(keys, key=lambda key: (key.partition("/")[0], key != LOSS_KEY, key))
-
-
 def continued_from(run: TrainingRun, user: User) -> list[TrainingRun]:
     """Runs that began from one of this run's checkpoints."""
     weights = [uri for uri in run.checkpoints.values_list("sampler_uri", flat=True) if uri]
@@ -209,20 +201,21 @@ def begun_from(run: TrainingRun, user: User) -> Checkpoint | None:
 
 
 def _saved(run: TrainingRun) -> list[Saved]:
-    saved = []
+    saved, first = [], headline_of(run).key
     for checkpoint in run.checkpoints.select_related("run").prefetch_related("eval_runs"):
-        shown = [(key, value) for key, value in checkpoint.metrics.items() if key == LOSS_KEY or key.startswith("eval/")]
+        shown = [(key, value) for key, value in checkpoint.metrics.items() if key == first or key.startswith("eval/")]
         saved.append(Saved(checkpoint, checkpoint_bytes(checkpoint), shown))
     return saved
 
 
 def _header(run: TrainingRun) -> dict[str, Any]:
     latest = run.checkpoints.exclude(state_uri="").first()
-    last = metrics.latest(run)
+    last, headline = metrics.latest(run), headline_of(run)
     return {
         "run": run,
         "resumes_at": latest.step if latest else 0,
-        "loss": last.get(LOSS_KEY),
+        "headline": headline,
+        "headline_value": last.get(headline.key),
         "speed": last.get("tokens/per_second"),
     }
 

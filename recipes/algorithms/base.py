@@ -29,6 +29,7 @@ from recipes.schedules import WITHOUT_WARMUP, adam_at
 from recipes.types import (
     Checkpoint,
     ForwardBackwardResult,
+    Headline,
     LoopState,
     Metrics,
     Row,
@@ -49,6 +50,9 @@ class BaseAlgorithm:
     Config: ClassVar[type[BaseModel]] = BaseAlgorithmConfig
     row_format: ClassVar[RowFormat | None] = None
     """What its rows must be, so that others are refused before a run waits in the queue; None: it says so itself."""
+
+    headline: ClassVar[Headline] = Headline("train/loss", "Loss")
+    """What lists and headers show of its runs."""
 
     gives_rollouts: ClassVar[bool] = False
     """It samples while it trains: pages offer what was said."""

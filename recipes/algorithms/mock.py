@@ -17,7 +17,7 @@ from recipes.algorithms.base import BaseAlgorithm
 from recipes.config import BaseAlgorithmConfig, knob
 from recipes.protocols import Backend
 from recipes.registry import backends, register_algorithm
-from recipes.types import Datum, ForwardBackwardResult, Metrics, RunContext, TrainingBatch, float_array
+from recipes.types import Datum, ForwardBackwardResult, Headline, Metrics, RunContext, TrainingBatch, float_array
 
 TOKENS_PER_ROW = 16
 
@@ -33,6 +33,7 @@ class MockSFT(BaseAlgorithm):
     name: ClassVar[str] = "mock_sft"
     summary: ClassVar[str] = "A made-up curve in the real loop, for tours and tests; nothing is trained."
     Config: ClassVar[type[BaseModel]] = MockSFTConfig
+    headline: ClassVar[Headline] = Headline("train/mean_nll", "Loss")
 
     async def open_backend(self, ctx: RunContext) -> Backend:
         backend_class: Any = backends.get("mock")

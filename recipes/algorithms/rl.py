@@ -40,6 +40,7 @@ from recipes.trajectories import check_logprobs, datums_of, drift, group_advanta
 from recipes.types import (
     Datum,
     ForwardBackwardResult,
+    Headline,
     Metrics,
     Row,
     RunContext,
@@ -207,6 +208,7 @@ class RL(BaseAlgorithm):
     summary: ClassVar[str] = "Reinforcement learning: the model tries each task several times and learns from what was rewarded."
     Config: ClassVar[type[BaseModel]] = RLConfig
     row_format: ClassVar[RowFormat | None] = RowFormat.TASK
+    headline: ClassVar[Headline] = Headline("reward/mean", "Reward")
     gives_rollouts: ClassVar[bool] = True
 
     def __init__(self, **params: Any) -> None:

@@ -39,6 +39,7 @@ from recipes.types import (
     Array,
     Datum,
     ForwardBackwardResult,
+    Headline,
     Metrics,
     Row,
     RunContext,
@@ -136,6 +137,7 @@ class SDFT(BaseAlgorithm):
     )
     Config: ClassVar[type[BaseModel]] = SDFTConfig
     row_format: ClassVar[RowFormat | None] = RowFormat.MESSAGES
+    headline: ClassVar[Headline] = Headline("kl/teacher", "KL to the teacher")
 
     @classmethod
     def check_backend(cls, config: SDFTConfig, backend: type[Backend]) -> None:

@@ -23,7 +23,7 @@ from recipes.registry import register_algorithm
 from recipes.rendering import Supervise, check_renderer, datum_of, render_sequences, with_renderer
 from recipes.row_order import Split, num_batches, rows_of_step, split_off
 from recipes.rows import RowFormat, parse
-from recipes.types import Datum, ForwardBackwardResult, Metrics, Row, RunContext, TrainingBatch
+from recipes.types import Datum, ForwardBackwardResult, Headline, Metrics, Row, RunContext, TrainingBatch
 
 ROWS_PER_REPORT = 20_000
 
@@ -64,6 +64,7 @@ class SFT(BaseAlgorithm):
     summary: ClassVar[str] = "Supervised fine-tuning: the model learns to give the assistant's replies in the rows."
     Config: ClassVar[type[BaseModel]] = SFTConfig
     row_format: ClassVar[RowFormat | None] = RowFormat.MESSAGES
+    headline: ClassVar[Headline] = Headline("train/mean_nll", "Loss")
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)

@@ -3,7 +3,6 @@
 import { saveCsv, savePng } from "./run_export.js";
 
 const order = ["train", "reward", "rewards", "optim", "eval", "tokens", "time", "progress"];
-const place = (key) => (key === "train/mean_nll" ? "" : key); // as the server sorts them, whenever they arrive
 const rank = (group) => (order.indexOf(group) + 1 || order.indexOf("eval") + 1.5);
 
 export class Grid {
@@ -13,6 +12,7 @@ export class Grid {
     this.makeChart = makeChart;
     this.charts = new Map();
     this.groups = new Map();
+    this.headlines = panel.dataset.headlines.split(" ");
     this.groupTemplate = document.getElementById("chart-group");
     this.cardTemplate = document.getElementById("chart-card");
     this.notice = document.querySelector("[data-chart-notice]");
@@ -34,7 +34,7 @@ export class Grid {
     this.charts.set(key, chart);
     const section = this.groups.get(group) ?? this.addGroup(group);
     const cards = section.querySelector("[data-cards]");
-    cards.insertBefore(card, [...cards.children].find((other) => place(other.dataset.metric) > place(key)) ?? null);
+    cards.insertBefore(card, [...cards.children].find((other) => this.place(other.dataset.metric) > this.place(key)) ?? null);
     this.count(section);
     this.empty.hidden = true;
     this.inView.observe(card);
@@ -54,11 +54,20 @@ export class Grid {
       this.view.closed = closed;
       document.dispatchEvent(new CustomEvent("chartgroups"));
     });
-    const next = [...this.groups.keys()].find((other) => rank(other) > rank(group));
+    const next = [...this.groups.keys()].find((other) => this.rank(other) > this.rank(group));
     this.panel.insertBefore(section, next ? this.groups.get(next) : null);
     this.groups.set(group, section);
-    this.groups = new Map([...this.groups].sort(([a], [b]) => rank(a) - rank(b)));
+    this.groups = new Map([...this.groups].sort(([a], [b]) => this.rank(a) - this.rank(b)));
     return section;
+  }
+
+  // As the server sorts them, whenever they arrive: what the runs are judged by comes first.
+  place(key) {
+    return this.headlines.includes(key) ? "" : key;
+  }
+
+  rank(group) {
+    return this.headlines.some((key) => key.startsWith(`${group}/`)) ? 0 : rank(group);
   }
 
   matches(key) {

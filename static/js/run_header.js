@@ -5,7 +5,7 @@ import { duration, shortNumber } from "./run_curve.js";
 const keep = 40;
 let recent = [];
 let speed = null;
-let loss = null;
+let headline = null;
 
 const header = () => document.getElementById("run-header");
 const put = (name, text) => {
@@ -28,7 +28,7 @@ function show() {
   const left = secondsLeft(step, numSteps);
   put("left", left === null ? "–" : duration(left));
   if (speed !== null) put("speed", shortNumber(speed));
-  if (loss !== null) put("loss", shortNumber(loss));
+  if (headline !== null) put("headline", shortNumber(headline));
   if (numSteps) document.title = document.title.replace(/^(\d+ % · )?/, `${Math.floor((100 * step) / numSteps)} % · `);
 }
 
@@ -44,7 +44,7 @@ document.addEventListener("run:metrics", ({ detail: row }) => {
   recent.push({ step: row.step, at: Date.parse(row.at) });
   if (recent.length > keep) recent.shift();
   speed = row.values["tokens/per_second"] ?? speed;
-  loss = row.values["train/mean_nll"] ?? loss;
+  headline = row.values[header().dataset.headline] ?? headline;
   header().dataset.step = String(row.step);
 });
 document.addEventListener("run:status", ({ detail }) => {

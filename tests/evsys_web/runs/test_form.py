@@ -290,3 +290,34 @@ def test_a_backend_that_cannot_serve_a_teacher_is_refused_at_its_field(
     monkeypatch.undo()
     alice_client.post(NEW, chosen)
     assert "{golden_answer}" in TrainingRun.objects.get().config["algorithm"]["params"]["demo_template"]
+
+
+def test_an_algorithm_can_be_asked_for_by_address_and_brings_rows_that_it_learns_from(
+    alice_client: Client, alice: User, project: Project, version: DatasetVersion, tmp_path: Path
+):
+    without = alice_client.get("/runs/new?algorithm=dpo").content.decode()
+    assert 'value="dpo" selected' in without and "No dataset here holds preference rows, which dpo learns from" in without
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}\n')
+    pairs = import_dataset(user=alice, project=project, name="pairs", path=path).version
+    page = alice_client.get("/runs/new?algorithm=dpo").content.decode()
+    assert 'value="dpo" selected' in page and f'value="{pairs.pk}" selected' in page
+    misfit = alice_client.get(f"/runs/new?algorithm=dpo&dataset_version={version.pk}").content.decode()
+    assert "dpo learns from preference rows, and sums@1 holds messages rows" in misfit
+    unknown = alice_client.get("/runs/new?algorithm=<script>").content.decode()
+    assert 'value="sft" selected' in unknown and "<script>&" not in unknown
+
+
+def test_rows_that_another_algorithm_learns_from_are_let_go_as_soon_as_it_is_chosen(
+    alice_client: Client, alice: User, project: Project, version: DatasetVersion, tmp_path: Path
+):
+    chosen = fields(version, algorithm="dpo", shown_for="starter|sft")
+    empty = alice_client.post("/runs/new/settings", chosen).content.decode()
+    assert "sums@1" not in empty and "No dataset here holds preference rows" in empty
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}\n')
+    pairs = import_dataset(user=alice, project=project, name="pairs", path=path).version
+    followed = alice_client.post("/runs/new/settings", chosen).content.decode()
+    assert f'value="{pairs.pk}" selected' in followed and "sums@1" not in followed
+    back = alice_client.post("/runs/new/settings", fields(pairs, algorithm="sft", shown_for="starter|dpo")).content.decode()
+    assert f'value="{version.pk}" selected' in back and "pairs@1" not in back

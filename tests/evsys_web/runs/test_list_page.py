@@ -38,7 +38,23 @@ def test_the_last_loss_is_found_among_folded_points_and_among_live_ones(make_run
         metrics.append(live, step, {"train/mean_nll": 10.0 * step})
     metrics.fold(folded)
     metrics.append(live, 4, {"eval/validation_nll": 7.0})
-    assert metrics.last_values([folded.pk, live.pk, none.pk], "train/mean_nll") == {folded.pk: 3.0, live.pk: 30.0}
+    assert metrics.last_values(dict.fromkeys([folded.pk, live.pk, none.pk], "train/mean_nll")) == {folded.pk: 3.0, live.pk: 30.0}
+
+
+def test_every_algorithm_is_judged_by_its_own_headline_in_as_few_queries(
+    alice_client: Client, make_run, django_assert_max_num_queries
+):
+    for number, (kind, key) in enumerate(
+        (("rl", "reward/mean"), ("dpo", "train/loss"), ("sdft", "kl/teacher"), ("gone", "no/such"))
+    ):
+        config = mock_config() | {"algorithm": {"kind": kind, "params": {}}}
+        metrics.append(make_run(name=kind, config=config), 1, {key: 0.125 + number, "train/mean_nll": 99.0})
+    metrics.append(make_run(is_external=True, config={}), 1, {"train/mean_nll": 7.5})
+    with django_assert_max_num_queries(QUERY_BUDGET):
+        text = page(alice_client)
+    for words in ("0.125", "reward</div>", "1.125", "2.125", "KL to the teacher</div>", "7.5"):
+        assert words in text
+    assert text.count("99") == 1, "a kind that is not installed any more shows the loss"
 
 
 def test_words_and_status_narrow_it(alice_client: Client, make_run):

@@ -14,8 +14,8 @@ from asgiref.sync import async_to_sync
 from django.test import Client
 
 from evsys_web.runs import metrics
+from evsys_web.runs.headlines import chart_order, headline_of
 from evsys_web.runs.models import Checkpoint, RunEvent, Status, TrainingRun
-from evsys_web.runs.views import chart_order
 from tests.evsys_web.runs.conftest import mock_config
 
 
@@ -169,6 +169,15 @@ def test_nonsense_in_the_query_does_no_harm(alice_client: Client, run: TrainingR
 
 def test_the_loss_is_the_first_chart_of_its_group():
     assert chart_order({"train/aaa", "optim/lr", "train/mean_nll"}) == ["optim/lr", "train/mean_nll", "train/aaa"]
+
+
+def test_a_run_of_rewards_is_headed_by_its_reward(alice_client: Client, make_run):
+    run = make_run(config=mock_config() | {"algorithm": {"kind": "rl", "params": {}}}, status=Status.RUNNING)
+    metrics.append(run, 1, {"reward/mean": 0.375, "reward/correct": 0.5, "train/mean_nll": 2.5})
+    text = page(alice_client, run)
+    assert '<div class="stat-label">Reward</div><div class="stat-value" data-live="headline">0.375</div>' in text
+    assert 'data-headline="reward/mean"' in text and 'data-headlines="reward/mean"' in text
+    assert chart_order(["train/mean_nll", "reward/correct", "reward/mean"], [headline_of(run)])[0] == "reward/mean"
 
 
 def test_a_checkpoint_can_be_downloaded_and_gone_on_from(alice_client: Client, make_run, runs_dir):
