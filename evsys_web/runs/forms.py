@@ -130,9 +130,11 @@ class ChoicesForm(forms.Form):
         field.choices = [("", field.empty_label), *((each.pk, field.label_from_instance(each)) for each in offered)]
         kind = _words(str(self["algorithm"].value() or ""))
         if needed is not None and not offered:
-            field.help_text = f"No dataset here holds {needed} rows, which {kind} learns from."
+            self["dataset_version"].help_text = f"No dataset here holds {needed} rows, which {kind} learns from."
         if misfit := next((each for each in offered if needed is not None and each.format != needed), None):
-            field.help_text = f"{kind} learns from {needed} rows, and {misfit.reference} holds {misfit.format} rows."
+            self[
+                "dataset_version"
+            ].help_text = f"{kind} learns from {needed} rows, and {misfit.reference} holds {misfit.format} rows."
 
     def _offer_checkpoints(self, allowed: QuerySet[Checkpoint]) -> None:
         """The newest are offered, and the one already chosen; any that the person may see is accepted."""
