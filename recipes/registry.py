@@ -81,6 +81,7 @@ algorithms = Registry(
         "rl": "recipes.algorithms.rl:RL",
         "dpo": "recipes.algorithms.dpo:DPO",
         "sdft": "recipes.algorithms.sdft:SDFT",
+        "local_sft": "recipes.algorithms.trl.sft:LocalSFT",
         "mock_sft": "recipes.algorithms.mock:MockSFT",
     },
 )

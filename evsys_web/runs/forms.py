@@ -162,7 +162,9 @@ class RunForm:
         self.preset = recommended(self.text("model_name"), self.text("algorithm"))
         self.settings: dict[str, ConfigForm] = {}
         backend = _class_of(backends, self.text("backend"))
-        for part, registered in (("algorithm", _class_of(algorithms, self.text("algorithm"))), ("backend", backend)):
+        algorithm = _class_of(algorithms, self.text("algorithm"))
+        self.needs_backend: bool = getattr(algorithm, "needs_backend", True)  # an installed algorithm need not know the word
+        for part, registered in (("algorithm", algorithm), ("backend", backend if self.needs_backend else None)):
             if registered is not None:
                 initial = params[part] if params[part] is not None else self.preset.params if part == "algorithm" else {}
                 ignored = backend.ignored_fields if backend and part == "algorithm" else ()

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cached_property
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from recipes.callbacks import METRICS_FILE, Dispatch, MetricsFile, ToLogStore
 from recipes.checkpoints import Cursor, Manifest, fingerprint_of, refuse_change
-from recipes.config import BaseAlgorithmConfig, sentences
+from recipes.config import BackendChoice, BaseAlgorithmConfig, sentences
 from recipes.errors import CheckpointError, ConfigError, RecipeError
 from recipes.loop import Plan, StoppedNow, TrainingLoop, interruptible
 from recipes.protocols import Backend, Callback, Evaluator
@@ -42,6 +42,21 @@ from recipes.types import (
 log = logging.getLogger(__name__)
 
 
+class Drive(Protocol):
+    """What takes the steps of a run: the training loop, or another program's trainer (see `recipes.algorithms.trl`).
+    `metrics` holds the last value of every key."""
+
+    metrics: Metrics
+
+    async def run(self, resume_from: Cursor | None = None) -> None:
+        """See `TrainingLoop.run`."""
+        ...
+
+    async def save_what_can_be_saved(self) -> str:
+        """See `TrainingLoop.save_what_can_be_saved`."""
+        ...
+
+
 class BaseAlgorithm:
     """Owns `train`; is itself the StepBuilder that the loop drives. `self.cfg` is the Config, `self.rng` a generator seeded
     with the run's seed whose state is part of every checkpoint."""
@@ -53,6 +68,9 @@ class BaseAlgorithm:
 
     headline: ClassVar[Headline] = Headline("train/loss", "Loss")
     """What lists and headers show of its runs."""
+
+    needs_backend: ClassVar[bool] = True
+    """False: it trains by itself, so that no backend is chosen for it and none is part of what it was made of."""
 
     gives_rollouts: ClassVar[bool] = False
     """It samples while it trains: pages offer what was said."""
@@ -122,6 +140,27 @@ class BaseAlgorithm:
             report=self.report,
         )
         return opened
+
+    def drive(
+        self,
+        *,
+        backend: Backend,
+        state: LoopState,
+        dispatch: Dispatch,
+        manifest: Manifest,
+        plan: Plan,
+        evaluators: Sequence[Evaluator],
+    ) -> Drive:
+        """What takes the steps: the loop, over this algorithm as its step builder."""
+        return TrainingLoop(
+            backend=backend,
+            builder=self,
+            state=state,
+            dispatch=dispatch,
+            manifest=manifest,
+            plan=plan,
+            evaluators=evaluators,
+        )
 
     def report(self, level: str, message: str) -> None:
         """An event on the run, from within `setup` or a step."""
@@ -194,7 +233,7 @@ class _Run:
         self.state = LoopState(run_id=ctx.run_id, num_steps=0, output_dir=ctx.output_dir, ctx=ctx)
         self.dispatch = Dispatch(self._callbacks(), self.state)
         self.manifest = Manifest(ctx.output_dir)
-        self.loop: TrainingLoop | None = None
+        self.loop: Drive | None = None
 
     async def execute(self) -> RunResult:
         self.algorithm._emit = self.dispatch
@@ -229,9 +268,8 @@ class _Run:
         state.num_steps = plan.num_steps
         if cursor is not None:
             await self._resume(cursor, state.backend)
-        self.loop = TrainingLoop(
+        self.loop = algorithm.drive(
             backend=state.backend,
-            builder=algorithm,
             state=state,
             dispatch=self.dispatch,
             manifest=self.manifest,
@@ -268,7 +306,8 @@ class _Run:
     @cached_property
     def _fingerprint(self) -> dict[str, Any]:
         extras = self.ctx.extras
-        return fingerprint_of(self.ctx.config, extras.get("train_rows", []), extras.get("validation_rows"))
+        found = fingerprint_of(self.ctx.config, extras.get("train_rows", []), extras.get("validation_rows"))
+        return found if self.algorithm.needs_backend else {part: value for part, value in found.items() if part != "backend"}
 
     def _callbacks(self) -> list[Callback]:
         ctx = self.ctx
@@ -279,6 +318,9 @@ class _Run:
         cfg, backend = self.algorithm.cfg, self.state.backend
         if cfg.lr_warmup_steps and cfg.lr_schedule in WITHOUT_WARMUP:
             self.dispatch.event("warning", f"lr_warmup_steps has no effect under the schedule {cfg.lr_schedule.value}.")
+        chosen = self.ctx.config.backend.kind
+        if not self.algorithm.needs_backend and chosen != BackendChoice().kind:
+            self.dispatch.event("warning", f"{self.algorithm.name} trains by itself: the backend {chosen} is not used.")
         for field in sorted(getattr(backend, "ignored_fields", ())):
             if field in cfg.model_fields_set:
                 self.dispatch.event(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from recipes.backends.local.models import resolve
-from recipes.errors import BackendError, CheckpointError
+from recipes.config import ModelConfig
+from recipes.errors import BackendError, CheckpointError, ConfigError
 
 _ADAPTER = "default"
 _SMALL_LAYER = 1 << 15
@@ -82,6 +83,32 @@ def save_adapter(peft_model: Any, model_name: str, folder: Path) -> None:
         config.save_pretrained(str(folder))
     finally:
         config.base_model_name_or_path, config.inference_mode = given
+
+
+class Beginning(NamedTuple):
+    """source: what the frozen weights are read from, a model's name or a folder. adapter: one to take over on top of them."""
+
+    source: str
+    adapter: Path | None
+
+
+def beginning_of(model: ModelConfig, lora_rank: int) -> Beginning:
+    """Where a run's weights begin. Raises CheckpointError for a checkpoint that is none or fits another model, ConfigError for an
+    adapter where all weights are trained."""
+    if model.init_from_checkpoint is None:
+        return Beginning(model.name, None)
+    folder = Path(model.init_from_checkpoint)
+    if not (folder / CONFIG_FILE).is_file():
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(f"The checkpoint to begin from, {str(folder)!r}, holds neither an adapter nor a model.")
+        return Beginning(str(folder), None)
+    if not lora_rank:
+        raise ConfigError(
+            "The checkpoint to begin from is an adapter: lora_rank 0 cannot take it over.",
+            path=("algorithm", "params", "lora_rank"),
+        )
+    refuse_other_base(model.name, folder)
+    return Beginning(model.name, folder)
 
 
 def refuse_other_base(model_name: str, folder: Path) -> None:

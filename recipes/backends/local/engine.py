@@ -27,7 +27,7 @@ from recipes.backends.local.optimizer import Optimizer
 from recipes.backends.local.projection import find_projection
 from recipes.chat_templates import load_tokenizer
 from recipes.config import BaseAlgorithmConfig, ModelConfig
-from recipes.errors import BackendError, CheckpointError, ConfigError, RecipeError
+from recipes.errors import BackendError, ConfigError, RecipeError
 from recipes.types import AdamParams, Array, Datum, ForwardBackwardResult, LossCallable, ModelOutput, OptimStepResult
 
 LossOf = Callable[[Tensor, slice], tuple[float, Tensor]]
@@ -79,18 +79,7 @@ class Engine:
     def load(cls, config: LocalConfig, model: ModelConfig, algorithm: BaseAlgorithmConfig, output_dir: Path) -> Engine:
         """Load the model, add adapters, take over weights to begin from. Raises ConfigError, CheckpointError, BackendError."""
         device = choose_device(config.device)
-        start_from = Path(model.init_from_checkpoint) if model.init_from_checkpoint else None
-        is_adapter = start_from is not None and (start_from / adapters.CONFIG_FILE).is_file()
-        if start_from is not None and not (is_adapter or (start_from / "config.json").is_file()):
-            raise CheckpointError(f"The checkpoint to begin from, {str(start_from)!r}, holds neither an adapter nor a model.")
-        if is_adapter and not algorithm.lora_rank:
-            raise ConfigError(
-                "The checkpoint to begin from is an adapter: lora_rank 0 cannot take it over.",
-                path=("algorithm", "params", "lora_rank"),
-            )
-        if start_from is not None and is_adapter:
-            adapters.refuse_other_base(model.name, start_from)
-        source = str(start_from) if start_from is not None and not is_adapter else model.name
+        source, adapter = adapters.beginning_of(model, algorithm.lora_rank)
         dtype = torch.bfloat16 if config.dtype is Precision.BFLOAT16 and algorithm.lora_rank else torch.float32
         try:
             loaded = load_model(source, device, dtype)
@@ -113,8 +102,8 @@ class Engine:
                 f"The model {model.name!r} does not fit into this machine's memory. Use bfloat16 with LoRA, or a smaller model.",
                 permanent=True,
             ) from error
-        if start_from is not None and is_adapter:
-            engine.begin_from(start_from)
+        if adapter is not None:
+            engine.begin_from(adapter)
         return engine
 
     def begin_from(self, folder: Path) -> None:

@@ -321,3 +321,15 @@ def test_rows_that_another_algorithm_learns_from_are_let_go_as_soon_as_it_is_cho
     assert f'value="{pairs.pk}" selected' in followed and "sums@1" not in followed
     back = alice_client.post("/runs/new/settings", fields(pairs, algorithm="sft", shown_for="starter|dpo")).content.decode()
     assert f'value="{version.pk}" selected' in back and "pairs@1" not in back
+
+
+def test_an_algorithm_that_trains_by_itself_asks_for_no_backend(alice_client: Client, version: DatasetVersion):
+    chosen = {"model_name": "starter", "algorithm": "local_sft", "backend": "tinker", "dataset_version": str(version.pk)}
+    page = alice_client.post("/runs/new/settings", chosen).content.decode()
+    assert "there is no backend to choose" in page and "backend-base_url" not in page
+    back = alice_client.post("/runs/new/settings", chosen | {"algorithm": "sft"}).content.decode()
+    assert "backend-base_url" in back, "the choice made before is still there"
+    alice_client.post(NEW, fields(version, algorithm="local_sft", backend="tinker", **{"algorithm-rows_at_once": "2"}))
+    run = TrainingRun.objects.get()
+    assert run.config["algorithm"]["params"]["rows_at_once"] == 2
+    assert run.config["backend"] == {"kind": "local", "params": {}}

@@ -1,0 +1,63 @@
+"""TRL's names of metrics in ours, once. What is not listed passes as trl/<name>, or trl/eval_<name> for what was held out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from recipes.types import Metrics
+
+_OF_EVERY_TRAINER = {
+    "loss": "train/loss",
+    "grad_norm": "optim/grad_norm",
+    "learning_rate": "optim/lr",
+    "epoch": "progress/epoch",
+    "entropy": "train/entropy",
+    "aux_loss": "train/aux_loss",
+    "mean_token_accuracy": "train/token_accuracy",
+    "num_tokens": "tokens/total",
+}
+_EVAL_OF_EVERY_TRAINER = {
+    "eval_loss": "eval/validation_loss",
+    "eval_entropy": "eval/validation_entropy",
+    "eval_mean_token_accuracy": "eval/validation_token_accuracy",
+}
+_SUMMARY = frozenset({"train_runtime", "train_loss", "train_samples_per_second", "train_steps_per_second", "total_flos"})
+"""What a Trainer logs once more when it is done, under the last step: that step is told already."""
+_LEFT_OUT = frozenset(
+    {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_num_tokens", "eval_model_preparation_time"}
+)
+
+
+class MetricNames(NamedTuple):
+    """What one of the trainers calls its own, besides what all of them log. A value may go by two names of ours."""
+
+    own: Mapping[str, str | tuple[str, ...]]
+
+    def of_step(self, logged: Mapping[str, Any]) -> Metrics:
+        """The metrics of a step; empty for the summary that follows the last one."""
+        return {} if _SUMMARY & logged.keys() else self._translated(logged)
+
+    def of_eval(self, logged: Mapping[str, Any]) -> Metrics:
+        """The metrics of what was held out; empty when this is no evaluation."""
+        found = {name: value for name, value in logged.items() if name.startswith("eval_")}
+        return self._translated(found)
+
+    def _translated(self, logged: Mapping[str, Any]) -> Metrics:
+        names = {**_OF_EVERY_TRAINER, **_EVAL_OF_EVERY_TRAINER, **self.own}
+        metrics: Metrics = {}
+        for name, value in logged.items():
+            if name in _LEFT_OUT or not isinstance(value, int | float):
+                continue
+            ours = names.get(name, f"trl/{name}")
+            for key in (ours,) if isinstance(ours, str) else ours:
+                metrics[key] = float(value)
+        return metrics
+
+
+SFT_NAMES = MetricNames(
+    {
+        "loss": ("train/loss", "train/mean_nll"),
+        "eval_loss": "eval/validation_nll",
+    }
+)
