@@ -34,7 +34,7 @@ def sft_trainer(opened: OpenModel, arguments: dict[str, Any], rows: Sequence[Dat
 
 
 def _dataset(rows: Sequence[Datum]) -> Any:
-    """A label per token: the token where it is trained. TRL shifts them itself, so the first, which nothing predicts, has none."""
+    """A label per token: the token where it is trained. TRL shifts them itself; the first, which nothing predicts, has none."""
     return Dataset.from_list([_row(datum) for datum in rows])
 
 

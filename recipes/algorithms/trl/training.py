@@ -1,6 +1,6 @@
 """Drives one of TRL's trainers: tells what it logs while it trains, asks it to save, measure and stop, keeps its checkpoints.
 
-A checkpoint of TRL is moved whole to checkpoints/<name>/state; what it leaves half written when it is killed is mentioned nowhere.
+A checkpoint of TRL is moved whole to checkpoints/<name>/state; what is half written when it is killed stands nowhere.
 """
 
 from __future__ import annotations
@@ -87,6 +87,7 @@ class TrainerDrive:
         if self._state.step >= self._plan.num_steps:
             return
         self._tokens_before = self._tokens_total = resume_from.tokens_total if resume_from else 0
+        shutil.rmtree(self._work_folder, ignore_errors=True)  # of a process that was killed while TRL saved
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             self._trainer = self._algorithm.trainer(self._opened, self._plan, self._arguments())
