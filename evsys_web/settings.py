@@ -22,6 +22,9 @@
 | EVSYS_CHAT_MEMORY_MB | half of the memory | what the process that answers chats may take |
 | EVSYS_TINKER_KEY | made at each start | key that `manage.py tinker-server` asks for |
 | LOG_LEVEL | INFO | DEBUG, INFO, WARNING or ERROR |
+| LOG_FORMAT | line | json: one object per line, with the run that it is about, for a collector |
+| OTEL_EXPORTER_OTLP_ENDPOINT | no traces | http://collector:4318 for OpenTelemetry (needs requirements-tracing.txt) |
+| PROMETHEUS_MULTIPROC_DIR | one web process | an empty folder in which several of them add up what /metrics says |
 
 A value that cannot be read stops the start with a sentence; one that can be read, but is wrong or unsafe, is a system check
 (home/checks.py).
@@ -182,6 +185,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
+    "evsys_web.measuring.MeasuringMiddleware",
     "evsys_web.security.ContentSecurityPolicyMiddleware",
     "evsys_web.api.errors.ProblemMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -338,21 +342,38 @@ CELERY_TASK_ROUTES = {  # one process reads both, so what needs the whole machin
     "evsys_web.cycles.tasks.*": {"queue": "default"},
     "evsys_web.notifications.tasks.*": {"queue": "messages"},  # a process of its own: an hour's training must not delay them
 }
-SWEEPS = ["evsys_web.notifications.sweeping.sweep"]
-"""What every worker looks over now and then besides lost and waiting work: functions without arguments, safe to run twice."""
+SWEEPS = ["evsys_web.notifications.sweeping.sweep", "evsys_web.home.beats.beat"]
+"""What every worker looks over now and then besides lost and waiting work: functions of the worker's name, safe to run twice."""
 
 LOG_LEVEL = (os.environ.get("LOG_LEVEL") or "INFO").upper()
 if LOG_LEVEL not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
     raise ImproperlyConfigured(f"LOG_LEVEL is {LOG_LEVEL!r}; write DEBUG, INFO, WARNING or ERROR.")
+LOG_FORMAT = os.environ.get("LOG_FORMAT") or "line"
+if LOG_FORMAT not in {"line", "json"}:
+    raise ImproperlyConfigured(f"LOG_FORMAT is {LOG_FORMAT!r}; write line or json.")
+TRACES_ENDPOINT = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or ""
+PROMETHEUS_MULTIPROC_DIR = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or ""  # prometheus_client reads it, too
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s", "datefmt": "%H:%M:%S"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "filters": {"subject": {"()": "evsys_web.logs.SubjectFilter"}},
+    "formatters": {
+        "line": {"format": "%(asctime)s %(levelname)s %(name)s%(about)s: %(message)s", "datefmt": "%H:%M:%S"},
+        "json": {
+            "()": "pythonjsonlogger.orjson.OrjsonFormatter",
+            "fmt": "%(levelname)s %(name)s %(message)s %(process)d %(work)s %(work_id)s",
+            "rename_fields": {"levelname": "level", "name": "logger"},
+            "exclude_fields": ["about"],
+            "timestamp": "at",
+        },
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["subject"]}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         "django.request": {"level": "ERROR"},  # a 404 or 401 is the visitor's affair
         "django.security.RequestDataTooBig": {"level": "CRITICAL"},  # so is a form of 11 MB: its answer says so
+        "uvicorn": {"handlers": [], "level": "WARNING"},  # its lines look like all others
+        "uvicorn.access": {"propagate": False},
         "httpx": {"level": "WARNING"},
         "httpx2": {"level": "WARNING"},  # a line for each request to an endpoint
         "kombu.connection": {"level": "ERROR"},  # a broker of files has no host name

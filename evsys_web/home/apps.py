@@ -6,4 +6,7 @@ class HomeConfig(AppConfig):
     label = "home"
 
     def ready(self) -> None:
+        from evsys_web import tracing
         from evsys_web.home import checks  # noqa: F401 - registers them
+
+        tracing.begin()

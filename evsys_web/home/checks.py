@@ -12,6 +12,7 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
+from evsys_web import tracing
 from evsys_web.addresses import is_loopback
 
 SHORTEST_SECRET_KEY = 32
@@ -89,4 +90,12 @@ def storage_is_installed(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]
     if module == "storages" and (find_spec("storages") is None or find_spec("boto3") is None):
         hint = "pip install 'django-storages[s3]', or unset EVSYS_STORAGE_URL to keep uploads in EVSYS_HOME."
         return [Error("EVSYS_STORAGE_URL names S3, whose Python packages are missing.", hint=hint, id="evsys.E006")]
+    return []
+
+
+@register()
+def tracing_is_installed(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
+    if settings.TRACES_ENDPOINT and not tracing.is_installed():
+        hint = "pip install -r requirements-tracing.txt, or unset the variable."
+        return [Warning("OTEL_EXPORTER_OTLP_ENDPOINT is set, but nothing is traced.", hint=hint, id="evsys.W005")]
     return []

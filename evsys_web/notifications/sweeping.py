@@ -25,7 +25,7 @@ KEPT = timedelta(days=90)
 UNREAD = timedelta(days=1)
 
 
-def sweep() -> None:
+def sweep(worker: str = "") -> None:
     """Safe to run anywhere, at any time, twice."""
     began = now()
     watch = Watch.objects.order_by("pk").first() or Watch.objects.get_or_create(pk=1)[0]

@@ -33,6 +33,7 @@ MAX_ATTEMPTS = 5
 """A run that has taken its worker down so often is not resumed by itself again."""
 
 Send = Callable[[int], object]
+LookOver = Callable[[str], None]
 
 
 def sweep(worker: str, *, send: Send | None, model: type[Tracked] = TrainingRun) -> None:
@@ -112,8 +113,9 @@ def _let_go() -> None:
 class Sweeper:
     """Sweeps from a thread of the worker until told to end; then asks the worker's runs back."""
 
-    def __init__(self, worker: str, *, sends: Mapping[type[Tracked], Send], further: Sequence[Callable[[], None]] = ()) -> None:
-        """sends: how to announce a row, for each kind of work that this worker does. further: what is looked over besides."""
+    def __init__(self, worker: str, *, sends: Mapping[type[Tracked], Send], further: Sequence[LookOver] = ()) -> None:
+        """sends: how to announce a row, for each kind of work that this worker does. further: what is looked over besides,
+        given the worker's name."""
         self._worker = worker
         self._sends = sends
         self._further = further
@@ -131,7 +133,7 @@ class Sweeper:
             for model in kinds():
                 self._try(partial(sweep, self._worker, send=self._sends.get(model), model=model))
             for look_over in self._further:
-                self._try(look_over)
+                self._try(partial(look_over, self._worker))
             self._ending.wait(SWEEP_SECONDS)
         self._try(lambda: ask_back(self._worker))
 

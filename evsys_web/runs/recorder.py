@@ -21,6 +21,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.utils.timezone import now
 
+from evsys_web import logs
 from evsys_web.runs import metrics
 from evsys_web.runs.chunks import plain
 from evsys_web.runs.metrics import Point
@@ -50,6 +51,7 @@ class Recorder(Generic[Item]):
     def __init__(self, work: Work) -> None:
         self.standing = Standing(held=True)
         self._work = work
+        self._subject = logs.Subject(type(work).__name__.lower(), work.pk)
         self._items: list[Item] = []
         self._num_received = 0
         self._num_committed = 0
@@ -57,7 +59,7 @@ class Recorder(Generic[Item]):
         self._closing = False
         self._broken: BaseException | None = None
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._keep_writing, name=f"recorder-{work.pk}", daemon=True)
+        self._thread = threading.Thread(target=self._write_in_thread, name=f"recorder-{work.pk}", daemon=True)
         self._renewed = time.monotonic()
 
     def flush(self) -> None:
@@ -101,6 +103,10 @@ class Recorder(Generic[Item]):
         raise AssertionError(f"{type(self).__name__} does not say how work ends")
 
     # what the writing thread does
+
+    def _write_in_thread(self) -> None:
+        with logs.of(self._subject):
+            self._keep_writing()
 
     def _keep_writing(self) -> None:
         try:
@@ -163,11 +169,18 @@ class Recorder(Generic[Item]):
     # the ends of the block
 
     def __enter__(self) -> Self:
+        logs.begin(self._subject)
         self._thread.start()
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
         """Writes the end. A RecipeError is one of the foreseen ends; everything else goes on to the caller."""
+        try:
+            return self._leave(error)
+        finally:
+            logs.end(self._subject)
+
+    def _leave(self, error: BaseException | None) -> bool:
         work = self._work
         with self._changed:
             self._closing = True

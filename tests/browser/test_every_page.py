@@ -42,6 +42,8 @@ PAGES = [
     "/evals/benchmarks/1/",
     "/cycles/",
     "/cycles/new",
+    "/operations/",
+    "/operations/",
     "/accounts/",
     "/accounts/tokens/",
     "/admin/",

@@ -26,7 +26,9 @@ def pins(file: str) -> dict[str, str]:
     return {match["name"]: line for match, line in found if match}
 
 
-@pytest.mark.parametrize("file", ["requirements.txt", "requirements-hosted.txt", "tests/requirements.txt"])
+@pytest.mark.parametrize(
+    "file", ["requirements.txt", "requirements-hosted.txt", "requirements-tracing.txt", "tests/requirements.txt"]
+)
 def test_every_line_is_an_exact_pin(file: str) -> None:
     assert pins(file)
 
@@ -39,6 +41,10 @@ def test_hosted_is_the_whole_less_what_trains_on_this_machine() -> None:
 
 def test_the_tests_pin_nothing_that_is_pinned_already() -> None:
     assert not pins("requirements.txt").keys() & pins("tests/requirements.txt").keys()
+
+
+def test_the_tests_trace_with_what_the_extra_installs() -> None:
+    assert pins("requirements-tracing.txt").items() <= pins("tests/requirements.txt").items()
 
 
 def test_torchs_own_needs_stay_unpinned_so_that_any_build_of_it_fits() -> None:

@@ -188,6 +188,6 @@ def test_records_are_kept_for_ninety_days(make_channel: MakeChannel, end_run: Ma
 
 def test_a_worker_sweeps_what_the_settings_name() -> None:
     seen: list[str] = []
-    sweeper = Sweeper("w", sends={}, further=[lambda: seen.append("swept") or sweeper.end()])  # type: ignore[func-returns-value]
+    sweeper = Sweeper("w", sends={}, further=[lambda worker: seen.append("swept") or sweeper.end()])  # type: ignore[func-returns-value]
     sweeper._keep_sweeping()
     assert seen == ["swept"]
