@@ -53,10 +53,18 @@ def subject() -> Subject | None:
 
 
 class SubjectFilter(logging.Filter):
-    """Gives each record `work` and `work_id` (None without any work), and `about`, both of them for a line that people read."""
+    """Gives each record `work` and `work_id`, None without any work."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         found = subject()
         record.work, record.work_id = found or (None, None)
-        record.about = f" [{found.kind} {found.pk}]" if found else ""
         return True
+
+
+class LineFormatter(logging.Formatter):
+    """For people; `about` names the work in brackets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        work = getattr(record, "work", None)
+        record.about = f" [{work} {getattr(record, 'work_id', None)}]" if work else ""
+        return super().format(record)

@@ -358,12 +358,15 @@ LOGGING = {
     "disable_existing_loggers": False,
     "filters": {"subject": {"()": "evsys_web.logs.SubjectFilter"}},
     "formatters": {
-        "line": {"format": "%(asctime)s %(levelname)s %(name)s%(about)s: %(message)s", "datefmt": "%H:%M:%S"},
+        "line": {
+            "class": "evsys_web.logs.LineFormatter",
+            "format": "%(asctime)s %(levelname)s %(name)s%(about)s: %(message)s",
+            "datefmt": "%H:%M:%S",
+        },
         "json": {
             "()": "pythonjsonlogger.orjson.OrjsonFormatter",
             "fmt": "%(levelname)s %(name)s %(message)s %(process)d %(work)s %(work_id)s",
             "rename_fields": {"levelname": "level", "name": "logger"},
-            "exclude_fields": ["about"],
             "timestamp": "at",
         },
     },

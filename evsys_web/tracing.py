@@ -36,4 +36,4 @@ def begin() -> None:
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     set_tracer_provider(provider)
     DjangoInstrumentor().instrument(excluded_urls="health/.*,metrics$")
-    CeleryInstrumentor().instrument()
+    CeleryInstrumentor().instrument()  # type: ignore[no-untyped-call]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.views import redirect_to_login
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -40,8 +40,7 @@ def operations_page(request: HttpRequest) -> HttpResponse:
 
 @never_cache
 @login_not_required
-@require_safe
-def metrics(request: HttpRequest) -> HttpResponse:
+def metrics(request: HttpRequest) -> HttpResponseBase:
     """For a superuser's API token (any scope), or their browser. A loopback address is no proof: a proxy has one, too."""
     scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
     if scheme:
@@ -54,4 +53,9 @@ def metrics(request: HttpRequest) -> HttpResponse:
         return redirect_to_login(request.get_full_path())
     elif not signed_in(request).is_superuser:
         raise Http404
+    return _told(request)
+
+
+@require_safe
+def _told(request: HttpRequest) -> HttpResponse:
     return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST)
