@@ -180,6 +180,7 @@ INSTALLED_APPS = [
     "evsys_web.checkpoints",
     "evsys_web.curation",
     "evsys_web.cycles",
+    "evsys_web.sweeps",
     "evsys_web.notifications",
     "evsys_web.home",
 ]

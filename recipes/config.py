@@ -178,6 +178,13 @@ class RunConfig(Document):
     algorithm: AlgorithmChoice = Field(default_factory=lambda: AlgorithmChoice())
     backend: BackendChoice = Field(default_factory=lambda: BackendChoice())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_run(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "matrix" in values and "matrix" not in cls.model_fields:
+            raise ValueError("a matrix makes a sweep of several runs, and here a single one is read: launch it as a sweep")
+        return values
+
     def check(self) -> None:
         settings = self.algorithm_config()
         self.backend_config()

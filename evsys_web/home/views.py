@@ -39,6 +39,8 @@ DESTINATIONS = (
     Destination("Home", "home:dashboard", "home"),
     Destination("Runs", "runs:list", "runs"),
     Destination("New run", "runs:new", "plus"),
+    Destination("Sweeps", "sweeps:list", "sweep"),
+    Destination("New sweep", "sweeps:new", "plus"),
     Destination("Evals", "evals:list", "evals"),
     Destination("New eval", "evals:new", "plus"),
     Destination("Checkpoints", "checkpoints:list", "checkpoint"),

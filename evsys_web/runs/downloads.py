@@ -73,7 +73,7 @@ def csv_chunks(run: TrainingRun) -> Iterator[bytes]:
     names = metrics.keys(run)
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["seq", "step", "at", *(_inert(name) for name in names)])
+    writer.writerow(["seq", "step", "at", *(inert(name) for name in names)])
     for number, row in enumerate(metrics.rows(run), 1):
         writer.writerow([row.seq, row.step, row.at.isoformat(), *(row.values.get(name, "") for name in names)])
         if number % NUM_CSV_ROWS == 0:
@@ -81,7 +81,7 @@ def csv_chunks(run: TrainingRun) -> Iterator[bytes]:
     yield _taken(text)
 
 
-def _inert(name: str) -> str:
+def inert(name: str) -> str:
     """A spreadsheet would run a cell that begins like a formula."""
     return f"'{name}" if name[:1] in "=+-@\t\r" else name
 

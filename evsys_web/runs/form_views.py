@@ -60,6 +60,12 @@ def new_run(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
+def again(request: HttpRequest) -> HttpResponse:
+    """The form with these settings in it, for a page that was made from them. Nothing is started."""
+    return _page(request, RunForm(signed_in(request), request.POST))
+
+
+@require_POST
 def settings_fragment(request: HttpRequest) -> HttpResponse:
     """The fields of another algorithm, backend or model; what was typed stays."""
     form = following(signed_in(request), request.POST)
@@ -95,28 +101,37 @@ def export_fragment(request: HttpRequest) -> HttpResponse:
 def import_yaml(request: HttpRequest) -> HttpResponse:
     """YAML, pasted or as a file, becomes a filled-in form; nothing is started."""
     user = signed_in(request)
-    upload = request.FILES.get("file")
     text = request.POST.get("yaml", "")
     try:
-        if upload is not None:
-            if (upload.size or 0) > MAX_YAML_BYTES:
-                raise ConfigError("This file is larger than a megabyte; settings are not.")
-            text = upload.read().decode("utf-8")
-        if not text.strip():
-            raise ConfigError("Paste a run's YAML, or choose a file.")
+        text = yaml_sent(request)
         config = RunConfig.from_yaml(text)
-    except (ConfigError, UnicodeDecodeError) as error:
-        sentence = str(error) if isinstance(error, ConfigError) else "This file is no text."
+    except ConfigError as error:
         form = RunForm(user, start=starting_point(request, user))
-        return _page(request, form, yaml_error=sentence, yaml_text=text)
-    start, note = _start_of(config, user)
+        return _page(request, form, yaml_error=str(error), yaml_text=text)
+    start, note = start_of(config, user)
     return _page(request, RunForm(user, start=start), yaml_note=note)
+
+
+def yaml_sent(request: HttpRequest) -> str:
+    """The text of the file that was chosen, else what was pasted. Raises ConfigError for none, or for what is no text."""
+    upload = request.FILES.get("file")
+    text = request.POST.get("yaml", "")
+    if upload is not None:
+        if (upload.size or 0) > MAX_YAML_BYTES:
+            raise ConfigError("This file is larger than a megabyte; settings are not.")
+        try:
+            text = upload.read().decode("utf-8")
+        except UnicodeDecodeError:
+            raise ConfigError("This file is no text.") from None
+    if not text.strip():
+        raise ConfigError("Paste a run's YAML, or choose a file.")
+    return text
 
 
 def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
     """What the address asks for: a dataset (version), an algorithm, a run to clone, or a checkpoint to go on from."""
     start: dict[str, Any] = {}
-    clone, checkpoint = _asked(request, "clone"), _asked(request, "checkpoint")
+    clone, checkpoint = asked_number(request, "clone"), asked_number(request, "checkpoint")
     saved = checkpoints_for(user).filter(pk=checkpoint).first() if checkpoint else None
     origin = saved.run if saved else TrainingRun.objects.visible_to(user).filter(pk=clone).first() if clone else None
     if origin is not None:
@@ -132,7 +147,7 @@ def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
             start["checkpoint"] = same.pk if same else None
     if (asked := request.GET.get("algorithm", "")) in algorithms.kinds():
         start["algorithm"] = asked
-    if version := _asked(request, "dataset_version") or _asked(request, "dataset"):
+    if version := asked_number(request, "dataset_version") or asked_number(request, "dataset"):
         start["dataset_version"] = version
     elif "dataset_version" not in start and (newest := _newest(user, str(start.get("algorithm", "")))):
         start["dataset_version"] = newest.pk
@@ -159,7 +174,7 @@ def next_name(name: str) -> str:
     return f"{name[:190]} 2"
 
 
-def _start_of(config: RunConfig, user: User) -> tuple[dict[str, Any], str]:
+def start_of(config: RunConfig, user: User) -> tuple[dict[str, Any], str]:
     """Starting values for a config from outside, and what of it could not be taken over."""
     start = start_from(config)
     start.pop("init_from_checkpoint", None)
@@ -178,7 +193,8 @@ def _start_of(config: RunConfig, user: User) -> tuple[dict[str, Any], str]:
     return start, " ".join(notes) or "Taken over. Look it over, then start."
 
 
-def _asked(request: HttpRequest, name: str) -> int | None:
+def asked_number(request: HttpRequest, name: str) -> int | None:
+    """A number of the address; None for none, or anything else."""
     text = request.GET.get(name, "")
     return int(text) if text.isdecimal() and len(text) < 19 else None
 

@@ -245,8 +245,8 @@ def following(user: User, data: Mapping[str, Any]) -> RunForm:
     start: dict[str, Any] = {name: typed.text(name) for name in typed.choices.fields}
     start["dataset_version"] = fitting_version(user, typed.text("algorithm"), typed.text("dataset_version"))
     old_model, _, old_algorithm = typed.text("shown_for").partition("|")
-    before = _start_texts(old_model, old_algorithm)
-    now = _start_texts(typed.text("model_name"), typed.text("algorithm"))
+    before = start_texts(old_model, old_algorithm)
+    now = start_texts(typed.text("model_name"), typed.text("algorithm"))
     params: dict[str, dict[str, str]] = {part: {} for part in typed.settings}
     for part, form in typed.settings.items():
         for name in form.fields:
@@ -313,7 +313,7 @@ def models_on_offer(user: User) -> list[str]:
     return list(dict.fromkeys([STARTER_NAME, *cached, *filter(None, used)]))[:NUM_MODELS_OFFERED]
 
 
-def _start_texts(model_name: str, algorithm: str) -> dict[str, str]:
+def start_texts(model_name: str, algorithm: str) -> dict[str, str]:
     registered = _class_of(algorithms, algorithm)
     if registered is None:
         return {}

@@ -11,6 +11,7 @@ urlpatterns = [
     path("new/settings", form_views.settings_fragment, name="settings"),
     path("new/estimate", form_views.estimate_fragment, name="estimate"),
     path("new/export", form_views.export_fragment, name="export"),
+    path("new/again", form_views.again, name="again"),
     path("new/import", form_views.import_yaml, name="import"),
     path("compare", views.compare, name="compare"),
     path("<int:pk>/", views.run_detail, name="detail"),

@@ -63,7 +63,7 @@ def run_detail(request: HttpRequest, pk: int) -> HttpResponse:
     keys = chart_order(metrics.keys(run), [headline_of(run)])
     context = {
         **_header(run),
-        "chart_runs": [_chart_run(run)],
+        "chart_runs": [chart_run(run)],
         "chart_keys": keys,
         "headline_keys": headline_of(run).key,
         "last_seq": last_seq,
@@ -149,7 +149,7 @@ def compare(request: HttpRequest) -> HttpResponse:
     context = {
         "runs": runs,
         "listed": listed,
-        "chart_runs": [_chart_run(run) for run in runs],
+        "chart_runs": [chart_run(run) for run in runs],
         "chart_keys": keys,
         "headline_keys": " ".join(headline.key for headline in headlines),
         "differences": compare_configs([run.config for run in runs]),
@@ -220,9 +220,10 @@ def _header(run: TrainingRun) -> dict[str, Any]:
     }
 
 
-def _chart_run(run: TrainingRun) -> dict[str, Any]:
+def chart_run(run: TrainingRun, *, name: str = "") -> dict[str, Any]:
+    """What the charts' script needs of a run; name: what the curve is called, by default as the run."""
     return {
-        "name": run.name,
+        "name": name or run.name,
         "url": reverse("runs:series", args=[run.pk]),
         "began": (run.started_at or run.created_at).isoformat(),
         "live": not run.has_ended,

@@ -20,6 +20,7 @@ from evsys_web.datasets.models import DatasetVersion, HubTransfer, StagedUpload
 from evsys_web.evals.models import Benchmark, EvalRun, EvalTask
 from evsys_web.notifications.models import Channel
 from evsys_web.runs.models import Checkpoint, Status, TrainingRun
+from evsys_web.sweeps.models import Sweep, SweepRun
 
 OPEN_TO_ALL = {"accounts/login/", "health/live", "health/ready", "api/", "api/docs", "api/openapi.json", "admin/login/"}
 ANSWERS_ANYBODY_WITH_NOTHING = {"accounts/logout/", "admin/logout/", "admin/jsi18n/"}
@@ -45,6 +46,8 @@ def keys(alice: User, project: Project, tmp_path: Path) -> dict[str, str]:
     curation = Curation.objects.create(project=project, name="secret curation", dataset_version=version)
     saved = Filter.objects.create(project=project, name="secret filter")
     cycle = Cycle.objects.create(project=project, name="secret cycle", status=Status.QUEUED)
+    sweep = Sweep.objects.create(project=project, name="secret sweep")
+    SweepRun.objects.create(sweep=sweep, run=run, combination=0)
     channel = Channel.objects.create(project=project, kind="webhook", target="https://example.org/secret")
     transfer = HubTransfer.objects.create(project=project, created_by=alice, direction="pull", repo_id="secret/rows")
     nouns = {
@@ -62,6 +65,8 @@ def keys(alice: User, project: Project, tmp_path: Path) -> dict[str, str]:
         "exports": export.pk,
         "curations": curation.pk,
         "cycles": cycle.pk,
+        "sweeps": sweep.pk,
+        "of-run": run.pk,
         "filters": saved.pk,
         "attempts": 0,
         "rows": 0,
@@ -128,6 +133,7 @@ def test_mallory_finds_nothing_of_alices(
     assert [cycle.status for cycle in Cycle.objects.all()] == [Status.QUEUED]
     assert Benchmark.objects.count() == 1
     assert Channel.objects.on().count() == 1
+    assert Sweep.objects.count() == 1
     assert DatasetVersion.objects.count() == 1
     assert Curation.objects.count() == 1 and Filter.objects.count() == 1
     assert ApiToken.objects.usable().filter(pk=keys["tokens"]).exists()
