@@ -136,17 +136,21 @@ def fingerprint_of(config: RunConfig, rows: Sequence[Row], validation_rows: Sequ
 
 def refuse_change(saved: Mapping[str, Any], now: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """Raises CheckpointError that names every difference between two fingerprints."""
+    if found := differences(saved, now):
+        raise CheckpointError(
+            f"This run cannot go on from checkpoint {checkpoint.name} (step {checkpoint.step}), because it has changed:"
+            f" {'; '.join(found)}. Change that back, or start a new run."
+        )
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What of a fingerprint is another value now, each in words."""
     before, after = dict(_leaves(saved)), dict(_leaves(now))
-    differences = [
+    return [
         f"{path} was {_shown(before[path])} and is now {_shown(after.get(path))}"
         for path in sorted(before)  # a setting that did not exist then has its default now
         if before[path] != after.get(path)
     ]
-    if differences:
-        raise CheckpointError(
-            f"This run cannot go on from checkpoint {checkpoint.name} (step {checkpoint.step}), because it has changed:"
-            f" {'; '.join(differences)}. Change that back, or start a new run."
-        )
 
 
 def _model_files(name: str) -> dict[str, Any]:

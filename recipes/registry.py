@@ -82,6 +82,8 @@ algorithms = Registry(
         "dpo": "recipes.algorithms.dpo:DPO",
         "sdft": "recipes.algorithms.sdft:SDFT",
         "local_sft": "recipes.algorithms.trl.sft:LocalSFT",
+        "fireworks_sft": "recipes.algorithms.fireworks_jobs:FireworksSFT",
+        "fireworks_dpo": "recipes.algorithms.fireworks_jobs:FireworksDPO",
         "mock_sft": "recipes.algorithms.mock:MockSFT",
     },
 )
@@ -91,6 +93,7 @@ backends = Registry(
         "local": "recipes.backends.local:LocalBackend",
         "mock": "recipes.backends.mock:MockBackend",
         "tinker": "recipes.backends.tinker:TinkerBackend",
+        "fireworks": "recipes.backends.fireworks:FireworksBackend",
     },
 )
 verifiers = Registry(

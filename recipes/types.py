@@ -237,7 +237,8 @@ class StopRequest(StrEnum):
 @dataclass
 class LoopState:
     """Where a run stands, as callbacks see it. `step` is the number of completed optimizer steps.
-    `start_step` is 0, or the step of the checkpoint that was resumed: whatever was recorded beyond it is void."""
+    `start_step` is 0, or the step of the checkpoint that was resumed: whatever was recorded beyond it is void.
+    `is_leaving`: the stop is not the run's but this worker's; another will go on, so what works elsewhere is left at work."""
 
     run_id: str
     num_steps: int
@@ -248,6 +249,7 @@ class LoopState:
     ctx: RunContext | None = None
     stop_requested: StopRequest = StopRequest.NONE
     stop_event: threading.Event = field(default_factory=threading.Event)
+    is_leaving: bool = False
 
     def request_stop(self) -> None:
         """Ask once: stop after this step, with a checkpoint. Ask twice: stop at once. Safe from any thread."""

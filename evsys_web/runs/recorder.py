@@ -337,6 +337,8 @@ class RunRecorder(Recorder[Reported | Begun], Callback):
         else:
             wanted = StopRequest.AFTER_STEP if standing.stop or standing.hand_back else StopRequest.NONE
         with self._changed:  # both threads come here
+            if state:
+                state.is_leaving = not standing.stop and (self.is_over or standing.hand_back)
             while state and wanted is not StopRequest.NONE and state.stop_requested not in (wanted, StopRequest.NOW):
                 state.request_stop()
 

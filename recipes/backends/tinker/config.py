@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from pydantic import field_validator, model_validator
 
+from recipes.addresses import checked_address
 from recipes.config import Settings, knob
 
 SHORTEST_TTL_HOURS = 1.0
@@ -48,21 +47,7 @@ class TinkerConfig(Settings):
         le=LONGEST_TTL_HOURS,
     )
 
-    @field_validator("base_url")
-    @classmethod
-    def _is_an_address(cls, value: str | None) -> str | None:
-        if value is None or not value.strip():
-            return None
-        try:
-            parts = urlsplit(value)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable or any(character.isspace() for character in value):
-            raise ValueError("an address that begins with http:// or https:// and names a host is needed")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("leave name, password, ? and # out of the address; give a credential")
-        return value.rstrip("/")
+    _is_an_address = field_validator("base_url")(checked_address)
 
     @model_validator(mode="after")
     def _trains_something(self) -> TinkerConfig:

@@ -1,0 +1,225 @@
+"""A managed run from a job that is ordered to its end."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from recipes.algorithms.managed_orders import Ending, JobRecord, Stopped
+from recipes.checkpoints import FINAL
+from recipes.errors import BackendError, ErrorKind
+from recipes.managed_jobs import JobPhase, JobStanding, ManagedJobs
+from recipes.types import StopRequest
+
+if TYPE_CHECKING:
+    from recipes.algorithms.managed_run import ManagedRun
+
+SHORTEST_PAUSE = 0.2
+"""Of the longest pause between two looks: how long the first is, and that after any news."""
+CANCEL_SECONDS = 120.0
+MODEL_SECONDS = 600.0
+OUTAGES = (ErrorKind.CONNECTION, ErrorKind.TIMEOUT, ErrorKind.SERVER, ErrorKind.RATE_LIMIT, ErrorKind.BAD_ANSWER)
+
+
+class Watching:
+    def __init__(self, run: ManagedRun, jobs: ManagedJobs, record: JobRecord) -> None:
+        self.run, self.jobs, self.record = run, jobs, record
+        self.kind = run.algorithm.kind
+        self.watch = run.algorithm.watch
+        self.event = run.dispatch.event
+        self._told: tuple[str, str] | None = None
+        self._moved: object = None
+        self._moved_at = time.monotonic()
+        self._out_since: float | None = None
+        self._metrics_refused = ""
+
+    def until_the_end(self) -> Ending:
+        pause = shortest = self.watch.poll_seconds * SHORTEST_PAUSE
+        while True:
+            standing = self._look()
+            has_news = False
+            if standing is not None:
+                has_news = self._tell(standing) | self._read_metrics()
+                if standing.phase.is_over:
+                    return self._over(standing)
+                self._refuse_standstill(standing)
+            if self.run.state.stop_requested is not StopRequest.NONE:
+                return self._stop()
+            pause = shortest if has_news else min(self.watch.poll_seconds, pause * 1.5)
+            self.run.state.stop_event.wait(pause)
+
+    def _look(self) -> JobStanding | None:
+        """None while the service is out of reach. Raises BackendError when it is for too long, refuses, or has lost the job."""
+        try:
+            standing = self.jobs.look(self.kind, self.record.job)
+        except BackendError as error:
+            if error.permanent or error.kind not in OUTAGES:
+                raise
+            now = time.monotonic()
+            if self._out_since is None:
+                self._out_since = now
+                self.event("warning", f"{error} The job goes on meanwhile.")
+            if now - self._out_since > self.run.algorithm.outage_seconds:
+                raise BackendError(
+                    f"{error} That has lasted for {self.run.algorithm.outage_seconds:,.0f} seconds. The job {self.record.job} may"
+                    " still be at work: resume this run to find it again.",
+                    permanent=False,
+                    kind=error.kind,
+                ) from error
+            return None
+        if self._out_since is not None:
+            self._out_since, self._moved_at = None, time.monotonic()
+            self.event("info", f"{self.jobs.place} answers again.")
+        if standing is None:
+            raise BackendError(
+                f"{self.jobs.place} has no job {self.record.job} any more: somebody deleted it there.",
+                permanent=True,
+                kind=ErrorKind.REQUEST,
+            )
+        return standing
+
+    def _tell(self, standing: JobStanding) -> bool:
+        """An event for a state, or words, that are new."""
+        if (told := (standing.state, standing.message)) == self._told:
+            return False
+        self._told = told
+        words = f": {standing.message}" if standing.message else ""
+        if standing.phase is JobPhase.UNKNOWN:
+            words = f"{words or '.'} This program does not know that state and goes on watching."
+        level = "warning" if standing.phase in (JobPhase.PAUSED, JobPhase.UNKNOWN) else "info"
+        self.event(level, f"{self.jobs.place} says {standing.state}{words}")
+        return True
+
+    def _read_metrics(self) -> bool:
+        """A file that cannot be read now is read at the next look; that it cannot is told once."""
+        try:
+            rows = self.jobs.metric_rows(self.kind, self.record.job)
+        except BackendError as error:
+            if str(error) != self._metrics_refused:
+                self._metrics_refused = str(error)
+                self.event("warning", f"No metrics now: {error}")
+            return False
+        return self.run.tell(rows or ())
+
+    def _refuse_standstill(self, standing: JobStanding) -> None:
+        """Raises BackendError, after cancelling the job, when nothing has moved for too long."""
+        moved = (standing, self.run.state.step)
+        if moved != self._moved:
+            self._moved, self._moved_at = moved, time.monotonic()
+        is_running = standing.phase in (JobPhase.RUNNING, JobPhase.UNKNOWN)
+        longest = self.watch.no_progress_seconds if is_running else self.watch.queue_seconds
+        if time.monotonic() - self._moved_at <= longest:
+            return
+        said = f" Its last words: {standing.message}" if standing.message else ""
+        outcome = "It was cancelled." if self._cancel() else "It could not be cancelled; look there."
+        raise BackendError(
+            f"The job {self.record.job} has been {standing.state} at {self.jobs.place} for {longest:,.0f} seconds without any"
+            f" progress. {outcome}{said}",
+            permanent=False,
+            kind=ErrorKind.TIMEOUT,
+        )
+
+    # stops
+
+    def _stop(self) -> Ending:
+        state = self.run.state
+        if state.is_leaving:
+            self.event("info", f"This worker leaves. The job {self.record.job} goes on at {self.jobs.place} and is found again.")
+            return Ending("cancelled")
+        if not self._cancel():
+            return Ending("cancelled")
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while state.stop_requested is not StopRequest.NOW and time.monotonic() < deadline:
+            standing = self._look()
+            if standing is not None:
+                self._tell(standing)
+                if standing.phase in (JobPhase.SUCCEEDED, JobPhase.ENDED_EARLY):
+                    return self._over(standing)
+                if standing.phase.is_over:
+                    self._read_metrics()
+                    self._keep_last_checkpoint()
+                    break
+            time.sleep(min(1.0, self.watch.poll_seconds * SHORTEST_PAUSE))
+        return Ending("completed" if self._ended_early_with_weights() else "cancelled")
+
+    def _ended_early_with_weights(self) -> bool:
+        return self.run.state.stop_requested is StopRequest.EARLY and bool(self.run.manifest.read())
+
+    def _cancel(self) -> bool:
+        """False, and an event, when the service will not."""
+        try:
+            self.jobs.cancel(self.kind, self.record.job)
+        except BackendError as error:
+            self.event("error", f"The job {self.record.job} could not be cancelled and may go on, and cost: {error}")
+            return False
+        self.event("info", f"Asked {self.jobs.place} to cancel the job {self.record.job}.")
+        return True
+
+    def _keep_last_checkpoint(self) -> None:
+        """What was trained until the stop becomes a model, where checkpoints were ordered."""
+        if not self.run.algorithm.saves_between:
+            return
+        try:
+            usable = [each for each in self.jobs.checkpoints(self.kind, self.record.job) if each.promotable]
+            if not usable:
+                self.event("info", "No checkpoint was ready when the job was cancelled, so no weights are kept.")
+                return
+            self.jobs.promote(usable[-1].name, self._model_name(), self.run.ctx.config.model.name)
+            if not self._await_model():
+                return
+        except BackendError as error:
+            self.event("warning", f"The last checkpoint could not be made a model: {error}")
+            return
+        step = usable[-1].step if usable[-1].step is not None else self.run.state.step
+        self.run.save(f"step_{step}", self._uri())
+
+    # ends that the job came to by itself
+
+    def _over(self, standing: JobStanding) -> Ending:
+        if standing.cost:
+            self.event("info", f"{self.jobs.place} estimates the cost at {standing.cost}.")
+        if standing.phase in (JobPhase.SUCCEEDED, JobPhase.ENDED_EARLY):
+            return self._bring_home(standing)
+        if standing.phase is JobPhase.CANCELLED:
+            raise BackendError(
+                f"The job {self.record.job} was cancelled at {self.jobs.place}, not from here. {standing.message}".strip(),
+                permanent=True,
+                kind=ErrorKind.REQUEST,
+            )
+        self._keep_last_checkpoint()
+        raise BackendError(
+            f"{self.jobs.place} ended the job {self.record.job} as {standing.state}: {standing.message or 'it gives no reason'}.",
+            permanent=True,
+            kind=ErrorKind.SERVER,
+        )
+
+    def _bring_home(self, standing: JobStanding) -> Ending:
+        if not self._await_model():
+            raise BackendError(
+                f"The job {self.record.job} ended as {standing.state}, but {self.jobs.place} shows no model {self.record.model}."
+                " Resume this run to look again.",
+                permanent=False,
+                kind=ErrorKind.SERVER,
+            )
+        if not self.run.state.step:
+            self.event("warning", f"{self.jobs.place} gave no metrics of this job, so there are no curves.")
+        self.run.save(FINAL, self._uri())
+        self.run.tidy(self.jobs)
+        return Ending("completed")
+
+    def _await_model(self) -> bool:
+        """Whether the model is seen to exist before long. Raises BackendError, and Stopped when this worker leaves."""
+        state, deadline = self.run.state, time.monotonic() + MODEL_SECONDS
+        while not self.jobs.has_model(self.record.model):
+            if state.stop_requested is not StopRequest.NONE and state.is_leaving:
+                raise Stopped
+            if time.monotonic() >= deadline or state.stop_requested is StopRequest.NOW:
+                return False
+            time.sleep(min(1.0, self.watch.poll_seconds * SHORTEST_PAUSE))
+        return True
+
+    def _model_name(self) -> str:
+        return f"accounts/{self.jobs.account}/models/{self.record.model}"
+
+    def _uri(self) -> str:
+        return self.run.algorithm.weights_uri(self.jobs.account, self.record.model)

@@ -1,0 +1,81 @@
+"""The fireworks backend: an account at Fireworks, and the two ways to train in it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel
+
+from recipes.backends.fireworks.config import FireworksConfig, check_model_name
+from recipes.errors import BackendError, ConfigError
+from recipes.managed_jobs import ManagedJobs
+
+if TYPE_CHECKING:
+    from recipes.config import BaseAlgorithmConfig, ModelConfig
+    from recipes.protocols import Backend
+
+KEY_VARIABLE = "FIREWORKS_API_KEY"
+
+
+class FireworksBackend:
+    name: ClassVar[str] = "fireworks"
+    summary: ClassVar[str] = "Fireworks' servers, which bill the training by token. Models are named as Fireworks names them."
+    Config: ClassVar[type[BaseModel]] = FireworksConfig
+    ignored_fields: ClassVar[frozenset[str]] = frozenset()
+
+    @staticmethod
+    def check_model(name: str) -> None:
+        """Raises ConfigError for what is no model's name there. Asks nobody."""
+        check_model_name(name)
+
+    @classmethod
+    def jobs(
+        cls,
+        config: BaseModel,
+        *,
+        secrets: Mapping[str, str] | None = None,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> ManagedJobs:
+        """Connect to the service that runs whole trainings as jobs. wait: how to pause between questions. Raises ConfigError,
+        BackendError."""
+        settings = FireworksConfig.model_validate(config.model_dump())
+        try:
+            from recipes.backends.fireworks.jobs import FireworksJobs
+        except ImportError as error:
+            raise BackendError(
+                f"Fireworks needs its SDK, which cannot be imported here ({error}): pip install fireworks-ai.", permanent=True
+            ) from None
+        return FireworksJobs(settings, chosen_key(settings, secrets or {}), wait=wait)
+
+    @classmethod
+    async def open(
+        cls,
+        config: BaseModel,
+        *,
+        model: ModelConfig,
+        algorithm: BaseAlgorithmConfig,
+        output_dir: Path,
+        secrets: Mapping[str, str] | None = None,
+        report: Callable[[str, str], None] | None = None,
+    ) -> Backend:
+        raise ConfigError(
+            "Fireworks trains here by its managed jobs only: choose the algorithm fireworks_sft or fireworks_dpo. What it trained is"
+            " asked for answers by a deployment there, as an endpoint.",
+            path=("backend", "kind"),
+        )
+
+
+def chosen_key(settings: FireworksConfig, secrets: Mapping[str, str]) -> str:
+    """The key of the named credential, or the worker's own for Fireworks itself. Raises ConfigError when there is none."""
+    if key := secrets.get("backend_api_key"):
+        return key
+    if settings.base_url is None and (key := os.environ.get(KEY_VARIABLE)):
+        return key
+    raise ConfigError(
+        f"Fireworks needs a key. Store one under Credentials and name it here, or set {KEY_VARIABLE} where the worker runs.",
+        path=("backend", "params", "credential"),
+    )

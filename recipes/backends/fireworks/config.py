@@ -1,0 +1,69 @@
+"""The settings of the fireworks backend. No SDK here: forms and validation read this in every process."""
+
+from __future__ import annotations
+
+import re
+
+from pydantic import field_validator
+
+from recipes.addresses import checked_address
+from recipes.config import Settings, knob
+from recipes.errors import ConfigError
+
+HOSTED = "https://api.fireworks.ai"
+SCHEME = "fireworks://"
+"""Before the resource name of a model that lies there: what checkpoints hold, and what a run can begin from."""
+
+_ID = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_MODEL = re.compile(rf"accounts/{_ID}/models/{_ID}")
+
+
+class FireworksConfig(Settings):
+    """Whose account trains, and how long to wait for it. What is trained is the algorithm's business."""
+
+    base_url: str | None = knob(
+        None,
+        "Address of a server that speaks Fireworks' protocol; empty is Fireworks itself.",
+        max_length=1000,
+    )
+    credential: str | None = knob(
+        None,
+        "Name of the stored key to send; empty takes FIREWORKS_API_KEY of the worker, for Fireworks itself only.",
+        max_length=200,
+        essential=True,
+    )
+    account_id: str | None = knob(
+        None,
+        "The Fireworks account to train in; empty takes the one that the key belongs to.",
+        max_length=100,
+        essential=True,
+    )
+    timeout_seconds: float = knob(60.0, "Longest wait for one answer of the service.", unit="seconds", ge=1, le=3600)
+    outage_seconds: float = knob(
+        900.0,
+        "How long the service may be out of reach before the run gives up waiting; the job itself goes on.",
+        unit="seconds",
+        ge=1,
+        le=86400,
+    )
+
+    _is_an_address = field_validator("base_url")(checked_address)
+
+    @field_validator("account_id")
+    @classmethod
+    def _is_an_account(cls, value: str | None) -> str | None:
+        name = (value or "").strip().removeprefix("accounts/")
+        if not name:
+            return None
+        if not re.fullmatch(_ID, name):
+            raise ValueError("an account's id has lower-case letters, digits and hyphens only")
+        return name
+
+
+def check_model_name(name: str) -> None:
+    """Raises ConfigError for what is no model's resource name."""
+    if not _MODEL.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} is no model of Fireworks. Give its resource name, such as accounts/fireworks/models/qwen3p5-9b.",
+            path=("model", "name"),
+        )

@@ -1,0 +1,355 @@
+"""Fireworks' managed jobs through the official SDK: datasets in, jobs watched, models out.
+
+A create is never trusted to have happened once: the SDK tries again by itself, and a worker may be killed between the call and its
+answer. So every id is the caller's, and "it is there already" is answered by looking whether it is the same.
+
+Signed addresses of uploads and metrics are used here and told to nobody. They must be https, or lie on the very server that gave
+them, and the key is not sent there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import fireworks
+import httpx
+
+from recipes.backends.fireworks.config import HOSTED, FireworksConfig, check_model_name
+from recipes.backends.fireworks.failures import failures
+from recipes.errors import BackendError, ConfigError, ErrorKind
+from recipes.managed_jobs import JobCheckpoint, JobKind, JobOrder, JobPhase, JobStanding
+from recipes.resources import Resource
+
+T = TypeVar("T")
+
+UPLOAD_AT_ONCE_BYTES = 150_000_000
+"""What the service takes in one request; larger files go to an address that it signs."""
+MOST_METRIC_BYTES = 256_000_000
+READY_POLL_SECONDS = (1.0, 10.0)
+PLAIN = (None, "", "ENCRYPTION_STATE_UNSPECIFIED", "ENCRYPTION_STATE_PLAINTEXT")
+
+COLLECTIONS = {JobKind.SFT: "supervisedFineTuningJobs", JobKind.DPO: "dpoJobs"}
+PHASES = {
+    "CREATING": JobPhase.WAITING,
+    "VALIDATING": JobPhase.WAITING,
+    "CREATING_INPUT_DATASET": JobPhase.WAITING,
+    "PENDING": JobPhase.WAITING,
+    "RE_QUEUEING": JobPhase.WAITING,
+    "UNSPECIFIED": JobPhase.WAITING,
+    "IDLE": JobPhase.WAITING,
+    "RUNNING": JobPhase.RUNNING,
+    "WRITING_RESULTS": JobPhase.RUNNING,
+    "CANCELLING": JobPhase.RUNNING,
+    "PAUSED": JobPhase.PAUSED,
+    "COMPLETED": JobPhase.SUCCEEDED,
+    "EARLY_STOPPED": JobPhase.ENDED_EARLY,
+    "FAILED": JobPhase.FAILED,
+    "EXPIRED": JobPhase.FAILED,
+    "CANCELLED": JobPhase.CANCELLED,
+    "DELETING": JobPhase.CANCELLED,
+    "DELETING_CLEANING_UP": JobPhase.CANCELLED,
+}
+
+
+class FireworksJobs:
+    """`recipes.managed_jobs.ManagedJobs` on Fireworks."""
+
+    def __init__(self, settings: FireworksConfig, key: str, *, wait: Callable[[float], None] = time.sleep) -> None:
+        """Connect and find the account. wait: how to pause between questions; it may raise to give up. Raises BackendError,
+        ConfigError."""
+        self._url = settings.base_url or HOSTED
+        self.place = "Fireworks" if settings.base_url is None else f"The server at {urlsplit(self._url).netloc}"
+        self._timeout = settings.timeout_seconds
+        self._wait = wait
+        self._client = fireworks.Fireworks(
+            api_key=key,
+            account_id=settings.account_id or "",
+            base_url=self._url,
+            timeout=settings.timeout_seconds,
+            http_client=fireworks.DefaultHttpxClient(follow_redirects=False),
+        )
+        self._bare = httpx.Client(timeout=settings.timeout_seconds)
+        self.account = settings.account_id or self._only_account()
+        self._client.account_id = self.account
+
+    def check_model(self, name: str, *, rank: int) -> None:
+        check_model_name(name)
+        _, owner, _, model_id = name.split("/")
+        with failures(f"the model {name}", self.place):
+            found = self._unless_missing(lambda: self._client.models.get(model_id, account_id=owner))
+        if found is None:
+            raise ConfigError(f"{self.place} has no model {name} that this key may see.", path=("model", "name"))
+        if found.tunable is False:
+            raise ConfigError(f"{self.place} does not fine-tune {name}. Choose another model.", path=("model", "name"))
+        if rank and found.supports_lora is False:
+            raise ConfigError(
+                f"{name} takes no adapters at {self.place}: set lora_rank to 0, or choose another model.",
+                path=("algorithm", "params", "lora_rank"),
+            )
+
+    # datasets
+
+    def put_dataset(self, dataset_id: str, path: Path, *, num_rows: int, title: str) -> None:
+        num_bytes = path.stat().st_size
+        with failures("the new dataset", self.place):
+            try:
+                made = self._client.datasets.create(
+                    dataset_id=dataset_id,
+                    dataset={"user_uploaded": {}, "format": "CHAT", "example_count": str(num_rows), "display_name": title},
+                )
+            except fireworks.ConflictError:
+                made = self._client.datasets.get(dataset_id)
+        if made.example_count not in (None, str(num_rows)):
+            raise BackendError(
+                f"The dataset {dataset_id} is at {self.place} already, with {made.example_count} rows instead of {num_rows}.",
+                permanent=True,
+                kind=ErrorKind.REQUEST,
+            )
+        if (encryption := (made.model_extra or {}).get("encryptionState")) not in PLAIN:
+            raise BackendError(
+                f"{self.place} wants datasets of this account encrypted ({encryption}), which is not done here. Nothing was uploaded.",
+                permanent=True,
+            )
+        if made.state == "READY":
+            return
+        with failures("the upload of the rows", self.place):
+            if num_bytes <= UPLOAD_AT_ONCE_BYTES:
+                with path.open("rb") as file:
+                    self._client.datasets.upload(dataset_id, file=(path.name, file), timeout=self._upload_timeout(num_bytes))
+            else:
+                self._upload_signed(dataset_id, path, num_bytes)
+        self._await_dataset(dataset_id)
+
+    def _upload_signed(self, dataset_id: str, path: Path, num_bytes: int) -> None:
+        answer = self._client.datasets.get_upload_endpoint(dataset_id, filename_to_size={path.name: str(num_bytes)})
+        url = self._trusted((answer.filename_to_signed_urls or {}).get(path.name), "where to upload the rows")
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(num_bytes),
+            "X-Goog-Content-Length-Range": f"{num_bytes},{num_bytes}",
+        }
+        with path.open("rb") as file:
+            stored = self._bare.put(url, content=file, headers=headers, timeout=self._upload_timeout(num_bytes))
+        if stored.status_code >= 400:
+            raise BackendError(
+                f"The store that {self.place} named took no rows (status {stored.status_code}).",
+                permanent=stored.status_code < 500,
+                kind=ErrorKind.SERVER,
+            )
+        self._client.datasets.validate_upload(dataset_id, body={})
+
+    def _await_dataset(self, dataset_id: str) -> None:
+        deadline = time.monotonic() + 3600
+        pause, longest = READY_POLL_SECONDS
+        while time.monotonic() < deadline:
+            with failures("the state of the dataset", self.place):
+                found = self._client.datasets.get(dataset_id)
+            if found.state == "READY":
+                return
+            status = found.status
+            if status is not None and status.code not in (None, "OK"):
+                raise BackendError(
+                    f"{self.place} refused the rows: {status.message or status.code}.", permanent=True, kind=ErrorKind.REQUEST
+                )
+            self._wait(pause)
+            pause = min(longest, pause * 1.5)
+        raise BackendError(
+            f"{self.place} did not finish reading the rows within an hour.", permanent=False, kind=ErrorKind.TIMEOUT
+        )
+
+    # jobs
+
+    def create(self, order: JobOrder) -> None:
+        origin = {"warm_start_from": order.warm_start} if order.warm_start else {"base_model": order.base_model}
+        settings = {**order.settings, **origin, "output_model": order.output_model}
+        dataset = self._dataset_name(order.dataset)
+        values: dict[str, Any] = {"dataset": dataset, "display_name": order.title}
+        if order.kind is JobKind.DPO:
+            values |= {"training_config": settings, "loss_config": order.loss}
+        else:
+            values |= settings
+        if order.renderer:
+            values["renderer_hugging_face_repo_id"] = order.renderer
+        if order.evaluation:
+            values["evaluation_dataset"] = self._dataset_name(order.evaluation)
+        with failures("the new job", self.place):
+            try:
+                if order.kind is JobKind.DPO:
+                    self._client.dpo_jobs.create(dpo_job_id=order.job_id, **values)
+                else:
+                    self._client.supervised_fine_tuning_jobs.create(supervised_fine_tuning_job_id=order.job_id, **values)
+            except fireworks.ConflictError:
+                there = self._get(order.kind, order.job_id)
+                if there.dataset != dataset:
+                    raise BackendError(
+                        f"A job {order.job_id} is at {self.place} already, made of other rows.",
+                        permanent=True,
+                        kind=ErrorKind.REQUEST,
+                    ) from None
+
+    def look(self, kind: JobKind, job_id: str) -> JobStanding | None:
+        with failures("the state of the job", self.place):
+            found = self._unless_missing(lambda: self._get(kind, job_id))
+        if found is None:
+            return None
+        state = str(found.state or "UNSPECIFIED").removeprefix("JOB_STATE_")
+        progress, status = getattr(found, "job_progress", None), found.status
+        return JobStanding(
+            state=state,
+            phase=PHASES.get(state, JobPhase.UNKNOWN),
+            message=((status.message if status else None) or "").strip(),
+            percent=progress.percent if progress else None,
+            tokens=progress.input_tokens if progress else None,
+            cost=_money(getattr(found, "estimated_cost", None)),
+        )
+
+    def metric_rows(self, kind: JobKind, job_id: str) -> list[dict[str, Any]] | None:
+        with failures("the metrics of the job", self.place):
+            if kind is JobKind.DPO:
+                answer = self._unless_missing(lambda: self._client.dpo_jobs.get_metrics_file_endpoint(job_id))
+                signed = answer.signed_url if answer else None
+            else:
+                signed = self._get(kind, job_id).metrics_file_signed_url
+            if not signed:
+                return None
+            with self._bare.stream("GET", self._trusted(signed, "where its metrics are")) as response:
+                if response.status_code == 404:
+                    return None
+                if response.status_code >= 400:
+                    raise BackendError(
+                        f"The metrics of the job cannot be read (status {response.status_code}).",
+                        permanent=False,
+                        kind=ErrorKind.SERVER,
+                    )
+                return _rows(response)
+
+    def cancel(self, kind: JobKind, job_id: str) -> None:
+        with failures("to cancel the job", self.place):
+            self._resource(kind).cancel(job_id, body={})
+
+    def resume(self, kind: JobKind, job_id: str) -> None:
+        with failures("to go on with the job", self.place):
+            self._resource(kind).resume(job_id, body={})
+
+    def checkpoints(self, kind: JobKind, job_id: str) -> list[JobCheckpoint]:
+        found: list[JobCheckpoint] = []
+        path, token = f"/v1/{self._job_name(kind, job_id)}/checkpoints", ""
+        with failures("the checkpoints of the job", self.place):
+            for _ in range(100):
+                query = {"pageSize": 200, **({"pageToken": token} if token else {})}
+                page: Any = self._client.get(path, cast_to=object, options={"params": query})
+                found += [_checkpoint(row) for row in page.get("checkpoints") or []]
+                if not (token := page.get("nextPageToken") or ""):
+                    break
+        return sorted(found, key=lambda checkpoint: checkpoint.created)
+
+    def promote(self, checkpoint: str, output_model: str, base_model: str) -> None:
+        body = {"output_model": output_model, "base_model": base_model, "async_promotion": True}
+        with failures("to make a model of a checkpoint", self.place):
+            self._client.post(f"/v1/{checkpoint}:promote", cast_to=object, body=body)
+
+    def has_model(self, model_id: str) -> bool:
+        with failures("the model that was trained", self.place):
+            return self._unless_missing(lambda: self._client.models.get(model_id)) is not None
+
+    def delete(self, resource: Resource) -> None:
+        with failures(f"to delete the {resource.kind} {resource.name}", self.place):
+            if resource.kind == "dataset":
+                self._unless_missing(lambda: self._client.datasets.delete(resource.name))
+                return
+            if resource.kind == "deployment":
+                self._unless_missing(lambda: self._client.deployments.delete(resource.name, ignore_checks=True))
+                return
+            if resource.kind == "trainer":
+                path = f"/v1/accounts/{self.account}/rlorTrainerJobs/{resource.name}"
+                self._unless_missing(lambda: self._client.delete(path, cast_to=object))
+                return
+            kind = JobKind(resource.kind.removesuffix("_job"))
+            standing = self.look(kind, resource.name)
+            if standing is not None and not standing.phase.is_over:
+                self.cancel(kind, resource.name)
+
+    def close(self) -> None:
+        self._client.close()
+        self._bare.close()
+
+    # what they share
+
+    def _only_account(self) -> str:
+        with failures("whose key this is", self.place):
+            names = [str(account.name).removeprefix("accounts/") for account in self._client.accounts.list()]
+        if len(names) == 1:
+            return names[0]
+        if not names:
+            raise ConfigError(f"This key belongs to no account at {self.place}.", path=("backend", "params", "account_id"))
+        raise ConfigError(
+            f"This key may use several accounts: {', '.join(sorted(names)[:20])}. Say which one.",
+            path=("backend", "params", "account_id"),
+        )
+
+    def _resource(self, kind: JobKind) -> Any:
+        return self._client.dpo_jobs if kind is JobKind.DPO else self._client.supervised_fine_tuning_jobs
+
+    def _get(self, kind: JobKind, job_id: str) -> Any:
+        return self._resource(kind).get(job_id)
+
+    def _unless_missing(self, ask: Callable[[], T]) -> T | None:
+        try:
+            return ask()
+        except fireworks.NotFoundError:
+            return None
+
+    def _dataset_name(self, dataset_id: str) -> str:
+        return f"accounts/{self.account}/datasets/{dataset_id}"
+
+    def _job_name(self, kind: JobKind, job_id: str) -> str:
+        return f"accounts/{self.account}/{COLLECTIONS[kind]}/{job_id}"
+
+    def _trusted(self, url: str | None, what: str) -> str:
+        """An address that the service signed. Raises BackendError for one that a service has no reason to give."""
+        given, own = urlsplit(url or ""), urlsplit(self._url)
+        if given.scheme == "https" and given.hostname or (given.scheme, given.netloc) == (own.scheme, own.netloc):
+            return url or ""
+        raise BackendError(
+            f"{self.place} does not say {what}: it gave no https address.", permanent=True, kind=ErrorKind.BAD_ANSWER
+        )
+
+    def _upload_timeout(self, num_bytes: int) -> float:
+        """A megabyte a second is not too much to hope for."""
+        return self._timeout + num_bytes / 1e6
+
+
+def _rows(response: httpx.Response) -> list[dict[str, Any]]:
+    """Raises BackendError for more than anybody measures."""
+    found, text = [], bytearray()
+    for part in response.iter_bytes():
+        text += part
+        if len(text) > MOST_METRIC_BYTES:
+            raise BackendError(f"The metrics of the job are more than {MOST_METRIC_BYTES // 1_000_000} MB.", permanent=True)
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            found.append(row)
+    return found
+
+
+def _checkpoint(row: Mapping[str, Any]) -> JobCheckpoint:
+    name = str(row["name"])
+    step = re.search(r"step[-_]?(\d{1,9})", name.rpartition("/")[2])
+    return JobCheckpoint(name, int(step[1]) if step else None, str(row.get("createTime") or ""), row.get("promotable") is True)
+
+
+def _money(cost: Any) -> str:
+    """As `12.50 USD`; empty while nothing is said."""
+    if cost is None or (cost.units is None and cost.nanos is None):
+        return ""
+    return f"{int(cost.units or 0) + (cost.nanos or 0) / 1e9:,.2f} {cost.currency_code or ''}".strip()

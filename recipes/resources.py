@@ -1,0 +1,61 @@
+"""What a run makes on somebody else's machines: written down before it is made, so that what a killed worker leaves can be found.
+
+remote_resources.jsonl of the run's folder, a line per change: {"at", "change": "planned" | "gone", "kind", "name"}. A name is the
+one by which the service deletes the thing. Lines are only ever added, each synced to the disk before the call that it announces.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+RESOURCES_FILE = "remote_resources.jsonl"
+PLANNED, GONE = "planned", "gone"
+
+
+class Resource(NamedTuple):
+    """kind: the service's word for such things (dataset, job, trainer, deployment)."""
+
+    kind: str
+    name: str
+
+
+class ResourceLog:
+    def __init__(self, run_dir: Path) -> None:
+        self.path = run_dir / RESOURCES_FILE
+
+    def plan(self, resource: Resource) -> None:
+        """It is about to be made."""
+        self._write(PLANNED, resource)
+
+    def gone(self, resource: Resource) -> None:
+        """It is deleted, or is not to be deleted."""
+        self._write(GONE, resource)
+
+    def left(self) -> list[Resource]:
+        """What was planned and is not gone, oldest first. A line that a crash tore announced nothing that was made."""
+        left: dict[Resource, None] = {}
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
+            try:
+                found = json.loads(line)
+                resource, change = Resource(str(found["kind"]), str(found["name"])), found["change"]
+            except (ValueError, KeyError, TypeError):
+                continue
+            if change == PLANNED:
+                left[resource] = None
+            else:
+                left.pop(resource, None)
+        return list(left)
+
+    def _write(self, change: str, resource: Resource) -> None:
+        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), "change": change, **resource._asdict()})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        written = self.path.read_bytes() if self.path.exists() else b""
+        torn = bool(written) and not written.endswith(b"\n")
+        with self.path.open("ab") as file:
+            file.write(b"\n" * torn + line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
