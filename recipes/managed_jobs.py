@@ -21,8 +21,8 @@ class JobKind(StrEnum):
 
 
 class JobPhase(StrEnum):
-    """What a state means for whoever waits. PAUSED: by the service, until somebody acts there. UNKNOWN: a word that this program has
-    not heard; taken for work under way."""
+    """What a state means for whoever waits. PAUSED: by the service, until somebody acts there. UNKNOWN: a word that this program
+    has not heard; taken for work under way."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -100,8 +100,8 @@ class ManagedJobs(Protocol):
         ...
 
     def metric_rows(self, kind: JobKind, job_id: str) -> list[dict[str, Any]] | None:
-        """All that the job has measured so far, as it wrote it down; None while there is nothing. Lines that are no JSON object are
-        left out."""
+        """All that the job has measured so far, as it wrote it down; None while there is nothing. Asked after a `look`. Lines
+        that are no JSON object are left out."""
         ...
 
     def cancel(self, kind: JobKind, job_id: str) -> None: ...

@@ -2,8 +2,8 @@
 
 1. The service owns the loop: it renders the chats by the model's own template, packs, shuffles and schedules. What it offers no
    setting for (Adam's betas, clipping, schedules, renderers of ours, evaluators between steps) is not in these Configs.
-2. Its defaults are never relied on: every setting below is sent, the loss of preferences too, whose default its own documents tell
-   in two ways.
+2. Its defaults are not relied on: every setting below is sent, and so is the loss of preferences, whose default its own documents
+   tell in two ways.
 3. Weights stay there. A checkpoint is the name of a model, which a deployment answers for and which another job can begin from.
 """
 
@@ -196,7 +196,7 @@ class FireworksSFT(_FireworksAlgorithm):
 
     name: ClassVar[str] = "fireworks_sft"
     summary: ClassVar[str] = (
-        "Supervised fine-tuning as a job that Fireworks runs by itself: it goes on while this machine sleeps, and the weights stay there."
+        "Supervised fine-tuning as a job on Fireworks' servers: it goes on while this machine sleeps, and the weights stay there."
     )
     Config: ClassVar[type[BaseModel]] = FireworksSFTConfig
     row_format: ClassVar[RowFormat | None] = RowFormat.MESSAGES
@@ -229,7 +229,7 @@ class FireworksDPO(_FireworksAlgorithm):
 
     name: ClassVar[str] = "fireworks_dpo"
     summary: ClassVar[str] = (
-        "Preference optimisation as a job that Fireworks runs by itself: it goes on while this machine sleeps, and the weights stay there."
+        "Preference optimisation as a job on Fireworks' servers; it goes on while this machine sleeps, the weights stay there."
     )
     Config: ClassVar[type[BaseModel]] = FireworksDPOConfig
     row_format: ClassVar[RowFormat | None] = RowFormat.PREFERENCE

@@ -1,7 +1,7 @@
 """A whole run that a service trains as a job of its own: order it, watch it, report it like any other run, bring it home.
 
-1. Ids are chosen here and written down (managed_job.json) before the service hears of them, so a worker that was killed anywhere is
-   followed by one that finds the same job, and no second one is ever made.
+1. Ids are chosen here and written down (managed_job.json) before the service hears of them, so a worker that was killed anywhere
+   is followed by one that finds the same job, and no second one is ever made.
 2. A worker that leaves does not stop the job: the next one goes on watching. A stop that somebody asked for cancels it.
 3. RUNNING is no proof of life: what has not moved for a long time, by a clock of our own, is cancelled and ends as a failure.
 4. The service may be out of reach for a while; the job does not mind, and neither does the run.

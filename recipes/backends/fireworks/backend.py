@@ -63,8 +63,8 @@ class FireworksBackend:
         report: Callable[[str, str], None] | None = None,
     ) -> Backend:
         raise ConfigError(
-            "Fireworks trains here by its managed jobs only: choose the algorithm fireworks_sft or fireworks_dpo. What it trained is"
-            " asked for answers by a deployment there, as an endpoint.",
+            "Fireworks trains here by its managed jobs only: choose the algorithm fireworks_sft or fireworks_dpo. What it trained"
+            " answers from a deployment there: evaluate it as an endpoint.",
             path=("backend", "kind"),
         )
 

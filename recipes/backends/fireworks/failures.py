@@ -57,8 +57,8 @@ def words_of(body: object) -> str:
 def _status_failure(status: int, detail: str, doing: str, place: str) -> BackendError:
     if status == 401:
         return BackendError(
-            f"{place} refused the key ({doing}, status 401): {detail}. Keys that may only ask models are refused too. Store one that"
-            " may train under Credentials and name it in the run.",
+            f"{place} refused the key ({doing}, status 401): {detail}. Keys that may only ask models are refused too. Store one"
+            " that may train under Credentials and name it in the run.",
             permanent=True,
             kind=ErrorKind.AUTH,
         )

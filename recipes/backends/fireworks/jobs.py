@@ -1,7 +1,7 @@
 """Fireworks' managed jobs through the official SDK: datasets in, jobs watched, models out.
 
-A create is never trusted to have happened once: the SDK tries again by itself, and a worker may be killed between the call and its
-answer. So every id is the caller's, and "it is there already" is answered by looking whether it is the same.
+A create is never trusted to have happened once: the SDK tries again by itself, and a worker may be killed between the call and
+its answer. So every id is the caller's, and "it is there already" is answered by looking whether it is the same.
 
 Signed addresses of uploads and metrics are used here and told to nobody. They must be https, or lie on the very server that gave
 them, and the key is not sent there.
@@ -31,7 +31,7 @@ T = TypeVar("T")
 UPLOAD_AT_ONCE_BYTES = 150_000_000
 """What the service takes in one request; larger files go to an address that it signs."""
 MOST_METRIC_BYTES = 256_000_000
-READY_POLL_SECONDS = (1.0, 10.0)
+READY_POLL_SECONDS = (0.2, 10.0)
 PLAIN = (None, "", "ENCRYPTION_STATE_UNSPECIFIED", "ENCRYPTION_STATE_PLAINTEXT")
 
 COLLECTIONS = {JobKind.SFT: "supervisedFineTuningJobs", JobKind.DPO: "dpoJobs"}
@@ -74,6 +74,7 @@ class FireworksJobs:
             timeout=settings.timeout_seconds,
             http_client=fireworks.DefaultHttpxClient(follow_redirects=False),
         )
+        self._metrics_at: dict[str, str | None] = {}
         self._bare = httpx.Client(timeout=settings.timeout_seconds)
         self.account = settings.account_id or self._only_account()
         self._client.account_id = self.account
@@ -113,7 +114,7 @@ class FireworksJobs:
             )
         if (encryption := (made.model_extra or {}).get("encryptionState")) not in PLAIN:
             raise BackendError(
-                f"{self.place} wants datasets of this account encrypted ({encryption}), which is not done here. Nothing was uploaded.",
+                f"{self.place} wants this account's datasets encrypted ({encryption}), which is not done here. Nothing was sent.",
                 permanent=True,
             )
         if made.state == "READY":
@@ -198,6 +199,7 @@ class FireworksJobs:
             found = self._unless_missing(lambda: self._get(kind, job_id))
         if found is None:
             return None
+        self._metrics_at[job_id] = getattr(found, "metrics_file_signed_url", None)
         state = str(found.state or "UNSPECIFIED").removeprefix("JOB_STATE_")
         progress, status = getattr(found, "job_progress", None), found.status
         return JobStanding(
@@ -215,7 +217,7 @@ class FireworksJobs:
                 answer = self._unless_missing(lambda: self._client.dpo_jobs.get_metrics_file_endpoint(job_id))
                 signed = answer.signed_url if answer else None
             else:
-                signed = self._get(kind, job_id).metrics_file_signed_url
+                signed = self._metrics_at.get(job_id)  # of the last look: each look signs a new one
             if not signed:
                 return None
             with self._bare.stream("GET", self._trusted(signed, "where its metrics are")) as response:

@@ -1,0 +1,77 @@
+"""Runs on a Fireworks that stands on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import recipes
+from recipes.config import RunConfig
+from recipes.protocols import Callback
+from recipes.types import LoopState, Metrics, Row, RunResult, TrainingBatch
+from tests.fireworks_server import KEY, MODEL, FireworksServer, fireworks_server
+from tests.recipes.runs_under_test import Witness, chats
+
+
+@pytest.fixture
+def server() -> Iterator[FireworksServer]:
+    with fireworks_server() as made:
+        yield made
+
+
+def pairs(count: int = 10) -> list[Row]:
+    return [{"prompt": f"What is {i} and {i}?", "chosen": f"{2 * i}", "rejected": f"{2 * i + 1}"} for i in range(count)]
+
+
+def job_config(server: FireworksServer, kind: str = "fireworks_sft", **params: Any) -> RunConfig:
+    model, backend = params.pop("model", {"name": MODEL}), params.pop("backend", {})
+    return RunConfig.from_values(
+        {
+            "name": "sums",
+            "data": {"path": "unused.jsonl"},
+            "model": model,
+            "algorithm": {"kind": kind, "params": {"batch_size": 4, "poll_seconds": 0.02, **params}},
+            "backend": {"kind": "fireworks", "params": {"base_url": server.url, "timeout_seconds": 5, **backend}},
+        }
+    )
+
+
+def train(
+    server: FireworksServer,
+    folder: Path,
+    *callbacks: Callback,
+    config: RunConfig | None = None,
+    rows: Sequence[Row] | None = None,
+    validation_rows: Sequence[Row] | None = None,
+    key: str = KEY,
+    **params: Any,
+) -> RunResult:
+    return recipes.train(
+        config or job_config(server, **params),
+        run_id="7",
+        output_dir=folder,
+        rows=chats() if rows is None else rows,
+        validation_rows=validation_rows,
+        callbacks=callbacks,
+        secrets={"backend_api_key": key},
+    )
+
+
+class Killed(BaseException):
+    """What a worker feels when it is killed: no handler catches it."""
+
+
+class KilledAfter(Witness):
+    """Dies right after hearing of a step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self._step = step
+
+    def on_step_end(self, state: LoopState, step: int, batch: TrainingBatch | None, metrics: Metrics) -> None:
+        super().on_step_end(state, step, batch, metrics)
+        if step == self._step:
+            raise Killed
