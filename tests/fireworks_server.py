@@ -161,15 +161,14 @@ class FireworksServer:
         if request.method == "POST" and not name:
             return self._create(request, collection)
         name, _, below = name.partition("/")
+        if verb == "promote":
+            self.models[request.json["output_model"]] = {}
+            return 200, {"operation": {"name": "operations/1", "done": False}}
         job = self.jobs.get(name)
         if job is None:
             return _missing(name)
         if below == "checkpoints":
             return 200, {"checkpoints": self.checkpoints}
-        if verb == "promote":
-            body = request.json
-            self.models[body["output_model"]] = {}
-            return 200, {"operation": {"name": "operations/1", "done": False}}
         if verb == "cancel":
             if job.at.name in ("COMPLETED", "FAILED", "CANCELLED"):
                 return 400, {"code": 9, "message": f"the job is {job.at.name}"}

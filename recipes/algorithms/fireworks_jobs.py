@@ -145,6 +145,12 @@ class _FireworksAlgorithm:
         return steps
 
     def check(self, ctx: RunContext, jobs: ManagedJobs) -> None:
+        begun_from = ctx.config.model.init_from_checkpoint
+        if begun_from is not None and not begun_from.startswith(SCHEME):
+            raise ConfigError(
+                "A job at Fireworks begins from weights that Fireworks trained; this checkpoint lies elsewhere.",
+                path=("model", "init_from_checkpoint"),
+            )
         jobs.check_model(ctx.config.model.name, rank=self.cfg.lora_rank)
 
     def weights_uri(self, account: str, model_id: str) -> str:
@@ -152,11 +158,6 @@ class _FireworksAlgorithm:
 
     def order(self, ctx: RunContext, record: JobRecord, *, account: str, is_measured: bool) -> JobOrder:
         begun_from = ctx.config.model.init_from_checkpoint
-        if begun_from is not None and not begun_from.startswith(SCHEME):
-            raise ConfigError(
-                "A job at Fireworks begins from weights that Fireworks trained; this checkpoint lies elsewhere.",
-                path=("model", "init_from_checkpoint"),
-            )
         cfg = self.cfg
         settings = {
             "epochs": cfg.num_epochs,
@@ -196,7 +197,7 @@ class FireworksSFT(_FireworksAlgorithm):
 
     name: ClassVar[str] = "fireworks_sft"
     summary: ClassVar[str] = (
-        "Supervised fine-tuning as a job on Fireworks' servers: it goes on while this machine sleeps, and the weights stay there."
+        "Supervised fine-tuning as a job on Fireworks' servers: it goes on while this machine sleeps, the weights stay there."
     )
     Config: ClassVar[type[BaseModel]] = FireworksSFTConfig
     row_format: ClassVar[RowFormat | None] = RowFormat.MESSAGES

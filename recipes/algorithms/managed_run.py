@@ -186,8 +186,8 @@ class ManagedRun:
                 self.dispatch.fire("on_eval", state, step, "validation", evaluated)
         return bool(found)
 
-    def save(self, name: str, uri: str) -> None:
-        checkpoint = Checkpoint(name, self.state.step, None, uri, metrics=dict(self.metrics))
+    def save(self, name: str, uri: str, *, step: int) -> None:
+        checkpoint = Checkpoint(name, step, None, uri, metrics=dict(self.metrics))
         self.manifest.append(checkpoint)
         self.dispatch.fire("on_checkpoint", self.state, checkpoint)
 

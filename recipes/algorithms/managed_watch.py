@@ -171,7 +171,7 @@ class Watching:
             self.event("warning", f"The last checkpoint could not be made a model: {error}")
             return
         step = usable[-1].step if usable[-1].step is not None else self.run.state.step
-        self.run.save(f"step_{step}", self._uri())
+        self.run.save(f"step_{step}", self._uri(), step=step)
 
     # ends that the job came to by itself
 
@@ -203,7 +203,7 @@ class Watching:
             )
         if not self.run.state.step:
             self.event("warning", f"{self.jobs.place} gave no metrics of this job, so there are no curves.")
-        self.run.save(FINAL, self._uri())
+        self.run.save(FINAL, self._uri(), step=self.run.state.step)
         self.run.tidy(self.jobs)
         return Ending("completed")
 

@@ -12,7 +12,7 @@ import recipes
 from recipes.config import RunConfig
 from recipes.protocols import Callback
 from recipes.types import LoopState, Metrics, Row, RunResult, TrainingBatch
-from tests.fireworks_server import KEY, MODEL, FireworksServer, fireworks_server
+from tests.fireworks_server import KEY, MODEL, Fault, FireworksServer, Request, fireworks_server
 from tests.recipes.runs_under_test import Witness, chats
 
 
@@ -75,3 +75,16 @@ class KilledAfter(Witness):
         super().on_step_end(state, step, batch, metrics)
         if step == self._step:
             raise Killed
+
+
+def failing(method: str, path: str, status: int, message: str, *, times: int = 1000) -> Fault:
+    """The first requests of this kind are answered so."""
+    left = [times]
+
+    def fault(request: Request) -> tuple[int, Any] | None:
+        if request.method != method or path not in request.path or not left[0]:
+            return None
+        left[0] -= 1
+        return status, {"code": 9, "message": message}
+
+    return fault
