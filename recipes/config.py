@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recipes.errors import ConfigError
-from recipes.registry import algorithms, backends
+from recipes.registry import algorithms, backends, backends_for
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -188,6 +188,11 @@ class RunConfig(Document):
     def check(self) -> None:
         settings = self.algorithm_config()
         self.backend_config()
+        if self.backend.kind not in (usable := backends_for(self.algorithm.kind)):
+            raise ConfigError(
+                f"{self.algorithm.kind} does not train on {self.backend.kind}. Choose {' or '.join(usable) or 'another'}.",
+                path=("backend", "kind"),
+            )
         check_backend = getattr(algorithms.get(self.algorithm.kind), "check_backend", None)  # an installed one need not have it
         if check_backend is not None:
             check_backend(settings, backends.get(self.backend.kind))

@@ -24,7 +24,7 @@ from recipes.config import (
 from recipes.curation import CurationSettings
 from recipes.errors import ConfigError
 from recipes.eval_config import EvalConfig, EvalModel, SamplingSettings, VerifierChoice
-from recipes.registry import algorithms, backends, verifiers
+from recipes.registry import algorithms, backends, backends_for, check_samples, verifiers
 from recipes.rows import RowFormat
 
 Side = Literal["learn", "judge"]
@@ -115,9 +115,16 @@ class CycleConfig(Document):
                     validated(verifiers.get(choice.verifier.kind).Config, choice.verifier.params, ("params",))
         with below("backend"):
             validated(backends.get(self.backend.kind).Config, self.backend.params, ("params",))
+        check_samples(self.backend.kind)
         with below("training"):
             algorithm = algorithms.get(self.training.kind)
             validated(algorithm.Config, self.training.params, ("params",))
+        if self.backend.kind not in backends_for(self.training.kind):
+            raise ConfigError(
+                f"{self.training.kind} does not train on {self.backend.kind}, and a cycle trains where it samples. Choose another"
+                " algorithm, such as sft.",
+                path=("training", "kind"),
+            )
         needed = getattr(algorithm, "row_format", None)  # an installed algorithm need not know the word
         if needed not in (None, RowFormat.MESSAGES):
             raise ConfigError(

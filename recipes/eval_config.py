@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from recipes.config import BackendChoice, DataConfig, Document, Settings, knob, validated
-from recipes.registry import backends, verifiers
+from recipes.registry import backends, check_samples, verifiers
 from recipes.types import SamplingParams
 
 
@@ -137,6 +137,7 @@ class EvalConfig(Document):
     def check(self) -> None:
         self.verifier_config()
         self.backend_config()
+        check_samples(self.backend.kind)
 
     def verifier_config(self) -> BaseModel:
         """The verifier's own Config, validated. Raises ConfigError with the path of the field."""

@@ -90,3 +90,8 @@ def rate_of(backend: str, algorithm: str, model_name: str, *, weights: Weights =
 def models_of(backend: str) -> list[str]:
     """Names that forms offer for this backend."""
     return [name for offer in price_list().models if offer.backend == backend for name in offer.names]
+
+
+def models_offered() -> list[str]:
+    """The same of all backends."""
+    return [name for offer in price_list().models for name in offer.names]

@@ -117,6 +117,30 @@ callbacks = Registry(
     },
 )
 
+
+def backends_for(algorithm: str) -> list[str]:
+    """Kinds of backends that the algorithm can train on: those it names in `runs_on`, else all that take steps. An installed
+    class need not know the word. Raises ConfigError for an algorithm that there is not."""
+    named = getattr(algorithms.get(algorithm), "runs_on", None)
+    return stepping_backends() if named is None else [kind for kind in backends.kinds() if kind in named]
+
+
+def stepping_backends() -> list[str]:
+    """Those that can be trained step by step, and sampled; the others only run jobs of their own."""
+    return [kind for kind in backends.kinds() if getattr(backends.get(kind), "takes_steps", True)]
+
+
+def check_samples(backend: str) -> None:
+    """Raises ConfigError for a kind of backend that cannot be sampled from here."""
+    backends.get(backend)
+    if backend not in stepping_backends():
+        raise ConfigError(
+            f"{backend} trains by jobs of its own and is not sampled from here. What it trained answers from a deployment there:"
+            " evaluate that as an endpoint.",
+            path=("backend", "kind"),
+        )
+
+
 register_algorithm = algorithms.register
 register_backend = backends.register
 register_verifier = verifiers.register

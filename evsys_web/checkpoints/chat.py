@@ -20,7 +20,7 @@ from recipes.backends.local.models import resolve
 from recipes.chat_server import SIDES
 from recipes.config import Settings, knob, validated
 from recipes.errors import CheckpointError, RecipeError
-from recipes.registry import backends
+from recipes.registry import check_samples
 
 MOST_TURNS = 100
 LONGEST_TEXT = 100_000
@@ -88,7 +88,7 @@ def _models(checkpoint: Checkpoint) -> dict[str, Any]:
     if checkpoint.is_expired:
         raise CheckpointError("This checkpoint has expired: whoever kept its weights has removed them.")
     config = checkpoint.run.load_config()
-    backends.get(config.backend.kind)
+    check_samples(config.backend.kind)
     resolve(config.model.name)
     return {
         "model": config.model.name,

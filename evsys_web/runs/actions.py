@@ -16,12 +16,11 @@ from evsys_web.accounts.actions import require_membership
 from evsys_web.accounts.models import Project, User
 from evsys_web.datasets.models import DatasetVersion, VersionStatus
 from evsys_web.runs import metrics
-from evsys_web.runs.backends import check_backend
+from evsys_web.runs.backends import check_backend, check_model_name
 from evsys_web.runs.launches import announce, made_before, queue_once
 from evsys_web.runs.metrics import Point
 from evsys_web.runs.models import Checkpoint, Status, TrainingRun, storable
 from evsys_web.runs.tasks import train_run
-from recipes.backends.local.models import resolve
 from recipes.config import DataConfig, RunConfig
 from recipes.errors import ConfigError, RecipeError
 from recipes.registry import algorithms
@@ -53,7 +52,7 @@ def launch_run(
     for path, name in (("name", config.model.name), ("init_from_checkpoint", config.model.init_from_checkpoint)):
         refuse_foreign_folder(user, name, path=("model", path))
     refuse_expired(user, config.model.init_from_checkpoint, path=("model", "init_from_checkpoint"))
-    resolve(config.model.name)
+    check_model_name(config.backend.kind, config.model.name)
     check_backend(project, config.backend)
     return queue_once(
         TrainingRun,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from evsys_web.accounts.actions import require_credential, reveal_credential
 from evsys_web.accounts.models import Project
 from evsys_web.addresses import refuse_private, refuse_private_host
+from recipes.backends.local.models import resolve
 from recipes.config import BackendChoice
+from recipes.registry import backends
 
 ADDRESS, CREDENTIAL = ("backend", "params", "base_url"), ("backend", "params", "credential")
 
@@ -15,6 +17,12 @@ def check_backend(project: Project, backend: BackendChoice) -> None:
     if isinstance(url := backend.params.get("base_url"), str):
         refuse_private(url, path=ADDRESS)
     require_credential(project, backend.params.get("credential"), path=CREDENTIAL)
+
+
+def check_model_name(backend: str, name: str) -> None:
+    """Raises ConfigError for a name that cannot mean a model on this kind of backend; asks nobody."""
+    check = getattr(backends.get(backend), "check_model", None)  # most take a folder, or a hub id
+    (check or resolve)(name)
 
 
 def backend_secrets(project: Project, backend: BackendChoice) -> dict[str, str]:

@@ -16,12 +16,14 @@ from evsys_web.accounts.models import User
 from evsys_web.config_forms import ConfigForm, lines_of, mistakes_in
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.datasets.splits import TRAIN, VALIDATION
+from evsys_web.runs.backends import check_model_name
 from evsys_web.runs.models import Checkpoint, TrainingRun
-from recipes.backends.local.models import STARTER_NAME, resolve
+from recipes.backends.local.models import STARTER_NAME
 from recipes.config import ModelConfig, RunConfig
 from recipes.errors import ConfigError
 from recipes.presets import recommended
-from recipes.registry import algorithms, backends
+from recipes.prices import models_of, models_offered
+from recipes.registry import algorithms, backends, backends_for
 
 DEFAULT_ALGORITHM = "sft"
 NUM_CHECKPOINTS_OFFERED = 50
@@ -105,13 +107,13 @@ class ChoicesForm(forms.Form):
         self._offer_checkpoints(checkpoints_for(user))
         self.fields["cloned_from"].queryset = TrainingRun.objects.visible_to(user)  # type: ignore[attr-defined]
         self.fields["algorithm"].choices = [(kind, _words(kind)) for kind in algorithms.kinds()]  # type: ignore[attr-defined]
-        self.fields["backend"].choices = [(kind, _words(kind)) for kind in backends.kinds()]  # type: ignore[attr-defined]
+        self._offer_backends()
         self.fields["model_name"].widget.attrs.update({"list": "models", "autocomplete": "off", "spellcheck": "false"})
 
     def clean_model_name(self) -> str:
         name = str(self.cleaned_data["model_name"]).strip()
         try:
-            resolve(name)
+            check_model_name(str(self["backend"].value() or ""), name)
         except ConfigError as error:
             raise forms.ValidationError(str(error)) from None
         return name
@@ -135,6 +137,22 @@ class ChoicesForm(forms.Form):
             self[
                 "dataset_version"
             ].help_text = f"{kind} learns from {needed} rows, and {misfit.reference} holds {misfit.format} rows."
+
+    def _offer_backends(self) -> None:
+        """Those that the algorithm trains on. A form that is not sent yet moves to one of them, and to a model of it."""
+        field = self.fields["backend"]
+        assert isinstance(field, forms.ChoiceField)
+        algorithm = str(self["algorithm"].value() or "")
+        usable = backends_for(algorithm) if _class_of(algorithms, algorithm) else backends.kinds()
+        field.choices = [(kind, _words(kind)) for kind in usable]
+        if self.is_bound or not usable:
+            return
+        if self.initial.get("backend") not in usable:
+            self.initial["backend"] = usable[0]
+        try:
+            check_model_name(self.initial["backend"], str(self["model_name"].value() or "").strip())
+        except ConfigError:
+            self.initial["model_name"] = next(iter(models_of(self.initial["backend"])), STARTER_NAME)
 
     def _offer_checkpoints(self, allowed: QuerySet[Checkpoint]) -> None:
         """The newest are offered, and the one already chosen; any that the person may see is accepted."""
@@ -303,14 +321,15 @@ def checkpoints_for(user: User) -> QuerySet[Checkpoint]:
 
 
 def models_on_offer(user: User) -> list[str]:
-    """The starter first, then what lies in the hub's cache on this machine, then what earlier runs used."""
+    """The starter first, then what lies in the hub's cache here, then what earlier runs used, then what hosts train."""
     cached = [
         place.name.removeprefix("models--").replace("--", "/")
         for place in sorted(Path(HF_HUB_CACHE).glob("models--*"))
         if place.is_dir()
     ]
     used = TrainingRun.objects.visible_to(user).newest_first().values_list("config__model__name", flat=True)[:100]
-    return list(dict.fromkeys([STARTER_NAME, *cached, *filter(None, used)]))[:NUM_MODELS_OFFERED]
+    here = list(dict.fromkeys([STARTER_NAME, *cached, *filter(None, used)]))[:NUM_MODELS_OFFERED]
+    return list(dict.fromkeys([*here, *models_offered()]))
 
 
 def start_texts(model_name: str, algorithm: str) -> dict[str, str]:

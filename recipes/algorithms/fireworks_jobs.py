@@ -135,6 +135,8 @@ class _FireworksAlgorithm:
         return bool(self.cfg.save_every)
 
     def connect(self, ctx: RunContext, wait: Callable[[float], None]) -> ManagedJobs:
+        if ctx.config.backend.kind not in self.runs_on:
+            raise ConfigError(f"{self.name} trains on {' or '.join(sorted(self.runs_on))} only.", path=("backend", "kind"))
         config = ctx.config.backend_config()
         self.outage_seconds = float(getattr(config, "outage_seconds", 0.0))
         opened: ManagedJobs = backends.get(ctx.config.backend.kind).jobs(config, secrets=ctx.secrets, wait=wait)

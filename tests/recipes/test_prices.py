@@ -11,6 +11,7 @@ from recipes import prices
 from recipes.config import RunConfig
 from recipes.estimate import TokenSample, estimate
 from recipes.prices import PriceList, Weights, is_billed, models_of, price_list, rate_of
+from recipes.registry import algorithms, backends
 
 SAMPLE = TokenSample([1000] * 4, [500] * 4)
 
@@ -38,9 +39,10 @@ def config(backend: str = "mock", **params: object) -> RunConfig:
     )
 
 
-def test_the_list_names_billed_kinds_and_days_that_were():
+def test_the_list_names_only_kinds_that_there_are_and_days_that_were():
     for rate in price_list().prices:
-        assert rate.backend in price_list().billed
+        assert rate.backend in backends.kinds() and rate.backend in price_list().billed
+        assert set(rate.algorithms) <= {"*", *algorithms.kinds()}
         assert rate.as_of <= datetime.now(UTC).date()
     assert price_list().prices and models_of("fireworks")
 

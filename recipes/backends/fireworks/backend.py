@@ -26,6 +26,8 @@ class FireworksBackend:
     summary: ClassVar[str] = "Fireworks' servers, which bill the training by token. Models are named as Fireworks names them."
     Config: ClassVar[type[BaseModel]] = FireworksConfig
     ignored_fields: ClassVar[frozenset[str]] = frozenset()
+    gives_topk_prompt_logprobs: ClassVar[bool] = False
+    takes_steps: ClassVar[bool] = False
 
     @staticmethod
     def check_model(name: str) -> None:
