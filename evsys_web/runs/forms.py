@@ -150,7 +150,7 @@ class ChoicesForm(forms.Form):
         if self.initial.get("backend") not in usable:
             self.initial["backend"] = usable[0]
         try:
-            check_model_name(self.initial["backend"], str(self["model_name"].value() or "").strip())
+            check_model_name(self.initial["backend"], str(self.initial.get("model_name") or STARTER_NAME).strip())
         except ConfigError:
             self.initial["model_name"] = next(iter(models_of(self.initial["backend"])), STARTER_NAME)
 
