@@ -142,6 +142,12 @@ class _FireworksAlgorithm:
         opened: ManagedJobs = backends.get(ctx.config.backend.kind).jobs(config, secrets=ctx.secrets, wait=wait)
         return opened
 
+    def split(self, ctx: RunContext, report: Callable[[str, str], None]) -> Split:
+        raise AssertionError(f"{self.name} does not say which rows it learns from")
+
+    def write(self, path: Path, rows: Sequence[Row]) -> int:
+        raise AssertionError(f"{self.name} does not say how its rows travel")
+
     def num_steps(self, num_rows: int) -> int:
         steps: int = self.cfg.total_steps(num_batches(num_rows, self.cfg.batch_size))
         return steps

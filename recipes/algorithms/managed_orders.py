@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from recipes.errors import CheckpointError
 from recipes.managed_jobs import JobKind, JobOrder, ManagedJobs
@@ -30,8 +30,8 @@ class Watch(Protocol):
 class ManagedAlgorithm(Protocol):
     """What a run needs to know of its algorithm. `saves_between`: checkpoints were ordered before the end."""
 
-    name: str
-    kind: JobKind
+    name: ClassVar[str]
+    kind: ClassVar[JobKind]
     outage_seconds: float
 
     @property
