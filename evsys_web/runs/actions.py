@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from evsys_web.datasets.models import DatasetVersion, VersionStatus
 from evsys_web.runs import metrics
 from evsys_web.runs.backends import check_backend, check_model_name
 from evsys_web.runs.launches import announce, made_before, queue_once
+from evsys_web.runs.leftovers import remove_folder
 from evsys_web.runs.metrics import Point
 from evsys_web.runs.models import Checkpoint, Status, TrainingRun, storable
 from evsys_web.runs.tasks import train_run
@@ -104,7 +105,8 @@ def delete_run(*, user: User, run: TrainingRun) -> None:
         if locked.is_active and not locked.is_external:
             raise RunRefused(f"This run is {locked.get_status_display().lower()}. Stop it first, then delete it.")
         locked.delete()
-        transaction.on_commit(lambda: shutil.rmtree(folder, ignore_errors=True))
+        forget = partial(remove_folder, folder, project_id=run.project_id, config=run.config)
+        transaction.on_commit(forget)
 
 
 def launch_external_run(

@@ -7,6 +7,7 @@ another worker on another machine takes the next run.
 from __future__ import annotations
 
 import socket
+import threading
 from typing import Any
 
 from celery import Task, shared_task
@@ -17,6 +18,7 @@ from django.utils.module_loading import import_string
 import recipes
 from evsys_web.runs.backends import backend_secrets
 from evsys_web.runs.leases import Sweeper, announcing_the_end, kinds
+from evsys_web.runs.leftovers import tidy_up
 from evsys_web.runs.models import TrainingRun
 from evsys_web.runs.recorder import RunRecorder
 
@@ -51,6 +53,8 @@ def begin_sweeping(sender: Any, **kwargs: Any) -> None:
     further = [import_string(path) for path in settings.SWEEPS]
     _sweepers[sender.hostname] = Sweeper(sender.hostname, sends=mine, further=further)
     _sweepers[sender.hostname].start()
+    if TrainingRun in mine:
+        threading.Thread(target=tidy_up, name="tidy-up", daemon=True).start()
 
 
 @worker_shutting_down.connect

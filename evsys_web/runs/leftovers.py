@@ -1,0 +1,133 @@
+"""What runs left on other people's machines, and its removal: datasets, and jobs that nobody watches any more.
+
+A run's folder says what the run was about to make there (`recipes.resources`). A folder whose run was deleted keeps that and
+whose key may remove it (OWNER_FILE), until all of it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import Error, connections
+from django.utils.timezone import now
+from pydantic import ValidationError
+
+from evsys_web.accounts.models import Project
+from evsys_web.runs.backends import backend_secrets
+from evsys_web.runs.models import ENDED, TrainingRun
+from recipes.config import BackendChoice
+from recipes.errors import RecipeError
+from recipes.managed_jobs import ManagedJobs
+from recipes.registry import backends
+from recipes.resources import RESOURCES_FILE, Resource, ResourceLog
+from recipes.stores import write_atomically
+
+logger = logging.getLogger(__name__)
+
+OWNER_FILE = "remote_owner.json"
+ABANDONED_AFTER = timedelta(hours=24)
+"""So long an ended run may still be resumed, and find what it made."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What one run left. run: None when it was deleted."""
+
+    folder: Path
+    run: TrainingRun | None
+    project: Project
+    backend: BackendChoice
+    resources: list[Resource]
+
+    @property
+    def name(self) -> str:
+        return f"run {self.folder.name}" + ("" if self.run else ", deleted")
+
+
+def remove_folder(folder: Path, *, project_id: int, config: dict[str, Any]) -> None:
+    """Of a run that is deleted. What it left elsewhere stays written down."""
+    if folder.is_dir() and ResourceLog(folder).left():
+        owner = {"project": project_id, "backend": config.get("backend", {})}
+        write_atomically(folder / OWNER_FILE, json.dumps(owner) + "\n")
+        for path in folder.iterdir():
+            if path.name not in (OWNER_FILE, RESOURCES_FILE):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def leftovers(*, older_than: timedelta = ABANDONED_AFTER) -> Iterator[Leftover]:
+    """Of runs that are deleted, or that ended so long ago. Never of one that waits, or that a worker holds."""
+    for path in sorted(Path(settings.RUNS_DIR).glob(f"*/{RESOURCES_FILE}")):
+        folder = path.parent
+        left = ResourceLog(folder).left()
+        if not left or not folder.name.isdecimal():
+            continue
+        run = TrainingRun.objects.select_related("project").filter(pk=int(folder.name)).first()
+        if run is not None:
+            if run.status in ENDED and run.finished_at is not None and run.finished_at <= now() - older_than:
+                yield Leftover(folder, run, run.project, BackendChoice.model_validate(run.config["backend"]), left)
+        elif owned := _owner(folder):
+            yield Leftover(folder, None, *owned, left)
+
+
+def _owner(folder: Path) -> tuple[Project, BackendChoice] | None:
+    """None when nobody is left whose key could remove anything."""
+    try:
+        owner = json.loads((folder / OWNER_FILE).read_text(encoding="utf-8"))
+        project, backend = Project.objects.filter(pk=owner["project"]).first(), BackendChoice.model_validate(owner["backend"])
+    except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        return None
+    return (project, backend) if project is not None else None
+
+
+def remove(leftover: Leftover) -> Iterator[tuple[Resource, str]]:
+    """Remove each thing; with it, why it could not be removed, or nothing. What failed is tried again the next time."""
+    log = ResourceLog(leftover.folder)
+    try:
+        jobs = _open(leftover)
+    except RecipeError as error:
+        yield from ((resource, str(error)) for resource in leftover.resources)
+        return
+    try:
+        for resource in leftover.resources:
+            try:
+                jobs.delete(resource)
+            except RecipeError as error:
+                yield resource, str(error)
+                continue
+            log.gone(resource)
+            yield resource, ""
+    finally:
+        jobs.close()
+    if leftover.run is None and not log.left():
+        shutil.rmtree(leftover.folder, ignore_errors=True)
+
+
+def _open(leftover: Leftover) -> ManagedJobs:
+    """Raises RecipeError."""
+    backend_class = backends.get(leftover.backend.kind)
+    config = backend_class.Config.model_validate(leftover.backend.params)
+    opened: ManagedJobs = backend_class.jobs(config, secrets=backend_secrets(leftover.project, leftover.backend))
+    return opened
+
+
+def tidy_up() -> None:
+    """What a worker does once, beside its work, when it starts."""
+    try:
+        for leftover in leftovers():
+            for resource, why in remove(leftover):
+                words = f"was not removed: {why}" if why else "was removed"
+                logger.log(logging.WARNING if why else logging.INFO, "%s: %s %s %s", leftover.name, *resource, words)
+    except (Error, OSError, ValidationError):
+        logger.warning("What runs left elsewhere could not be looked over", exc_info=True)
+    finally:
+        connections.close_all()

@@ -1,0 +1,121 @@
+"""What runs leave on Fireworks is removed when they are deleted or abandoned, and never under a run that is at work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.utils.timezone import now
+
+from evsys_web.accounts.actions import store_credential
+from evsys_web.accounts.models import Project, User
+from evsys_web.runs.actions import delete_run
+from evsys_web.runs.leftovers import tidy_up
+from evsys_web.runs.models import Status, TrainingRun
+from recipes.resources import RESOURCES_FILE, Resource, ResourceLog
+from tests.evsys_web.runs.conftest import MakeRun
+from tests.fireworks_server import KEY, Dataset, FireworksServer, Job, State, fireworks_server
+
+pytestmark = pytest.mark.django_db(transaction=True)
+LONG_AGO = timedelta(days=3)
+
+
+@pytest.fixture
+def server() -> Iterator[FireworksServer]:
+    with fireworks_server() as made:
+        made.datasets["rows-1"] = Dataset({})
+        made.jobs["job-1"] = Job({"dataset": "d", "outputModel": "m"}, [State("RUNNING")] * 100)
+        yield made
+
+
+@pytest.fixture
+def ended(server: FireworksServer, alice: User, project: Project, make_run: MakeRun) -> TrainingRun:
+    """It failed long ago, and its dataset and job are still there."""
+    store_credential(user=alice, project=project, name="fireworks", secret=KEY)
+    backend = {"kind": "fireworks", "params": {"base_url": server.url, "credential": "fireworks", "timeout_seconds": 2}}
+    run = make_run(status=Status.FAILED, finished_at=now() - LONG_AGO, config={"backend": backend})
+    log = ResourceLog(run.output_dir)
+    log.plan(Resource("dataset", "rows-1"))
+    log.plan(Resource("sft_job", "job-1"))
+    return run
+
+
+def reaped(*arguments: str) -> str:
+    out = StringIO()
+    call_command("reap", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_what_an_abandoned_run_left_is_removed_once(server: FireworksServer, ended: TrainingRun) -> None:
+    assert "2 things were removed" in reaped()
+    assert not server.datasets and server.jobs["job-1"].ended == "CANCELLED"
+    asked = len(server.requests)
+    assert "Nothing was removed" in reaped() and len(server.requests) == asked
+
+
+def test_a_dry_run_asks_nobody(server: FireworksServer, ended: TrainingRun) -> None:
+    assert "dataset rows-1 would be removed" in reaped("--dry-run") and not server.requests
+
+
+@pytest.mark.parametrize("status", [Status.QUEUED, Status.STARTING, Status.RUNNING, Status.STOPPING])
+def test_nothing_is_taken_from_a_run_that_may_go_on(server: FireworksServer, ended: TrainingRun, status: Status) -> None:
+    TrainingRun.objects.filter(pk=ended.pk).update(status=status)
+    assert "Nothing" in reaped("--hours", "0") and not server.requests
+
+
+def test_a_run_that_ended_lately_may_still_be_resumed(server: FireworksServer, ended: TrainingRun) -> None:
+    TrainingRun.objects.filter(pk=ended.pk).update(finished_at=now())
+    assert "Nothing" in reaped() and not server.requests
+    assert "2 things" in reaped("--hours", "0")
+
+
+def test_a_deleted_run_is_reaped_from_what_its_folder_keeps(server: FireworksServer, ended: TrainingRun, alice: User) -> None:
+    folder = ended.output_dir
+    (folder / "metrics.jsonl").write_text("{}\n")
+    (folder / "checkpoints").mkdir()
+    delete_run(user=alice, run=ended)
+    assert {path.name for path in folder.iterdir()} == {RESOURCES_FILE, "remote_owner.json"}
+    assert KEY not in (folder / "remote_owner.json").read_text()
+    tidy_up()
+    assert not server.datasets and not folder.exists()
+
+
+def test_a_deleted_run_that_left_nothing_leaves_no_folder(ended: TrainingRun, alice: User, server: FireworksServer) -> None:
+    folder = ended.output_dir
+    reaped()
+    delete_run(user=alice, run=ended)
+    assert not folder.exists()
+
+
+def test_what_cannot_be_removed_is_said_and_tried_again(server: FireworksServer, ended: TrainingRun, project: Project) -> None:
+    project.credentials.all().delete()
+    with pytest.raises(CommandError, match="2 things are still there"):
+        reaped()
+    store_credential(user=project.memberships.first().user, project=project, name="fireworks", secret=KEY)
+    assert "2 things were removed" in reaped()
+
+
+def test_what_is_gone_already_is_gone(server: FireworksServer, ended: TrainingRun) -> None:
+    server.datasets.clear()
+    server.jobs.clear()
+    assert "2 things were removed" in reaped()
+
+
+def test_a_torn_line_announced_nothing(tmp_path: Path) -> None:
+    log = ResourceLog(tmp_path)
+    log.plan(Resource("dataset", "a"))
+    with log.path.open("a") as file:
+        file.write('{"kind": "dataset", "na')
+    log.plan(Resource("sft_job", "b"))
+    log.gone(Resource("dataset", "a"))
+    assert log.left() == [Resource("sft_job", "b")]
+
+
+@pytest.mark.parametrize("wrong", ["-1", "soon", "nan"])
+def test_hours_are_a_number(wrong: str, db: None) -> None:
+    with pytest.raises(CommandError, match="hours"):
+        call_command("reap", f"--hours={wrong}")
