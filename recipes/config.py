@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from recipes.errors import ConfigError
 from recipes.registry import algorithms, backends, backends_for
+from recipes.token_use import Range, TokenUse
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -116,6 +117,11 @@ class BaseAlgorithmConfig(Settings):
             return {*range(self.save_every, num_steps + 1, self.save_every), num_steps}
         return {max(1, min(num_steps, round(share * num_steps))) for share in self.save_at_fractions} | {num_steps}
 
+    def token_use(self, row: Range, trained: Range, reply: Range | None) -> TokenUse | None:
+        """What a row costs, for an estimate. row, trained: its tokens, and those of them that replies hold. reply: tokens that
+        the model was seen to say, where that is known. None: nobody can tell."""
+        return TokenUse(train=row)
+
     def total_steps(self, steps_per_epoch: int) -> int:
         """`max_steps` when given, else epochs × steps per epoch."""
         return self.max_steps if self.max_steps is not None else max(1, steps_per_epoch * self.num_epochs)
@@ -128,6 +134,13 @@ class Planned(Protocol):
     batch_size: int
 
     def total_steps(self, steps_per_epoch: int) -> int: ...
+
+
+@runtime_checkable
+class TellsTokenUse(Protocol):
+    """An algorithm's Config that says what it does with a row; see `BaseAlgorithmConfig.token_use`."""
+
+    def token_use(self, row: Range, trained: Range, reply: Range | None) -> TokenUse | None: ...
 
 
 class ModelConfig(Settings):

@@ -15,14 +15,16 @@ from evsys_web.runs.models import Status, TrainingRun
 from recipes.backends.local.models import resolve
 from recipes.config import RunConfig
 from recipes.errors import RecipeError
-from recipes.estimate import GPU, Estimate, Hardware, TokenSample, count_parameters, estimate, processor
+from recipes.estimate import GPU, Estimate, Hardware, Measured, TokenSample, count_parameters, estimate, processor
+from recipes.registry import backends
 from recipes.rendering import load_tokenizer
 from recipes.rows import RowFormat
-from recipes.token_lengths import rendered_sequences
+from recipes.token_lengths import by_length, rendered_sequences
 from recipes.types import Row
 
 SAMPLE_ROWS = 48
 CACHE_SECONDS = 3600
+SPEED, STEP_SECONDS, REPLY_TOKENS = "tokens/per_second", "time/step", "rollout/completion_tokens"
 
 
 def estimate_run(config: RunConfig, version: DatasetVersion, user: User) -> Estimate:
@@ -32,30 +34,38 @@ def estimate_run(config: RunConfig, version: DatasetVersion, user: User) -> Esti
     return estimate(
         config,
         num_rows=version.stretch(split).num_rows,
-        sample=sample_tokens(config, version, split) if folder else None,
+        sample=sample_tokens(config, version, split),
         num_parameters=count_parameters(folder) if folder else None,
-        hardware=hardware(),
-        measured_tokens_per_second=measured_speed(config, user),
+        hardware=hardware() if getattr(backends.get(config.backend.kind), "computes_here", False) else None,
+        measured=measured(config, user),
     )
 
 
 def sample_tokens(config: RunConfig, version: DatasetVersion, split: str | None = None) -> TokenSample | None:
-    """Some rows, evenly over version or split, through the model's own chat template; None when they cannot be rendered."""
+    """Some rows, evenly over version or split, through the model's own chat template; by the length of their texts where its
+    tokenizer is not here; None when they cannot be rendered."""
     params = config.algorithm.params
     options = {name: params[name] for name in ("supervise", "enable_thinking", "max_seq_len") if params.get(name) is not None}
-    what = f"{version.content_hash}:{version.format}:{split}:{config.model.name}:{params.get('renderer_name')}"
+    tokenizer = config.backend.params.get("tokenizer") or config.model.name
+    what = f"{version.content_hash}:{version.format}:{split}:{tokenizer}:{params.get('renderer_name')}"
     key = f"tokens:{what}:{sorted(options.items())}".replace(" ", "")
     found: TokenSample | None = cache.get(key)
     if found is None:
-        found = _count(
-            rows_across(version, split), RowFormat(version.format), config.model.name, params.get("renderer_name"), options
-        )
+        rows = rows_across(version, split)
+        format = RowFormat(version.format)
+        try:
+            loaded = load_tokenizer(tokenizer, renderer_name=params.get("renderer_name"), download=False)
+        except RecipeError:
+            found = by_length(rows, format)
+        else:
+            found = _count(rows, format, loaded, options)
         cache.set(key, found, CACHE_SECONDS)
     return found
 
 
-def measured_speed(config: RunConfig, user: User) -> float | None:
-    """Tokens a second of the last completed run of the same model, backend and algorithm that this person may see."""
+def measured(config: RunConfig, user: User) -> Measured:
+    """What the last completed run of the same model, backend and algorithm did that this person may see: medians over its
+    steps."""
     same = {
         "config__model__name": config.model.name,
         "config__backend__kind": config.backend.kind,
@@ -63,9 +73,16 @@ def measured_speed(config: RunConfig, user: User) -> float | None:
     }
     run = TrainingRun.objects.visible_to(user).filter(status=Status.COMPLETED, **same).newest_first().first()
     if run is None:
-        return None
-    curve = metrics.series(run, ["tokens/per_second"])["tokens/per_second"]
-    usable = sorted(value for value in curve.y_last.tolist() if value > 0)
+        return Measured()
+    curves = metrics.series(run, [SPEED, STEP_SECONDS, REPLY_TOKENS])
+    speed, seconds, reply = (_median(curves[key].y_last.tolist()) for key in (SPEED, STEP_SECONDS, REPLY_TOKENS))
+    params = run.load_config().algorithm_config()
+    attempts = getattr(params, "batch_size", 1) * getattr(params, "num_samples", 1)
+    return Measured(speed, seconds / attempts if seconds else None, reply)
+
+
+def _median(values: list[float]) -> float | None:
+    usable = sorted(value for value in values if value > 0)
     return usable[len(usable) // 2] if usable else None
 
 
@@ -82,13 +99,8 @@ def _folder(model_name: str) -> Path | None:
     return place if isinstance(place, Path) else None
 
 
-def _count(
-    rows: list[Row], format: RowFormat, model_name: str, renderer_name: str | None, options: dict[str, Any]
-) -> TokenSample | None:
-    if format not in (RowFormat.MESSAGES, RowFormat.PREFERENCE):
-        return None  # what a task costs is what is sampled for it
+def _count(rows: list[Row], format: RowFormat, tokenizer: Any, options: dict[str, Any]) -> TokenSample | None:
     try:
-        tokenizer = load_tokenizer(model_name, renderer_name=renderer_name, download=False)
         rendered = [rendered_sequences(row, format, tokenizer, **options) for row in rows]
     except RecipeError:
         return None

@@ -212,6 +212,8 @@ class EstimateOut(Schema):
     rows_seen: int | None = Field(description="Over all epochs.")
     tokens: RangeOut | None
     trained_tokens: RangeOut | None
+    prefill_tokens: RangeOut | None = Field(description="Read without a gradient; null where none are.")
+    sampled_tokens: RangeOut | None = Field(description="Drawn from the model; null where none are.")
     seconds: RangeOut | None = Field(description="Of training alone; it may have to wait for a worker.")
     dollars: RangeOut | None = Field(description="What the host bills, by a dated list; null also where nothing is billed.")
     notes: list[str]

@@ -40,6 +40,7 @@ from recipes.row_order import Split, num_batches, rows_of_step, split_off
 from recipes.rows import RowFormat, parse
 from recipes.stores import write_atomically
 from recipes.token_lengths import sequences_of
+from recipes.token_use import Range, TokenUse
 from recipes.types import Array, Datum, ForwardBackwardResult, Row, RunContext, TrainingBatch, float_array
 
 REFERENCE_FILE = "reference.jsonl"
@@ -90,6 +91,10 @@ class DPOConfig(BaseAlgorithmConfig):
         if self.label_smoothing and self.loss is not PreferenceLoss.SIGMOID:
             raise ValueError(f"label_smoothing has no meaning for {self.loss}: set it to 0, or choose sigmoid")
         return self
+
+    def token_use(self, row: Range, trained: Range, reply: Range | None) -> TokenUse:
+        """Both sides once before the first step, and twice in each: log-probabilities, then the gradient."""
+        return TokenUse(train=row, prefill=row, prefill_once=row)
 
 
 class Pair(NamedTuple):

@@ -36,6 +36,7 @@ from recipes.rollouts import AttemptResult
 from recipes.rounds import Rounds
 from recipes.row_order import split_off
 from recipes.rows import RowFormat, parse
+from recipes.token_use import Range, TokenUse
 from recipes.trajectories import check_logprobs, datums_of, drift, group_advantages, is_constant
 from recipes.types import (
     Datum,
@@ -138,6 +139,21 @@ class RLConfig(BaseAlgorithmConfig):
             raise ValueError(f"num_samples must be even for nim, whose attempts play each other in pairs, not {self.num_samples}")
         losses.settings_of(losses.get(self.loss), self.loss_settings())
         return self
+
+    def token_use(self, row: Range, trained: Range, reply: Range | None) -> TokenUse | None:
+        """A group's attempts may share the reading of their prompt, or not. Groups that are dropped train nothing. How long a
+        game is, nobody can tell."""
+        if self.environment not in (Environment.PROBLEM, Environment.CALCULATOR):
+            return None
+        turns = self.max_turns if self.environment is Environment.CALCULATOR else 1
+        said = reply or Range(1, turns * self.max_tokens)
+        most_read = turns * row.high + (turns - 1) * said.high
+        trained_at_least = 0 if self.drop_constant_reward else self.num_samples * (row.low + said.low)
+        return TokenUse(
+            train=Range(trained_at_least, self.num_samples * (row.high + said.high)),
+            prefill=Range(row.low, self.num_samples * most_read),
+            sample=said.times(self.num_samples),
+        )
 
     def loss_settings(self) -> dict[str, float]:
         """What was set of the loss's own settings. Raises ConfigError for a threshold that the loss does not have."""

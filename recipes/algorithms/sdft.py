@@ -35,6 +35,7 @@ from recipes.registry import register_algorithm
 from recipes.rendering import check_renderer, render_prompt, with_renderer
 from recipes.row_order import num_batches, rows_of_step, split_off
 from recipes.rows import RowFormat
+from recipes.token_use import Range, TokenUse
 from recipes.types import (
     Array,
     Datum,
@@ -107,6 +108,12 @@ class SDFTConfig(BaseAlgorithmConfig):
                 " would be trained on"
             )
         return self
+
+    def token_use(self, row: Range, trained: Range, reply: Range | None) -> TokenUse:
+        """The student reads the question, says a reply and learns on both; the teacher reads the row and the reply besides."""
+        said = reply or Range(1, self.max_tokens)
+        question = row.minus(trained)
+        return TokenUse(train=question.plus(said), prefill=question.plus(row).plus(said), sample=said)
 
 
 class Prompts(NamedTuple):

@@ -53,6 +53,7 @@ class MockBackend:
     summary: ClassVar[str] = "A small table in place of a model, for tours and tests; needs no machine to speak of."
     Config: ClassVar[type[BaseModel]] = MockConfig
     ignored_fields: ClassVar[frozenset[str]] = frozenset({"lora_rank", "renderer_name", "enable_thinking"})
+    computes_here: ClassVar[bool] = True
     gives_topk_prompt_logprobs: ClassVar[bool] = True
 
     def __init__(self, *, output_dir: Path, seed: int = 0, step_seconds: float = 0.0) -> None:

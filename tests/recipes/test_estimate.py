@@ -8,12 +8,12 @@ import pytest
 
 from recipes.config import RunConfig
 from recipes.errors import ConfigError
-from recipes.estimate import GPU, TokenSample, count_parameters, estimate, processor
+from recipes.estimate import GPU, Measured, TokenSample, count_parameters, estimate, processor
 
 
-def config(**params: object) -> RunConfig:
+def config(kind: str = "sft", *, backend: str = "mock", **params: object) -> RunConfig:
     return RunConfig.model_validate(
-        {"data": {"path": "rows.jsonl"}, "algorithm": {"kind": "sft", "params": params}, "backend": {"kind": "mock"}}
+        {"data": {"path": "rows.jsonl"}, "algorithm": {"kind": kind, "params": params}, "backend": {"kind": backend}}
     )
 
 
@@ -49,7 +49,7 @@ def test_a_measured_speed_wins_over_a_guess_and_is_narrower():
     sample = TokenSample([100] * 10, [50] * 10)
     guessed = estimate(config(batch_size=10), num_rows=1000, sample=sample, num_parameters=10**8, hardware=processor(2)).seconds
     measured = estimate(
-        config(batch_size=10), num_rows=1000, sample=sample, num_parameters=10**8, hardware=GPU, measured_tokens_per_second=1000
+        config(batch_size=10), num_rows=1000, sample=sample, num_parameters=10**8, hardware=GPU, measured=Measured(1000)
     ).seconds
     assert guessed is not None and measured is not None
     assert measured.low < 100 < measured.high
@@ -64,6 +64,62 @@ def test_no_time_is_invented_for_a_model_of_unknown_size():
 
 def test_a_batch_larger_than_the_data_is_said():
     assert "larger than the data" in " ".join(estimate(config(batch_size=64), num_rows=5).notes)
+
+
+def test_rl_samples_reads_and_trains_on_every_attempt():
+    tasks = TokenSample([20] * 4, [0] * 4)
+    found = estimate(config("rl", batch_size=2, num_samples=8, max_tokens=100), num_rows=4, sample=tasks)
+    assert found.sampled_tokens == (4 * 8, 4 * 8 * 100) == found.trained_tokens
+    assert found.prefill_tokens == (4 * 20, 4 * 8 * 20), "a group may share its prompt, or not"
+    assert found.tokens == (0, 4 * 8 * 120), "groups without gradient are dropped"
+    assert found.seconds is None and "sampling" in " ".join(found.notes)
+    kept = estimate(
+        config("rl", batch_size=2, num_samples=8, max_tokens=100, drop_constant_reward=False), num_rows=4, sample=tasks
+    )
+    assert kept.tokens == (4 * 8 * 21, 4 * 8 * 120)
+
+
+def test_an_earlier_run_says_how_long_replies_are_and_what_they_take():
+    tasks = TokenSample([20] * 4, [0] * 4)
+    earlier = Measured(seconds_per_attempt=0.5, reply_tokens=50)
+    found = estimate(config("rl", batch_size=2, num_samples=8), num_rows=4, sample=tasks, measured=earlier)
+    assert found.sampled_tokens == pytest.approx((32 * 50 / 1.3, 32 * 50 * 1.3))
+    assert found.seconds is not None and found.seconds.low < 32 * 0.5 < found.seconds.high < 32
+    assert "50 tokens on average" in " ".join(found.notes)
+
+
+def test_turns_with_a_calculator_read_everything_again_and_a_game_is_not_guessed():
+    tasks = TokenSample([20] * 4, [0] * 4)
+    params = {"batch_size": 4, "num_samples": 2, "max_tokens": 10}
+    found = estimate(config("rl", environment="calculator", max_turns=3, **params), num_rows=4, sample=tasks)
+    assert found.sampled_tokens == (8, 4 * 2 * 30) and found.prefill_tokens == (80, 4 * 2 * (3 * 20 + 2 * 30))
+    game = estimate(config("rl", environment="nim", **params), num_rows=4, sample=tasks)
+    assert game.steps == 1 and game.tokens is None and "not known for this algorithm" in " ".join(game.notes)
+
+
+def test_sdft_samples_once_per_row_and_its_teacher_reads_the_row_besides():
+    rows = TokenSample([30] * 4, [10] * 4)
+    found = estimate(config("sdft", batch_size=2, max_tokens=40, num_epochs=2), num_rows=4, sample=rows)
+    assert found.sampled_tokens == (8, 8 * 40)
+    assert found.tokens == (8 * 21, 8 * 60) and found.prefill_tokens == (8 * 51, 8 * 90)
+
+
+def test_dpo_reads_its_pairs_once_before_and_once_more_in_each_step():
+    pairs = TokenSample([30] * 4, [10] * 4)
+    found = estimate(config("dpo", batch_size=2, num_epochs=3), num_rows=4, sample=pairs)
+    assert found.tokens == (12 * 30, 12 * 30) and found.prefill_tokens == (12 * 30 + 4 * 30, 12 * 30 + 4 * 30)
+
+
+def test_tokens_that_were_guessed_are_a_range_and_said_to_be():
+    guessed = TokenSample([100] * 4, [50] * 4, spread=2.0)
+    found = estimate(config(batch_size=2), num_rows=4, sample=guessed)
+    assert found.tokens == (200, 800) and found.trained_tokens == (100, 400)
+    assert "guessed from the length" in " ".join(found.notes)
+
+
+def test_nothing_is_said_of_the_time_on_somebody_elses_machine():
+    found = estimate(config(backend="tinker"), num_rows=10, sample=TokenSample([5] * 10, [5] * 10), num_parameters=10**8)
+    assert found.seconds is None and "not computed on this machine" in " ".join(found.notes)
 
 
 def test_wrong_settings_are_an_error_and_not_an_estimate():

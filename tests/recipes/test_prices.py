@@ -67,6 +67,29 @@ def test_a_price_is_tokens_over_all_passes_times_the_rate_with_its_day_and_sourc
     assert "01 November 2026: a test" in " ".join(found.notes)
 
 
+def test_what_is_sampled_and_read_is_billed_too_and_all_of_it_must_be_known(monkeypatch):
+    pairs = config().model_copy(update={"algorithm": config().algorithm.model_copy(update={"kind": "dpo"})})
+    priced(monkeypatch, row(per_million={"train": 2.0, "prefill": 1.0}))
+    found = estimate(pairs, num_rows=4, sample=SAMPLE)
+    assert found.dollars == pytest.approx((0.016, 0.016)), "4,000 trained, 4,000 before the first step and 4,000 in it"
+    assert "$2 per million trained tokens, $1 per million read tokens" in " ".join(found.notes)
+    priced(monkeypatch, row())
+    unknown = estimate(pairs, num_rows=4, sample=SAMPLE)
+    assert unknown.dollars is None and "price is not known of read tokens" in " ".join(unknown.notes)
+
+
+def test_tinker_bills_and_a_server_of_its_protocol_does_not():
+    values = config("tinker").model_dump() | {"model": {"name": "Qwen/Qwen3-8B"}}
+    hosted = estimate(RunConfig.model_validate(values), num_rows=4, sample=SAMPLE)
+    assert hosted.dollars is not None and 0 < hosted.dollars.low < 0.01 and "07 October 2026" in " ".join(hosted.notes)
+    values["backend"]["params"] = {"base_url": "http://127.0.0.1:8000"}
+    own = estimate(RunConfig.model_validate(values), num_rows=4, sample=SAMPLE)
+    assert own.dollars is None and "price" not in " ".join(own.notes).lower()
+    values["model"]["name"], values["backend"]["params"] = "nobody/knows", {}
+    unknown = estimate(RunConfig.model_validate(values), num_rows=4, sample=SAMPLE)
+    assert unknown.dollars is None and "price is not known for this model" in " ".join(unknown.notes)
+
+
 def test_whole_models_are_priced_as_such(monkeypatch):
     priced(monkeypatch, row(weights="all"))
     assert estimate(config(lora_rank=0), num_rows=4, sample=SAMPLE).dollars is not None

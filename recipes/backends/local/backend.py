@@ -31,6 +31,7 @@ class LocalBackend:
     Config: ClassVar[type[BaseModel]] = LocalConfig
     ignored_fields: ClassVar[frozenset[str]] = frozenset()
     gives_topk_prompt_logprobs: ClassVar[bool] = True
+    computes_here: ClassVar[bool] = True
     repeats_exactly: ClassVar[bool] = True
     """The same calls in the same batches give the same bits (float32, one thread): callers may take care to repeat them."""
 

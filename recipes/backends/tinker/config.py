@@ -47,6 +47,11 @@ class TinkerConfig(Settings):
         le=LONGEST_TTL_HOURS,
     )
 
+    @property
+    def is_billed(self) -> bool:
+        """By Tinker; what another server costs is its owner's business."""
+        return self.base_url is None
+
     _is_an_address = field_validator("base_url")(checked_address)
 
     @model_validator(mode="after")

@@ -7,9 +7,10 @@ import pytest
 from evsys_web.datasets.actions import import_dataset
 from evsys_web.datasets.splits import Split
 from evsys_web.runs import metrics
-from evsys_web.runs.estimates import SAMPLE_ROWS, estimate_run, measured_speed, rows_across, sample_tokens
+from evsys_web.runs.estimates import SAMPLE_ROWS, estimate_run, measured, rows_across, sample_tokens
 from evsys_web.runs.models import Status
 from recipes.config import RunConfig
+from recipes.estimate import Measured
 from tests.evsys_web.runs.conftest import mock_config
 
 
@@ -41,10 +42,23 @@ def test_a_second_look_reads_no_row(version, config, django_assert_num_queries, 
     assert sample_tokens(config, version) == first
 
 
-def test_a_model_that_must_be_fetched_first_is_not_fetched(alice, version, config):
+def test_a_model_that_must_be_fetched_first_is_not_fetched_and_its_tokens_are_guessed(alice, version, config):
     far = config.model_copy(update={"model": config.model.model_copy(update={"name": "nobody/nothing-here"})})
-    found = estimate_run(far, version, alice)
-    assert found.steps == 3 and found.tokens is None and found.seconds is None
+    found, near = estimate_run(far, version, alice), estimate_run(config, version, alice)
+    assert found.steps == 3 and found.tokens is not None and near.tokens is not None and found.seconds is None
+    assert found.tokens.low < found.tokens.high < 3 * near.tokens.high and near.tokens.low < 3 * found.tokens.high
+    assert "guessed from the length" in " ".join(found.notes)
+
+
+def test_tasks_cost_what_is_sampled_for_them(alice, project, config, tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    row = '{"task_id": "%d", "messages": [{"role": "user", "content": "1 + %d?"}], "answer": "2"}\n'
+    path.write_text("".join(row % (number, number) for number in range(4)))
+    tasks = import_dataset(user=alice, project=project, name="tasks", path=path).version
+    choice = config.algorithm.model_copy(update={"kind": "rl", "params": {"num_samples": 4, "max_tokens": 16}})
+    found = estimate_run(config.model_copy(update={"algorithm": choice}), tasks, alice)
+    assert found.sampled_tokens == (16, 16 * 16) and found.prefill_tokens is not None
+    assert found.prefill_tokens.high == 4 * found.prefill_tokens.low > 0
 
 
 def test_rows_are_taken_over_the_whole_version(version):
@@ -70,5 +84,14 @@ def test_speed_is_that_of_the_last_run_of_the_same_kind_and_of_no_strangers(alic
         metrics.append(run, step, {"tokens/per_second": speed})
     other = make_run(config=mock_config(), status=Status.COMPLETED)
     metrics.append(other, 1, {"tokens/per_second": 9.0})
-    assert measured_speed(config, alice) == 500.0
-    assert measured_speed(config, mallory) is None
+    assert measured(config, alice) == Measured(500.0, None, None)
+    assert measured(config, mallory) == Measured()
+
+
+def test_an_earlier_run_says_what_a_reply_takes(alice, make_run, config):
+    choice = config.algorithm.model_copy(update={"kind": "rl", "params": {"batch_size": 2, "num_samples": 4}})
+    rl = config.model_copy(update={"algorithm": choice})
+    run = make_run(config=rl.model_dump(mode="json"), status=Status.COMPLETED)
+    for step in range(1, 4):
+        metrics.append(run, step, {"time/step": 4.0, "rollout/completion_tokens": 30.0})
+    assert measured(rl, alice) == Measured(None, 0.5, 30.0)
