@@ -91,7 +91,7 @@ class QuestionAlone:
 
 def supervised(url: str, folder: Path, steps: int) -> list[float]:
     """Mean loss of each step."""
-    loop = importlib.import_module("tinker_cookbook.recipes.sl_loop")
+    loop: Any = importlib.import_module("tinker_cookbook.recipes.sl_loop")
     chats = dataset_of([{"messages": row["messages"]} for row in rows("train.jsonl")])
     loop.datasets = SimpleNamespace(load_dataset=lambda *_: chats, DatasetDict=type(chats))
     config = loop.Config(
@@ -111,7 +111,7 @@ def supervised(url: str, folder: Path, steps: int) -> list[float]:
 
 def reinforced(url: str, folder: Path, steps: int) -> list[float]:
     """Mean reward of each step."""
-    loop = importlib.import_module("tinker_cookbook.recipes.rl_loop")
+    loop: Any = importlib.import_module("tinker_cookbook.recipes.rl_loop")
     tasks = dataset_of(
         [{"question": row["messages"][0]["content"], "answer": str(row["answer"])} for row in rows("tasks_train.jsonl") * 8]
     )

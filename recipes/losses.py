@@ -19,6 +19,7 @@ A custom loss is `loss(ModelOutput(logprobs), meta) -> scalar`, called per datum
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -105,7 +106,7 @@ def settings_of(loss: Loss, given: Mapping[str, Any] | None) -> dict[str, float]
         if key not in loss.settings:
             known = ", ".join(loss.settings) or "none"
             raise ConfigError(f"The loss {loss.name} has no setting {key!r} (it has: {known}).", path=("loss_fn_config", key))
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
             raise ConfigError(f"{key} is a number from 0 on, not {value!r}.", path=("loss_fn_config", key))
     settings = {**loss.settings, **{key: float(value) for key, value in (given or {}).items()}}
     low, high = settings.get("clip_low_threshold", 0.0), settings.get("clip_high_threshold", 0.0)

@@ -88,6 +88,7 @@ def _checkpoints_that_expire(since: datetime, projects: Collection[int]) -> Iter
     )
     for checkpoint in saved.select_related("run").defer("run__config", "run__error_detail").order_by("-expires_at")[:LIMIT]:
         run, expires = checkpoint.run, checkpoint.expires_at
+        assert expires is not None
         sentence = (
             f"Its checkpoint {checkpoint.name} expires on {expires:%d %B %Y, %H:%M} UTC. Evaluate it or go on from it before."
         )

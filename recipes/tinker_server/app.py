@@ -123,6 +123,9 @@ class _Endpoints:
                 return await work(request)
             except RequestRefused as refusal:
                 return JSONResponse({"detail": str(refusal)}, refusal.status)
+            except Exception as error:  # the edge of a request: a 5xx would be asked for again for minutes
+                log.exception("a request could not be answered")
+                return JSONResponse({"detail": f"The server failed at this request: {type(error).__name__}."}, 400)
 
         return handle
 
@@ -232,7 +235,8 @@ class _Endpoints:
     async def download(self, request: Request) -> Response:
         address, file = _address(request), request.path_params["file"]
         until, given = request.query_params.get("until", ""), request.query_params.get("signature", "")
-        if not until.isdecimal() or not hmac.compare_digest(given, self._signature(address, file, int(until))):
+        is_time = until.isdecimal() and len(until) < 12
+        if not is_time or not hmac.compare_digest(given.encode(), self._signature(address, file, int(until)).encode()):
             raise RequestRefused("The address is not signed by this server.", status=403)
         if int(until) < time.time():
             raise RequestRefused("The address has expired; ask for a new one.", status=403)
@@ -267,7 +271,7 @@ def _page(request: Request, rows: list[Any]) -> tuple[list[Any], dict[str, int]]
     """The rows of one page, by ?limit= and ?offset=, and the cursor that the SDK reads."""
     asked = {name: request.query_params.get(name, str(default)) for name, default in (("limit", 20), ("offset", 0))}
     for name, text in asked.items():
-        if not text.isdecimal():
+        if not text.isdecimal() or len(text) > 12:
             raise RequestRefused(f"{name} is a whole number, not {text[:40]!r}.")
     limit, offset = min(int(asked["limit"]), MAX_PAGE), int(asked["offset"])
     return rows[offset : offset + limit], {"limit": limit, "offset": offset, "total_count": len(rows)}

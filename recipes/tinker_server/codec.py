@@ -20,6 +20,7 @@ from recipes.types import AdamParams, Array, Datum, ForwardBackwardResult, Sampl
 
 PROTOBUF = "application/x-protobuf"
 _NO_LOGPROB = -99999.0
+_LARGEST = 2**63
 _DTYPES: dict[Any, np.dtype[Any]] = {
     pb.DTYPE_FLOAT32: np.dtype(np.float32),
     pb.DTYPE_INT64: np.dtype(np.int64),
@@ -65,6 +66,8 @@ class Payload:
 def read_json(body: bytes) -> dict[str, Any]:
     try:
         values = json.loads(body or b"{}")
+        if rb"\ud" in body.lower():  # half a surrogate pair is JSON and no text
+            json.dumps(values, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise RequestRefused(f"The body is no JSON: {error}.") from None
     if not isinstance(values, dict):
@@ -84,6 +87,22 @@ def field(values: Mapping[str, Any], name: str, kind: type | tuple[type, ...], d
         wanted = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
         raise RequestRefused(f"{name} is a {type(value).__name__}; a {wanted} was expected.")
     return value
+
+
+def number(values: Mapping[str, Any], name: str, default: float) -> float:
+    """As `field`, as a float. Raises RequestRefused for a whole number that no float can hold."""
+    try:
+        return float(field(values, name, (int, float), default))
+    except OverflowError:
+        raise RequestRefused(f"{name} is too large a number.") from None
+
+
+def whole(values: Mapping[str, Any], name: str, default: Any = ...) -> Any:
+    """As `field`, a whole number that 64 bits can hold."""
+    found = field(values, name, int, default)
+    if isinstance(found, int) and not -_LARGEST <= found < _LARGEST:
+        raise RequestRefused(f"{name} is too large a number.")
+    return found
 
 
 def gradient_from_protobuf(body: bytes) -> GradientRequest:
@@ -148,8 +167,8 @@ def tokens_of(model_input: Mapping[str, Any], where: str = "prompt") -> list[int
         tokens = chunk.get("tokens") if isinstance(chunk, dict) else None
         if not isinstance(tokens, list):
             raise RequestRefused(f"{where}: this server reads token ids only, no images and no sound.")
-        if not all(type(token) is int for token in tokens):
-            raise RequestRefused(f"{where}: a token id is a whole number.")
+        if not all(type(token) is int and 0 <= token < _LARGEST for token in tokens):
+            raise RequestRefused(f"{where}: a token id is a whole number from 0 on that is in the vocabulary.")
         ids += tokens
     return ids
 
@@ -159,7 +178,7 @@ def adam_of(values: Mapping[str, Any]) -> AdamParams:
         raise RequestRefused("This server's optimizer is AdamW: send adam_params.")
     params = field(values, "adam_params", dict)
     known = {"learning_rate": 1e-4, "beta1": 0.9, "beta2": 0.95, "eps": 1e-12, "weight_decay": 0.0, "grad_clip_norm": 0.0}
-    found = {name: float(field(params, name, (int, float), default)) for name, default in known.items()}
+    found = {name: number(params, name, default) for name, default in known.items()}
     for name, value in found.items():
         if not np.isfinite(value) or value < 0 or (name.startswith("beta") and value >= 1):
             raise RequestRefused(f"adam_params.{name} cannot be {value:g}.")
@@ -170,15 +189,17 @@ def sampling_of(values: Mapping[str, Any]) -> SamplingParams:
     stop = values.get("stop")
     if stop == []:
         raise RequestRefused("stop: this server always ends a sample at the model's end of turn; leave stop out.")
-    stops = [stop] if isinstance(stop, str) else list(stop or ())
-    if not (all(isinstance(item, str) for item in stops) or all(type(item) is int for item in stops)):
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(stops, list) or not (
+        all(isinstance(item, str) for item in stops) or all(type(item) is int for item in stops)
+    ):
         raise RequestRefused("stop is a text, a list of texts, or a list of token ids.")
     return SamplingParams(
-        max_tokens=field(values, "max_tokens", int, 1 << 20),
-        temperature=float(field(values, "temperature", (int, float), 1.0)),
-        top_p=float(field(values, "top_p", (int, float), 1.0)),
-        top_k=field(values, "top_k", int, -1),
-        seed=field(values, "seed", int, None),
+        max_tokens=whole(values, "max_tokens", 1 << 20),
+        temperature=number(values, "temperature", 1.0),
+        top_p=number(values, "top_p", 1.0),
+        top_k=whole(values, "top_k", -1),
+        seed=whole(values, "seed", None),
         stop=tuple(stops),
     )
 
@@ -228,13 +249,16 @@ def _json_tensor(tensor: Any, where: str) -> Array:
         found = np.asarray(values.get("data"), dtype=np.int64 if is_whole else np.float32)
     except (ValueError, TypeError, OverflowError):
         raise RequestRefused(f"{where}: a list of numbers was expected.") from None
-    return _shaped(found, tuple(values.get("shape") or found.shape), where)
+    shape = values.get("shape") or list(found.shape)
+    if not isinstance(shape, list):
+        raise RequestRefused(f"{where}: a shape is a list of whole numbers.")
+    return _shaped(found, tuple(shape), where)
 
 
 def _shaped(values: Array, shape: tuple[int, ...], where: str) -> Array:
     try:
         return values.reshape(shape)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise RequestRefused(f"{where}: {values.size} values do not fill the shape {shape}.") from None
 
 

@@ -69,9 +69,11 @@ class TinkerWeights:
         """checkpoint: a tinker:// address, or None for the base alone. Raises ConfigError, BackendError."""
         if checkpoint is not None and not checkpoint.startswith("tinker://"):
             raise CheckpointError(f"{checkpoint} is no checkpoint of Tinker; its addresses begin with tinker://.")
-        source = {"base_model": model_name} if checkpoint is None else {"model_path": checkpoint}
         client = await connection.call(
-            lambda: connection.service.create_sampling_client(**source).result(), f"opening {checkpoint or model_name}"
+            lambda: connection.service.create_sampling_client(
+                model_path=checkpoint, base_model=None if checkpoint else model_name
+            ).result(),
+            f"opening {checkpoint or model_name}",
         )
         base_model = client.get_base_model() or model_name
         tokenizer = await _tokenizer_of(connection, base_model)
