@@ -119,8 +119,8 @@ class BaseAlgorithmConfig(Settings):
 
     def token_use(self, row: Range, trained: Range, reply: Range | None) -> TokenUse | None:
         """What a row costs, for an estimate. row, trained: its tokens, and those of them that replies hold. reply: tokens that
-        the model was seen to say, where that is known. None: nobody can tell."""
-        return TokenUse(train=row)
+        the model was seen to say, where that is known. None: nobody can tell, as here of rows without replies."""
+        return TokenUse(train=row) if trained.high else None
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """`max_steps` when given, else epochs × steps per epoch."""
