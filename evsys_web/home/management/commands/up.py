@@ -96,7 +96,7 @@ class Readiness:
 
 def ask_readiness() -> str:
     """`ready`, or why not."""
-    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.HOST, settings.HOST)
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.HOST, settings.HOST)  # nosec B104
     names = [name.lstrip(".") for name in settings.ALLOWED_HOSTS if name != "*"]
     with closing(http.client.HTTPConnection(address, settings.PORT, timeout=2)) as connection:
         try:
@@ -126,7 +126,7 @@ def children() -> list[Child]:
 
 
 def page_url() -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.HOST, settings.HOST)
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.HOST, settings.HOST)  # nosec B104
     return f"http://{host}:{settings.PORT}/"
 
 
