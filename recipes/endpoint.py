@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from recipes.chat import Message, Reply, split_reasoning
 from recipes.errors import BackendError, ConfigError, ErrorKind
 from recipes.eval_config import Endpoint
+from recipes.outbound import AnswerRefused, OutboundRefused, guarded_transport
 from recipes.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class EndpointChat:
     async def _ask(
         self, messages: Sequence[Message], params: SamplingParams, num_samples: int, index: int, tools: Sequence[Any] | None
     ) -> list[Reply]:
+        import httpx2
         import openai
 
         wire: list[Any] = [_for_wire(message) for message in messages]
@@ -91,8 +92,11 @@ class EndpointChat:
                         raise self._failure(error) from error
                 except openai.OpenAIError as error:
                     raise self._failure(error) from error
-                except _AddressRefused as error:
-                    raise self._error(ErrorKind.CONNECTION, str(error), permanent=True) from error
+                except (httpx2.InvalidURL, UnicodeError) as error:
+                    raise self._error(ErrorKind.REQUEST, f"has an address of no sense ({error}).", permanent=True) from error
+                except OutboundRefused as error:
+                    kind = ErrorKind.BAD_ANSWER if isinstance(error, AnswerRefused) else ErrorKind.CONNECTION
+                    raise self._error(kind, str(error), permanent=True) from error
                 except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
                     raise BackendError(
                         f"{self._place} answered with something that is no chat completion ({_short(error)}).",
@@ -176,35 +180,6 @@ class EndpointChat:
 
     def _error(self, kind: ErrorKind, what: str, *, permanent: bool = False) -> BackendError:
         return BackendError(f"{self._place} {what}", permanent=permanent, kind=kind)
-
-
-class _AddressRefused(OSError):
-    """The server's name leads to an address that may not be asked."""
-
-
-def guarded_transport(allows_address: Callable[[str], bool], limits: Any) -> Any:
-    """A transport that looks the host up itself, asks about each address and connects to the one that was allowed, so that a name
-    which changes its address between check and connection gains nothing. Redirects come through here too."""
-    import httpx2
-
-    class GuardedTransport(httpx2.AsyncHTTPTransport):
-        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-            host = request.url.host
-            port = request.url.port or (443 if request.url.scheme == "https" else 80)
-            try:
-                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=1)
-            except OSError as error:
-                raise httpx2.ConnectError(f"{host}: {error.strerror or error}", request=request) from error
-            addresses = [str(entry[4][0]) for entry in found]
-            if refused := [address for address in addresses if not allows_address(address)]:
-                raise _AddressRefused(f"leads to {refused[0]}, an address that may not be asked from here.")
-            address = addresses[0].partition("%")[0]
-            bracketed = f"[{address}]" if ipaddress.ip_address(address).version == 6 else address
-            request.extensions = {**request.extensions, "sni_hostname": host}
-            request.url = request.url.copy_with(host=bracketed)
-            return await super().handle_async_request(request)
-
-    return GuardedTransport(limits=limits)
 
 
 async def _all(calls: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from django.conf import settings
 from evsys_web.addresses import allows_address
 from evsys_web.notifications.models import Notice
 from evsys_web.notifications.signature import HEADER, sign
-from recipes.endpoint import guarded_transport
+from recipes.outbound import guarded_transport
 
 SECONDS = 15.0
 """For everything: looking the name up, connecting, sending, and the answer's first line."""

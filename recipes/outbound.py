@@ -1,0 +1,73 @@
+"""Connections to servers that a user named: only to addresses that may be asked, and for answers of bounded size and time."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+MAX_ANSWER_BYTES = 64 * 2**20
+
+
+class OutboundRefused(OSError):
+    """What the server's name leads to, or what it sends, is not taken. The text goes on where "The server …" begins."""
+
+
+class AddressRefused(OutboundRefused):
+    """The server's name leads to an address that may not be asked."""
+
+
+class AnswerRefused(OutboundRefused):
+    """More than anybody has use for, or packed, so that nobody knows how much it is."""
+
+
+def guarded_transport(allows_address: Callable[[str], bool], limits: Any, *, max_bytes: int = MAX_ANSWER_BYTES) -> Any:
+    """A transport that looks the host up itself, asks about each address and connects to the one that was allowed, so that a name
+    which changes its address between check and connection gains nothing. Redirects come through here too. An answer's body ends
+    with AnswerRefused after `max_bytes` and with a ReadTimeout when all of it takes longer than one wait may."""
+    import httpx2
+
+    class GuardedTransport(httpx2.AsyncHTTPTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            host = request.url.host
+            port = request.url.port or (443 if request.url.scheme == "https" else 80)
+            try:
+                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=1)
+            except OSError as error:
+                raise httpx2.ConnectError(f"{host}: {error.strerror or error}", request=request) from error
+            addresses = [str(entry[4][0]) for entry in found]
+            if refused := [address for address in addresses if not allows_address(address)]:
+                raise AddressRefused(f"leads to {refused[0]}, an address that may not be asked from here.")
+            address = addresses[0].partition("%")[0]
+            bracketed = f"[{address}]" if ipaddress.ip_address(address).version == 6 else address
+            request.extensions = {**request.extensions, "sni_hostname": host}
+            request.url = request.url.copy_with(host=bracketed)
+            request.headers["Accept-Encoding"] = "identity"
+            response = await super().handle_async_request(request)
+            response.stream = BoundedStream(response, request)
+            return response
+
+    class BoundedStream(httpx2.AsyncByteStream):
+        def __init__(self, response: httpx2.Response, request: httpx2.Request) -> None:
+            self._stream: Any = response.stream
+            self._encoding = response.headers.get("Content-Encoding", "identity")
+            self._request = request
+            self._seconds = request.extensions.get("timeout", {}).get("read")
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            if self._encoding.strip().lower() != "identity":
+                raise AnswerRefused(f"sends a packed answer ({self._encoding[:40]}), which was not asked for.")
+            num_bytes, began = 0, asyncio.get_running_loop().time()
+            async for part in self._stream:
+                num_bytes += len(part)
+                if num_bytes > max_bytes:
+                    raise AnswerRefused(f"sends more than {max_bytes // 2**20} MiB as one answer.")
+                if self._seconds is not None and asyncio.get_running_loop().time() - began > self._seconds:
+                    raise httpx2.ReadTimeout("the answer comes too slowly", request=self._request)
+                yield part
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    return GuardedTransport(limits=limits)

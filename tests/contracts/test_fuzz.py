@@ -1,0 +1,87 @@
+"""Requests that schemathesis makes from the OpenAPI document, good ones and broken ones, as nobody, as one who may read and as
+one who may write: no answer of 500 and above, and every answer as the document says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from django.core.signals import request_finished, request_started
+from django.core.wsgi import get_wsgi_application
+from django.db import close_old_connections
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+)
+
+from evsys_web.api.api import api
+from tests.contracts import test_urls
+
+CHECKS = [
+    not_a_server_error,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+NUM_REQUESTS = 8
+"""Of each operation: enough for every role and for good and broken ones, at a quarter of a second."""
+REFUSALS = {400, 401, 403, 404, 405, 409, 413, 415, 422, 429}
+"""What an operation may answer besides what it lists: the document gives them one shape, under "default"."""
+SCHEMA = schemathesis.openapi.from_dict(api.get_openapi_schema(path_params={}))
+OPERATIONS = {result.ok().label: result.ok() for result in SCHEMA.get_all_operations()}
+of_alice = test_urls.keys
+pytestmark = [pytest.mark.django_db, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def wsgi() -> Iterator[Any]:
+    """The application as a server runs it, but on the test's own connection to the database, which requests must not close."""
+    for signal in (request_started, request_finished):
+        signal.disconnect(close_old_connections)
+    yield get_wsgi_application()
+    for signal in (request_started, request_finished):
+        signal.connect(close_old_connections)
+
+
+@pytest.mark.parametrize("label", OPERATIONS)
+def test_no_request_breaks_it_or_gets_an_answer_that_the_document_does_not_know(
+    label: str, wsgi: Any, of_alice: dict[str, str], roles: dict[str, dict[str, str]]
+) -> None:
+    operation = OPERATIONS[label]
+    operation.app = wsgi
+    documented = {int(status) for status in operation.definition.raw["responses"] if status.isdigit()} | REFUSALS
+    requests = operation.as_strategy(GenerationMode.POSITIVE) | operation.as_strategy(GenerationMode.NEGATIVE)
+
+    @settings(max_examples=NUM_REQUESTS, phases=[Phase.generate], derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(case=requests, role=st.sampled_from(sorted(roles)), is_there=st.booleans())
+    def ask(case: Any, role: str, is_there: bool) -> None:
+        if is_there:  # an id that names something: else nearly every request ends at 404
+            case.path_parameters = {**case.path_parameters, **existing(operation.path, of_alice)}
+        response = case.call(headers=roles[role])
+        is_judged = role == "editor" and not is_there  # who may not ask is refused first; what was broken may be whole again
+        case.validate_response(response, checks=[*CHECKS, negative_data_rejection] if is_judged else CHECKS, headers=roles[role])
+        assert response.status_code in documented, f"{role}: {case.as_curl_command()} answered {response.status_code}"
+        if role == "nobody":
+            assert response.status_code in {401, 404}  # 404: an address that the API does not have
+
+    ask()
+
+
+def existing(path: str, keys: dict[str, str]) -> dict[str, str]:
+    """Of each parameter in the path: alice's own, by its name or by the noun before it."""
+    found = re.findall(r"([\w-]+)/{(\w+)}", path)
+    return {name: keys[name if name in keys else noun] for noun, name in found}
+
+
+@pytest.fixture
+def roles(alice_headers: dict[str, str], read_only_headers: dict[str, str]) -> dict[str, dict[str, str]]:
+    return {"nobody": {}, "viewer": read_only_headers, "editor": alice_headers}
