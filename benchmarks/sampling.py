@@ -66,7 +66,7 @@ def starter_case(num_prompts: int) -> Case:
     tokenizer = load_tokenizer("starter")
     lines = (folder.parent / "rows" / "tasks_held_out.jsonl").read_text(encoding="utf-8").splitlines()
     prompts = [render_prompt(json.loads(line)["messages"], tokenizer) for line in lines[:num_prompts]]
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
     return Case("starter model (0.3 M)", model.eval(), tokenizer, prompts, max_tokens=48, num_threads=1)
 
 

@@ -82,7 +82,7 @@ def starter_case(num_steps: int) -> Case:
     for line in text.splitlines()[: num_steps * batch_size]:
         rendered = render(json.loads(line)["messages"], tokenizer)
         rows.append(Row(rendered.token_ids, [weight > 0 for weight in rendered.weights]))
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
     return Case("starter model (0.3 M)", model, _batches(rows, batch_size), lora_rank=8, num_threads=1)
 
 

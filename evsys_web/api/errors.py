@@ -190,6 +190,6 @@ def _as_problem(request: HttpRequest, response: HttpResponseBase) -> HttpRespons
     if not (request.path_info.startswith("/api/") and response.status_code >= 400 and foreign):
         return response
     answer = problem(response.status_code)
-    if "Allow" in response.headers:
-        answer["Allow"] = response.headers["Allow"]
+    for name, value in response.headers.items():  # Allow, Retry-After, what the middleware below this one says about frames
+        answer.headers.setdefault(name, value)
     return answer
