@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django.core.files.base import ContentFile
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
@@ -35,6 +36,7 @@ def keys(alice: User, project: Project, tmp_path: Path) -> dict[str, str]:
     path.write_bytes(ROW)
     version = import_dataset(user=alice, project=project, name="sums", path=path).version
     staged = StagedUpload.objects.create(project=project, created_by=alice, dataset_name="half", filename="half.csv")
+    staged.file.save("upload", ContentFile(b"a,b\n1,2\n"))
     run = TrainingRun.objects.create(project=project, created_by=alice, name="secret run", status=Status.QUEUED)
     checkpoint = Checkpoint.objects.create(run=run, name="step-1", step=1, seq=1)
     export = Export.objects.create(checkpoint=checkpoint, project=project, destination="download", status=Status.QUEUED)
