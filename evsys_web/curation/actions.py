@@ -14,22 +14,22 @@ from django.utils.timezone import now
 
 from evsys_web.accounts.actions import require_membership
 from evsys_web.accounts.models import Project, User
-from evsys_web.curation.models import CuratedRow, Curation, Filter
+from evsys_web.curation.models import CuratedRow, Curation, Filter, Side
 from evsys_web.curation.pools import Sources, open_sources
 from evsys_web.curation.rows import rows_of
 from evsys_web.datasets.actions import publish_splits
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.evals.models import EvalRun, EvalTask
 from evsys_web.runs.work import storable
-from recipes.curation import CurationSettings, Selection, select
-from recipes.curation.columns import Integers
+from recipes.curation import CurationSettings, Rows, Selection, select
+from recipes.curation.columns import Floats, Integers
 from recipes.errors import ConfigError
 from recipes.rows import RowFormat
 from recipes.types import Row
 
 ROWS_PER_INSERT = 5_000
-INSERT_SOURCE = """INSERT INTO {table} (version_id, split, position, eval_run_id, task_id, attempt_id, number, score)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"""
+INSERT_SOURCE = """INSERT INTO {table} (version_id, split, side, position, eval_run_id, task_id, attempt_id, number, score)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"""
 
 
 class NothingSelected(ConfigError):
@@ -58,15 +58,15 @@ def publish(
     sources = open_sources(eval_runs)
     selection = select(sources.pool, settings)
     if not len(selection):
-        raise NothingSelected("Nothing to publish: no attempt passes the filter and the selection.", path=("filter",))
+        raise NothingSelected(_nothing_to(settings), path=("filter",))
     publication = _Publication(user, project, sources, settings, selection, name.strip())
     imported = publish_splits(
         user=user,
         project=project,
         name=publication.name,
         splits={split: publication.rows(places) for split, places in publication.order.items()},
-        row_format=RowFormat.MESSAGES,
-        source="curated attempts",
+        row_format=RowFormat.PREFERENCE if settings.rows is Rows.PAIRS else RowFormat.MESSAGES,
+        source="curated pairs of attempts" if settings.rows is Rows.PAIRS else "curated attempts",
         description=storable(description.strip())[:2000],
         record=publication.record,
     )
@@ -114,12 +114,12 @@ class _Publication:
         self._task_keys = _task_keys(sources)
 
     def rows(self, places: Integers) -> Iterator[Row]:
-        return rows_of(self.sources, self.selection.attempts[places].tolist(), self.selection.score[places].tolist())
+        return rows_of(self.sources, self.selection, places.tolist())
 
     def record(self, version: DatasetVersion) -> None:
         """Inside the transaction that makes the version."""
         values = self.settings.model_dump(mode="json")
-        told_apart_by = json.dumps([values, sorted(self.sources.pool.runs)], sort_keys=True)
+        told_apart_by = json.dumps([_telling(values), sorted(self.sources.pool.runs)], sort_keys=True)
         fingerprint = hashlib.sha256(told_apart_by.encode()).hexdigest()
         known = Curation.objects.filter(dataset_version=version, fingerprint=fingerprint).first()
         if known is not None:
@@ -142,20 +142,38 @@ class _Publication:
 
     def _write_sources(self, version: DatasetVersion) -> None:
         """Tuples instead of model rows: everyone else waits for this transaction, and model rows take three times as long."""
+        chosen = "" if self.selection.rejected is None else Side.CHOSEN.value
+        self._write_side(version, chosen, self.selection.attempts, self.selection.score)
+        if self.selection.rejected is not None and self.selection.rejected_score is not None:
+            self._write_side(version, Side.REJECTED.value, self.selection.rejected, self.selection.rejected_score)
+
+    def _write_side(self, version: DatasetVersion, side: str, attempts_R: Integers, score_R: Floats) -> None:
         pool, first = self.sources.pool, 0
         run_keys = np.array([run.pk for run in self.sources.runs], np.int64)
         for split, places in self.order.items():
-            attempts = self.selection.attempts[places]
+            attempts = attempts_R[places]
             columns = (
                 *(range(first, first + len(places)), run_keys[pool.run[attempts]].tolist(), self._task_keys[attempts].tolist()),
-                *(pool.ids[attempts].tolist(), pool.number[attempts].tolist(), self.selection.score[places].tolist()),
+                *(pool.ids[attempts].tolist(), pool.number[attempts].tolist(), score_R[places].tolist()),
             )
             with connection.cursor() as cursor:
                 statement = INSERT_SOURCE.format(table=connection.ops.quote_name(CuratedRow._meta.db_table))
-                rows = ((version.pk, split, *values) for values in zip(*columns, strict=True))
+                rows = ((version.pk, split, side, *values) for values in zip(*columns, strict=True))
                 while batch := list(islice(rows, ROWS_PER_INSERT)):
                     cursor.executemany(statement, batch)
             first += len(places)
+
+
+def _nothing_to(settings: CurationSettings) -> str:
+    if settings.rows is Rows.PAIRS:
+        return "Nothing to publish: no kept task has a reply that passes and another one that does not."
+    return "Nothing to publish: no attempt passes the filter and the selection."
+
+
+def _telling(values: dict[str, Any]) -> dict[str, Any]:
+    """Of dumped settings those that say what is published: what is about pairs says nothing where there are none."""
+    without = {"rows", "max_pairs"} if values["rows"] == Rows.ATTEMPTS else set()
+    return {name: value for name, value in values.items() if name not in without}
 
 
 def _task_keys(sources: Sources) -> Integers:

@@ -57,9 +57,10 @@ def places_of_task(task: EvalTask, user: User) -> dict[int, list[Place]]:
 
 
 def sources_of(version: DatasetVersion, positions: Sequence[int] = ()) -> list[CuratedRow]:
-    """Where rows of a version come from, with eval run and task, in order; rows that were not curated are left out."""
+    """Where rows of a version come from, with eval run and task, in order; of a pair the chosen side first. Rows that were not
+    curated are left out."""
     rows = CuratedRow.objects.filter(version=version, position__in=list(positions))
-    return list(rows.select_related("eval_run", "task").order_by("position"))
+    return list(rows.select_related("eval_run", "task").order_by("position", "side"))
 
 
 def learners_from(version: DatasetVersion, user: User) -> list[Learner]:

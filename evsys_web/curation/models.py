@@ -116,14 +116,21 @@ class Outliving(models.ForeignKey[Any, Any]):
         super().__init__(to, **options)
 
 
+class Side(models.TextChoices):
+    CHOSEN = "chosen", "chosen"
+    REJECTED = "rejected", "rejected"
+
+
 class CuratedRow(models.Model):
-    """Where a row of a curated version comes from. position: from 0, in the version's file. score: of the chosen metric.
+    """Where a row of a curated version comes from. position: from 0, in the version's file. score: of the chosen metric. A pair has
+    two of them, one for each side.
 
     No key has a name backwards: datasets and evals list what points at them, and this is a hundred thousand rows."""
 
     version = models.ForeignKey("datasets.DatasetVersion", on_delete=models.CASCADE, related_name="+", db_index=False)
     position = models.PositiveIntegerField()
     split = models.CharField(max_length=20)
+    side = models.CharField(max_length=10, blank=True, default="", choices=Side, help_text="Of a pair; empty for an attempt alone.")
     eval_run = Outliving("evals.EvalRun", db_index=False)
     task = Outliving("evals.EvalTask")
     attempt = Outliving("evals.Attempt", db_index=False)
@@ -131,9 +138,9 @@ class CuratedRow(models.Model):
     score = models.FloatField(null=True)
 
     class Meta:
-        ordering: ClassVar[list[str]] = ["position"]
+        ordering: ClassVar[list[str]] = ["position", "side"]
         constraints: ClassVar[list[models.BaseConstraint]] = [
-            models.UniqueConstraint(fields=["version", "position"], name="one_source_per_row")
+            models.UniqueConstraint(fields=["version", "position", "side"], name="one_source_per_row_and_side")
         ]
 
     def __str__(self) -> str:

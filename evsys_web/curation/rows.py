@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from evsys_web.curation.pools import Sources
 from evsys_web.evals.models import Attempt, EvalRun
-from recipes.curation import conversation_row
+from recipes.curation import Selection, conversation_row, pair_row
 from recipes.errors import DataError
 from recipes.jsonl import canonical_line
 from recipes.types import Row
@@ -16,29 +16,47 @@ from recipes.types import Row
 CHUNK = 500
 
 
-def rows_of(sources: Sources, attempts: Iterable[int], scores: Iterable[float]) -> Iterator[Row]:
-    """attempts: indices into the pool. Raises DataError when one is gone."""
+def rows_of(sources: Sources, selection: Selection, places: Iterable[int]) -> Iterator[Row]:
+    """places: of the selection, in the order wanted. Raises DataError when an attempt is gone."""
     pool, tools = sources.pool, [_tools(run) for run in sources.runs]
-    pairs = iter(zip(attempts, scores, strict=True))
-    while batch := list(islice(pairs, CHUNK)):
-        found = dict(Attempt.objects.filter(pk__in=[int(pool.ids[at]) for at, _ in batch]).values_list("pk", "messages"))
-        for at, score in batch:
+    rest = iter(places)
+    while batch := list(islice(rest, CHUNK)):
+        sides = [selection.sides(place) for place in batch]
+        keys = {int(pool.ids[at]) for side in sides for at in side}
+        found = dict(Attempt.objects.filter(pk__in=keys).values_list("pk", "messages"))
+        for place, (at, other) in zip(batch, ((side[0], side[1:]) for side in sides), strict=True):
             run, task_id = sources.runs[pool.run[at]], pool.tasks[pool.task[at]].task_id
-            messages = found.get(int(pool.ids[at]))
-            if messages is None:
-                raise DataError(f"Attempts of {run.name} were deleted meanwhile. Nothing was published; try again.")
-            row = conversation_row(messages)
+            said = [_said(sources, found, each) for each in (at, *other)]
+            row = pair_row(*said) if other else conversation_row(*said)
             if offered := tools[pool.run[at]].get(task_id):
                 row["tools"] = offered
             row["metadata"] = {
                 "eval_run": run.pk,
                 "task_id": task_id,
                 "attempt": int(pool.number[at]),
-                "score": round(float(score), 12),
+                "score": _score(selection.score[place]),
                 "benchmark": run.benchmark.name if run.benchmark else run.dataset_reference,
                 "model": run.model_label,
             }
+            if other and selection.rejected_score is not None:
+                row["metadata"] |= {
+                    "rejected_eval_run": sources.runs[pool.run[other[0]]].pk,
+                    "rejected_attempt": int(pool.number[other[0]]),
+                    "rejected_score": _score(selection.rejected_score[place]),
+                }
             yield row
+
+
+def _said(sources: Sources, found: Mapping[int, Any], at: int) -> Any:
+    messages = found.get(int(sources.pool.ids[at]))
+    if messages is None:
+        name = sources.runs[sources.pool.run[at]].name
+        raise DataError(f"Attempts of {name} were deleted meanwhile. Nothing was published; try again.")
+    return messages
+
+
+def _score(value: Any) -> float:
+    return round(float(value), 12)
 
 
 def _tools(run: EvalRun) -> dict[str, list[Any]]:

@@ -1,15 +1,15 @@
 """Curation: which attempts become training rows.
 
-Reading order: tokens → tree → grammar → filters → settings → columns → pool → selection → curating.
+Reading order: tokens → tree → grammar → filters → settings → columns → pool → pairs → selection → curating.
 """
 
 from recipes.curation.columns import Columns, ColumnsBuilder, columns_of
-from recipes.curation.conversations import Conversation, conversation_row, read_conversation
+from recipes.curation.conversations import Conversation, conversation_row, pair_row, read_conversation
 from recipes.curation.curating import Curated, PooledAttempt, SkippedAttempt, curate, row_of, skipped_attempts
 from recipes.curation.filters import Aggregates, CompiledFilter, compile_filter
 from recipes.curation.pool import Pool, TaskColumns, TaskKey
 from recipes.curation.selection import Bin, Preview, Selection, preview, select
-from recipes.curation.settings import CurationSettings, Select
+from recipes.curation.settings import CurationSettings, Rows, Select
 from recipes.errors import FilterError
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Pool",
     "PooledAttempt",
     "Preview",
+    "Rows",
     "Select",
     "Selection",
     "SkippedAttempt",
@@ -34,6 +35,7 @@ __all__ = [
     "compile_filter",
     "conversation_row",
     "curate",
+    "pair_row",
     "preview",
     "read_conversation",
     "row_of",

@@ -24,7 +24,7 @@ class Columns:
 
     task: (A,) index into task_ids and benchmarks. number: (A,) the attempt's number. ids: (A,) whatever the caller finds it by.
     has_verdict, is_correct: (A,) flags. reward, and each of signals: (A,), NaN where there is none. num_tokens: (A,), 0 where
-    unknown. num_characters, digest: (A,), see `Conversation`. unusable: (A,) index into reasons, of which the first is "".
+    unknown. num_characters, digest, prompt: (A,), see `Conversation`. unusable: (A,) index into reasons, the first one "".
     """
 
     run: str
@@ -40,6 +40,7 @@ class Columns:
     num_tokens: Integers
     num_characters: Integers
     digest: Integers
+    prompt: Integers
     unusable: Integers
     reasons: list[str]
 
@@ -48,7 +49,7 @@ class Columns:
 
 
 class ColumnsBuilder:
-    """Takes the attempts of one eval run, one at a time, and keeps about 60 bytes of each."""
+    """Takes the attempts of one eval run, one at a time, and keeps about 70 bytes of each."""
 
     def __init__(self, run: str = "") -> None:
         self.run = run
@@ -85,6 +86,7 @@ class ColumnsBuilder:
             "num_tokens": num_tokens,
             "num_characters": conversation.num_characters,
             "digest": conversation.digest,
+            "prompt": conversation.prompt,
             "unusable": self._reasons.setdefault(conversation.unusable, len(self._reasons)),
             "has_verdict": int(judged),
             "is_correct": int(judged and bool(is_correct)),
@@ -115,7 +117,7 @@ class ColumnsBuilder:
         )
 
 
-_INTEGERS = ("task", "number", "ids", "num_tokens", "num_characters", "digest", "unusable")
+_INTEGERS = ("task", "number", "ids", "num_tokens", "num_characters", "digest", "prompt", "unusable")
 _FLAGS = ("has_verdict", "is_correct")
 
 

@@ -15,11 +15,13 @@ MAX_REASON = 200
 
 class Conversation(NamedTuple):
     """num_characters: of what the assistant said, its reasoning and its calls. digest: 63 bits over the whole conversation.
-    unusable: why no row can be made of it; "" when one can. The other two are 0 then."""
+    unusable: why no row can be made of it; "" when one can. The other numbers are 0 then. prompt: as digest, over what stands
+    before the assistant's first turn; 0 where it can be no side of a pair, for lack of that or of a reply at the end."""
 
     num_characters: int
     digest: int
     unusable: str = ""
+    prompt: int = 0
 
 
 def read_conversation(messages: Any) -> Conversation:
@@ -32,8 +34,11 @@ def read_conversation(messages: Any) -> Conversation:
         row = conversation_row(messages)
     except DataError as error:
         return Conversation(0, 0, str(error))
-    digest = int.from_bytes(hashlib.blake2b(canonical_line(row), digest_size=8).digest(), "big") >> 1
-    return Conversation(sum(_said(message) for message in row["messages"] if message["role"] == "assistant"), digest)
+    turns: list[Row] = row["messages"]
+    num_characters = sum(_said(message) for message in turns if message["role"] == "assistant")
+    first = next(index for index, message in enumerate(turns) if message["role"] == "assistant")
+    prompt = _digest({"messages": turns[:first]}) if first and turns[-1]["role"] == "assistant" else 0
+    return Conversation(num_characters, _digest(row), prompt=prompt)
 
 
 def conversation_row(messages: Any) -> Row:
@@ -47,6 +52,30 @@ def conversation_row(messages: Any) -> Row:
     except DataError as error:
         where = f"{error.field}: " if error.field else ""
         raise DataError(f"{where}found {error.found}, expected {error.expected}"[:MAX_REASON]) from None
+
+
+def pair_row(chosen: Any, rejected: Any) -> Row:
+    """Two conversations with one prompt as a preference row; what both say alike is context. Raises DataError with the reason.
+
+    >>> said = lambda text: [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": text}]
+    >>> pair_row(said("2"), said("3"))["rejected"]
+    [{'role': 'assistant', 'content': '3'}]
+    """
+    sides = [conversation_row(messages)["messages"] for messages in (chosen, rejected)]
+    begins = [
+        index
+        for index, (one, other) in enumerate(zip(*sides, strict=False))
+        if one["role"] == other["role"] == "assistant" and sides[0][:index] == sides[1][:index]
+    ]
+    if not begins or not begins[-1]:
+        raise DataError("the two conversations have no prompt in common")
+    start = begins[-1]
+    pair = {"prompt": sides[0][:start], "chosen": sides[0][start:], "rejected": sides[1][start:]}
+    return parse(pair, RowFormat.PREFERENCE, line=1)
+
+
+def _digest(row: Row) -> int:
+    return int.from_bytes(hashlib.blake2b(canonical_line(row), digest_size=8).digest(), "big") >> 1
 
 
 def _said(message: Row) -> int:

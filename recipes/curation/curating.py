@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from recipes.curation.columns import columns_of
-from recipes.curation.conversations import conversation_row
+from recipes.curation.conversations import conversation_row, pair_row
 from recipes.curation.pool import Pool
-from recipes.curation.selection import Selection, select
+from recipes.curation.selection import NO_SIDE, Selection, select
 from recipes.curation.settings import CurationSettings
 from recipes.rollouts import AttemptResult
 from recipes.types import Row
@@ -37,8 +37,9 @@ class SkippedAttempt:
 @dataclass(frozen=True, slots=True, eq=False)
 class Curated:
     """rows: {"messages", "metadata"} in order, training and validation mixed as their tasks come; metadata says run and benchmark
-    (if any), task_id, attempt, score and reward. counts: the numbers of the Preview. train_task_ids, validation_task_ids: of the
-    tasks that gave rows, in order. tasks_without_attempts: of which no attempt counts."""
+    (if any), task_id, attempt, score and reward. Of pairs {"prompt", "chosen", "rejected", "metadata"}: attempt, score and reward
+    are the chosen one's, rejected_run, rejected_attempt and rejected_score the other's. counts: the numbers of the Preview.
+    train_task_ids, validation_task_ids: of the tasks that gave rows, in order. tasks_without_attempts: none of theirs counts."""
 
     rows: list[Row]
     counts: dict[str, int]
@@ -95,18 +96,24 @@ def curate(attempts: Iterable[Any], settings: CurationSettings | None = None) ->
 
 def _rows(given: list[Any], pool: Pool, selection: Selection) -> Iterator[Row]:
     for place, index in enumerate(selection.attempts.tolist()):
-        yield row_of(given[int(pool.ids[index])].messages, pool, selection, place)
+        other = None if selection.rejected is None else given[int(pool.ids[int(selection.rejected[place])])].messages
+        yield row_of(given[int(pool.ids[index])].messages, pool, selection, place, rejected=other)
 
 
-def row_of(messages: Any, pool: Pool, selection: Selection, place: int) -> Row:
-    """Row number `place` of the selection (from 0), from the conversation of that attempt."""
+def row_of(messages: Any, pool: Pool, selection: Selection, place: int, *, rejected: Any = None) -> Row:
+    """Row number `place` of the selection (from 0), from the conversation of that attempt; of a pair, and of the rejected one."""
     index = int(selection.attempts[place])
     benchmark, task_id = pool.tasks[int(pool.task[index])]
     run = pool.runs[int(pool.run[index])]
     reward = float(pool.reward[index])
     metadata: Row = {"run": run, "benchmark": benchmark, "task_id": task_id, "attempt": int(pool.number[index])}
     metadata |= {"score": float(selection.score[place]), "reward": reward if reward == reward else None}
-    return conversation_row(messages) | {"metadata": {name: value for name, value in metadata.items() if value not in ("", None)}}
+    if selection.rejected is not None and selection.rejected_score is not None:
+        other = int(selection.rejected[place])
+        metadata |= {"rejected_run": pool.runs[int(pool.run[other])], "rejected_attempt": int(pool.number[other])}
+        metadata["rejected_score"] = float(selection.rejected_score[place])
+    row = conversation_row(messages) if selection.rejected is None else pair_row(messages, rejected)
+    return row | {"metadata": {name: value for name, value in metadata.items() if value not in ("", None)}}
 
 
 def skipped_attempts(pool: Pool, selection: Selection) -> Iterator[SkippedAttempt]:
@@ -116,5 +123,5 @@ def skipped_attempts(pool: Pool, selection: Selection) -> Iterator[SkippedAttemp
             pool.runs[int(pool.run[index])],
             *pool.tasks[int(pool.task[index])],
             int(pool.number[index]),
-            pool.reasons[int(pool.unusable[index])],
+            pool.reasons[int(pool.unusable[index])] or NO_SIDE,
         )

@@ -86,6 +86,7 @@ class Pool:
     num_tokens: Integers
     num_characters: Integers
     digest: Integers
+    prompt: Integers
     unusable: Integers
     reasons: list[str]
     num_repeated: int = 0
@@ -257,7 +258,7 @@ def _computed(operator: Operator, left: Any, right: Any) -> Any:
     return COMPUTE[operator](left, right)
 
 
-_JOINED = ("number", "ids", "has_verdict", "is_correct", "reward", "num_tokens", "num_characters", "digest")
+_JOINED = ("number", "ids", "has_verdict", "is_correct", "reward", "num_tokens", "num_characters", "digest", "prompt")
 
 
 def _joined(parts: list[Any]) -> Any:

@@ -2,7 +2,8 @@
 
 Order: tasks as first seen; within a task the larger metric first, then the lower attempt number, then the earlier run. `shortest`
 puts the shorter reply before all that: by tokens where every candidate of the task has them, else by characters. Candidates whose
-conversation cannot be used take no slot; of alike conversations the first is kept; then max_per_task cuts.
+conversation cannot be used take no slot; of alike conversations the first is kept; then max_per_task cuts. What is left are the
+rows, or the chosen side of pairs (`pairs`), whose other side are attempts that do not pass, the smallest metric first.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import numpy as np
 from recipes.curation.columns import Flags, Floats, Integers
 from recipes.curation.filters import compile_filter
 from recipes.curation.holdout import check_sides, places_of
+from recipes.curation.pairs import contradicted, pair_up
 from recipes.curation.pool import Pool, TaskColumns, values_of
-from recipes.curation.settings import CurationSettings, Select
+from recipes.curation.settings import CurationSettings, Rows, Select
 from recipes.errors import ConfigError
 
 NUM_BINS = 20
+NO_SIDE = "no prompt before a last reply, so that it can be no side of a pair"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,8 @@ class Preview:
     num_kept_without_rows: kept tasks of which no attempt is selected. num_errors, num_without_metric: attempts outside n.
     num_tokens: of the selected replies, where known; num_rows_without_tokens have none. num_skipped: candidates whose
     conversation cannot be used, with how many for each reason; num_duplicates, num_over_cap: candidates left out by dedup and
-    max_per_task. holdout_error: why these settings cannot be published, "" when they can. kept: (M,) the tasks that survive.
+    max_per_task, or pairs left out by max_pairs; num_contradicted: attempts whose reply was judged right once and wrong once,
+    which no pair takes. holdout_error: why these settings cannot be published, "" when they can. kept: (M,) tasks that survive.
     """
 
     num_tasks: int
@@ -58,6 +62,7 @@ class Preview:
     skipped: dict[str, int]
     num_duplicates: int
     num_over_cap: int
+    num_contradicted: int
     num_train_tasks: int
     num_train_rows: int
     num_validation_tasks: int
@@ -74,8 +79,9 @@ class Preview:
 @dataclass(frozen=True, slots=True, eq=False)
 class Selection:
     """The rows of a pool that settings select. attempts: (R,) indices into the pool, in the order of the rows; score: (R,) their
-    metric; is_validation: (R,) which of them are held out. kept: (M,) tasks that survive; without_attempts: (M,) tasks of which
-    no attempt counts; held_out: (M,) the side of each task. skipped: indices of candidates that cannot be used."""
+    metric; is_validation: (R,) which of them are held out. rejected, rejected_score: the same of the other side of each pair,
+    None where rows are attempts. kept: (M,) tasks that survive; without_attempts: (M,) tasks of which no attempt counts;
+    held_out: (M,) the side of each task. skipped: indices of candidates that cannot be used."""
 
     attempts: Integers
     score: Floats
@@ -85,17 +91,25 @@ class Selection:
     held_out: Flags
     skipped: Integers
     preview: Preview
+    rejected: Integers | None = None
+    rejected_score: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.attempts)
+
+    def sides(self, place: int) -> tuple[int, ...]:
+        """Of row number `place`: the index of its attempt, or of the chosen and the rejected one."""
+        found = (self.attempts, *(() if self.rejected is None else (self.rejected,)))
+        return tuple(int(side[place]) for side in found)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Candidates:
     """What every task would give if it survived. rows: (R,) indices into the pool in the order of rows; skipped: likewise.
-    num_…: (M,) per task."""
+    rejected: (R,) the other side of each pair. num_…: (M,) per task."""
 
     rows: Integers
+    rejected: Integers | None
     skipped: Integers
     num_rows: Integers
     num_tokens: Integers
@@ -103,6 +117,7 @@ class _Candidates:
     num_skipped: Integers
     num_duplicates: Integers
     num_over_cap: Integers
+    num_contradicted: Integers
 
 
 def preview(pool: Pool, settings: CurationSettings) -> Preview:
@@ -131,9 +146,10 @@ def preview(pool: Pool, settings: CurationSettings) -> Preview:
         num_tokens=int(candidates.num_tokens[kept].sum()),
         num_rows_without_tokens=int(candidates.num_rows_without_tokens[kept].sum()),
         num_skipped=int(candidates.num_skipped[kept].sum()),
-        skipped={pool.reasons[reason]: number for reason, number in reasons.most_common()},
+        skipped={pool.reasons[reason] or NO_SIDE: number for reason, number in reasons.most_common()},
         num_duplicates=int(candidates.num_duplicates[kept].sum()),
         num_over_cap=int(candidates.num_over_cap[kept].sum()),
+        num_contradicted=int(candidates.num_contradicted[kept].sum()),
         num_train_tasks=num_train,
         num_train_rows=int(candidates.num_rows[train].sum()),
         num_validation_tasks=num_validation,
@@ -152,7 +168,9 @@ def select(pool: Pool, settings: CurationSettings) -> Selection:
     columns = pool.aggregates(settings.metric, include_errors=settings.include_errors)
     candidates = _candidates(pool, settings, columns)
     held_out = _held_out(pool, settings)
-    rows = candidates.rows[found.kept[pool.task[candidates.rows]]]
+    survives = found.kept[pool.task[candidates.rows]]
+    rows = candidates.rows[survives]
+    rejected = None if candidates.rejected is None else candidates.rejected[survives]
     return Selection(
         attempts=rows,
         score=columns.value[rows],
@@ -162,6 +180,8 @@ def select(pool: Pool, settings: CurationSettings) -> Selection:
         held_out=held_out,
         skipped=candidates.skipped[found.kept[pool.task[candidates.skipped]]],
         preview=found,
+        rejected=rejected,
+        rejected_score=None if rejected is None else columns.value[rejected],
     )
 
 
@@ -187,7 +207,9 @@ def _holdout_error(num_train: int, num_validation: int, val_fraction: float) -> 
 
 
 def _candidates(pool: Pool, settings: CurationSettings, columns: TaskColumns) -> _Candidates:
-    key = settings.model_dump(include={"metric", "select", "max_per_task", "min_reward", "dedup", "include_errors"})
+    key = settings.model_dump(
+        include={"metric", "select", "max_per_task", "min_reward", "dedup", "include_errors", "rows", "max_pairs"}
+    )
     return pool.once(("candidates", *key.values()), lambda: _find_candidates(pool, settings, columns))
 
 
@@ -197,25 +219,63 @@ def _find_candidates(pool: Pool, settings: CurationSettings, columns: TaskColumn
         minimum = settings.min_reward
         with np.errstate(invalid="ignore"):
             chosen &= columns.correct if minimum is None else columns.value >= minimum
+    if settings.rows is Rows.PAIRS:
+        return _find_pairs(pool, settings, columns, chosen & pool.has_verdict)
     usable = chosen & (pool.unusable == 0)
     rows = _in_order(pool, settings, columns, usable)
-    num_usable = len(rows)
     unique = rows[_first_of_alike(pool, rows)] if settings.dedup else rows
-    cap = 1 if settings.select is Select.BEST else settings.max_per_task
-    capped = unique if cap is None else unique[_places_in_task(pool.task[unique]) < cap]
+    capped = _capped(pool, settings, unique)
     skipped = np.flatnonzero(chosen & ~usable)
-    num_unique = _count(pool, unique)
-    tokens = np.bincount(pool.task[capped], weights=pool.num_tokens[capped], minlength=pool.num_tasks)
     return _Candidates(
         rows=capped,
+        rejected=None,
         skipped=skipped,
         num_rows=_count(pool, capped),
-        num_tokens=tokens.astype(np.int64),
+        num_tokens=_tokens(pool, capped),
         num_rows_without_tokens=_count(pool, capped[pool.num_tokens[capped] == 0]),
         num_skipped=_count(pool, skipped),
-        num_duplicates=_count(pool, rows) - num_unique if num_usable else np.zeros(pool.num_tasks, np.int64),
-        num_over_cap=num_unique - _count(pool, capped),
+        num_duplicates=_count(pool, rows) - _count(pool, unique),
+        num_over_cap=_count(pool, unique) - _count(pool, capped),
+        num_contradicted=np.zeros(pool.num_tasks, np.int64),
     )
+
+
+def _find_pairs(pool: Pool, settings: CurationSettings, columns: TaskColumns, passing: Flags) -> _Candidates:
+    """Every passing reply that is selected against failing ones. Alike conversations count once on either side."""
+    failing = columns.counted & pool.has_verdict & ~passing
+    is_side = (pool.unusable == 0) & (pool.prompt != 0)
+    both_ways = contradicted(pool, passing & is_side, failing & is_side)
+    good = _in_order(pool, settings, columns, passing & is_side & ~both_ways)
+    bad = _worst_first(pool, columns, failing & is_side & ~both_ways)
+    different = [rows[_first_of_alike(pool, rows)] for rows in (good, bad)]
+    pairs = pair_up(pool, _capped(pool, settings, different[0]), different[1], most=settings.max_pairs)
+    skipped = np.flatnonzero((passing | failing) & ~is_side)
+    lacks_tokens = (pool.num_tokens[pairs.chosen] == 0) | (pool.num_tokens[pairs.rejected] == 0)
+    return _Candidates(
+        rows=pairs.chosen,
+        rejected=pairs.rejected,
+        skipped=skipped,
+        num_rows=_count(pool, pairs.chosen),
+        num_tokens=_tokens(pool, pairs.chosen) + _tokens(pool, pairs.rejected),
+        num_rows_without_tokens=_count(pool, pairs.chosen[lacks_tokens]),
+        num_skipped=_count(pool, skipped),
+        num_duplicates=sum(_count(pool, rows) - _count(pool, kept) for rows, kept in zip((good, bad), different, strict=True)),
+        num_over_cap=pairs.num_over_cap,
+        num_contradicted=_count(pool, np.flatnonzero(both_ways)),
+    )
+
+
+def _capped(pool: Pool, settings: CurationSettings, unique: Integers) -> Integers:
+    """What max_per_task leaves of candidates in their order; of `best` the first."""
+    cap = 1 if settings.select is Select.BEST else settings.max_per_task
+    return unique if cap is None else unique[_places_in_task(pool.task[unique]) < cap]
+
+
+def _tokens(pool: Pool, attempts: Integers) -> Integers:
+    found: Integers = np.bincount(pool.task[attempts], weights=pool.num_tokens[attempts], minlength=pool.num_tasks).astype(
+        np.int64
+    )
+    return found
 
 
 def _count(pool: Pool, attempts: Integers) -> Integers:
@@ -230,6 +290,13 @@ def _in_order(pool: Pool, settings: CurationSettings, columns: TaskColumns, usab
         lacks_tokens = _count(pool, rows[pool.num_tokens[rows] == 0]) > 0
         keys.insert(1, np.where(lacks_tokens[pool.task[rows]], pool.num_characters[rows], pool.num_tokens[rows]))
     ordered: Integers = rows[np.lexsort(keys)]
+    return ordered
+
+
+def _worst_first(pool: Pool, columns: TaskColumns, failing: Flags) -> Integers:
+    """(F,) By task, the smallest metric first, then the order of the pool."""
+    rows = np.flatnonzero(failing)
+    ordered: Integers = rows[np.lexsort([columns.value[rows], pool.task[rows]])]
     return ordered
 
 

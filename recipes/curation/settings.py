@@ -21,6 +21,13 @@ class Select(StrEnum):
     ALL = "all"
 
 
+class Rows(StrEnum):
+    """What becomes a row: a selected attempt as a chat, or a pair of them as a preference."""
+
+    ATTEMPTS = "attempts"
+    PAIRS = "pairs"
+
+
 class CurationSettings(Settings):
     metric: str = knob(
         "is_correct",
@@ -38,7 +45,20 @@ class CurationSettings(Settings):
         essential=True,
     )
     max_per_task: int | None = knob(
-        None, "At most so many rows per task; empty is no limit.", unit="rows", ge=1, le=100_000, essential=True
+        None,
+        "At most so many attempts selected per task; empty is no limit.",
+        unit="attempts",
+        ge=1,
+        le=100_000,
+        essential=True,
+    )
+    rows: Rows = knob(
+        Rows.ATTEMPTS,
+        "Attempts selected as chats, for sft; or pairs for dpo: each of them against attempts of its task that do not pass.",
+        essential=True,
+    )
+    max_pairs: int = knob(
+        8, "At most so many pairs per task, of as many different replies as there are.", unit="pairs", ge=1, le=1000
     )
     min_reward: float | None = knob(
         None, "An attempt passes from this value of the metric on; empty means it passes when it is correct.", ge=-1e9, le=1e9
@@ -62,4 +82,6 @@ class CurationSettings(Settings):
             raise ValueError("select best-n needs max_per_task, the n")
         if self.select is Select.ALL and self.min_reward is not None:
             raise ValueError("select all takes every attempt, so that min_reward would do nothing; leave one of the two out")
+        if self.rows is Rows.PAIRS and self.select is Select.ALL:
+            raise ValueError("pairs need attempts that pass on one side: choose a select other than all")
         return self
