@@ -22,6 +22,7 @@ from recipes.config import (
     validated,
 )
 from recipes.curation import CurationSettings
+from recipes.curation import Rows as CurationRows
 from recipes.errors import ConfigError
 from recipes.eval_config import EvalConfig, EvalModel, SamplingSettings, VerifierChoice
 from recipes.registry import algorithms, backends, backends_for, check_samples, verifiers
@@ -118,12 +119,20 @@ class CycleConfig(Document):
         check_samples(self.backend.kind)
         with below("training"):
             algorithm = algorithms.get(self.training.kind)
-            validated(algorithm.Config, self.training.params, ("params",))
+            settings = validated(algorithm.Config, self.training.params, ("params",))
         if self.backend.kind not in backends_for(self.training.kind):
             raise ConfigError(
                 f"{self.training.kind} does not train on {self.backend.kind}, and a cycle trains where it samples. Choose another"
                 " algorithm, such as sft.",
                 path=("training", "kind"),
+            )
+        check_backend = getattr(algorithm, "check_backend", None)
+        if check_backend is not None:
+            check_backend(settings, backends.get(self.backend.kind))
+        if self.curation.rows is not CurationRows.ATTEMPTS:
+            raise ConfigError(
+                "A cycle learns from attempts as chats. Set rows to attempts; pairs are curated and trained on by hand.",
+                path=("curation", "rows"),
             )
         needed = getattr(algorithm, "row_format", None)  # an installed algorithm need not know the word
         if needed not in (None, RowFormat.MESSAGES):

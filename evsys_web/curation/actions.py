@@ -58,7 +58,7 @@ def publish(
     sources = open_sources(eval_runs)
     selection = select(sources.pool, settings)
     if not len(selection):
-        raise NothingSelected(_nothing_to(settings), path=("filter",))
+        raise NothingSelected(nothing_to_publish(settings), path=("filter",))
     publication = _Publication(user, project, sources, settings, selection, name.strip())
     imported = publish_splits(
         user=user,
@@ -164,7 +164,8 @@ class _Publication:
             first += len(places)
 
 
-def _nothing_to(settings: CurationSettings) -> str:
+def nothing_to_publish(settings: CurationSettings) -> str:
+    """Why there is no row."""
     if settings.rows is Rows.PAIRS:
         return "Nothing to publish: no kept task has a reply that passes and another one that does not."
     return "Nothing to publish: no attempt passes the filter and the selection."

@@ -16,7 +16,8 @@ from evsys_web.api.pagination import Page, Slice, paginate
 from evsys_web.curation import actions
 from evsys_web.curation.forms import curatable
 from evsys_web.curation.lineage import places_of_task, sources_of
-from evsys_web.curation.models import Curation, Filter
+from evsys_web.curation.models import CuratedRow, Curation, Filter
+from evsys_web.curation.pair_samples import sample_pairs
 from evsys_web.curation.pools import open_sources
 from evsys_web.curation.samples import sample_sides
 from evsys_web.curation.schemas import (
@@ -54,6 +55,7 @@ def preview_curation(request: HttpRequest, body: PreviewIn) -> dict[str, Any]:
         "histogram": found.histogram,
         "inside": sides.inside,
         "outside": sides.outside,
+        "pairs": sample_pairs(sources, body.settings),
         "metrics": sources.pool.metrics,
     }
 
@@ -142,10 +144,18 @@ def row_lineage(request: HttpRequest, version_id: int, row: int) -> dict[str, An
     found = sources_of(version, [row])
     if not found:
         raise Http404
-    source, run, task = found[0], found[0].eval_run, found[0].task
+    source, *other = found
     return {
         "row": source.position,
         "split": source.split,
+        **_source(source),
+        "rejected": _source(other[0]) if other else None,
+    }
+
+
+def _source(source: CuratedRow) -> dict[str, Any]:
+    run, task = source.eval_run, source.task
+    return {
         "eval_run_id": source.eval_run_id,
         "model": run.model_label if run else None,
         "checkpoint_id": run.checkpoint_id if run else None,

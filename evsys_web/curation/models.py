@@ -90,6 +90,10 @@ class Curation(models.Model):
         return str(self.settings.get("filter", ""))
 
     @property
+    def is_pairs(self) -> bool:
+        return self.settings.get("rows") == "pairs"
+
+    @property
     def num_other_sources(self) -> int:
         """Beyond the two that a list names."""
         return max(0, len(self.sources) - 2)
@@ -122,15 +126,15 @@ class Side(models.TextChoices):
 
 
 class CuratedRow(models.Model):
-    """Where a row of a curated version comes from. position: from 0, in the version's file. score: of the chosen metric. A pair has
-    two of them, one for each side.
+    """Where a row of a curated version comes from. position: from 0, in the version's file. score: of the chosen metric. A pair
+    has two, one for each side.
 
     No key has a name backwards: datasets and evals list what points at them, and this is a hundred thousand rows."""
 
     version = models.ForeignKey("datasets.DatasetVersion", on_delete=models.CASCADE, related_name="+", db_index=False)
     position = models.PositiveIntegerField()
     split = models.CharField(max_length=20)
-    side = models.CharField(max_length=10, blank=True, default="", choices=Side, help_text="Of a pair; empty for an attempt alone.")
+    side = models.CharField(max_length=10, blank=True, default="", choices=Side, help_text="Of a pair; else empty.")
     eval_run = Outliving("evals.EvalRun", db_index=False)
     task = Outliving("evals.EvalTask")
     attempt = Outliving("evals.Attempt", db_index=False)

@@ -17,7 +17,7 @@ NUM_ATTEMPTS_SHOWN = 16
 
 
 class Tried(NamedTuple):
-    """An attempt as a small mark. kind: right, wrong or error."""
+    """An attempt as a small mark. kind: right, wrong or error. is_row: it becomes a row, or a side of one."""
 
     url: str
     kind: str
@@ -54,7 +54,7 @@ def sample_sides(sources: Sources, settings: CurationSettings, found: Preview) -
     pks = [int(pool.ids[at]) for attempts in shown for at in attempts]
     rows = Attempt.objects.filter(pk__in=pks).select_related("task")
     by_pk = {row.pk: row for row in rows.only("attempt", "eval_run_id", "task__position", "task__prompt", "task__eval_run_id")}
-    taken = _taken(pool, settings)
+    becomes = _becomes(pool, settings)
     explain = compile_filter(settings.filter).explain
     made = []
     for task, attempts in zip([task for side in sides for task in side], shown, strict=True):
@@ -64,7 +64,7 @@ def sample_sides(sources: Sources, settings: CurationSettings, found: Preview) -
             continue  # deleted a moment ago
         first = stored[0][1].task
         more = int(pool.starts[task + 1] - pool.starts[task]) - len(attempts)
-        marks = [_mark(pool, at, row, bool(taken[at]), len(sources.runs)) for at, row in stored]
+        marks = [_mark(pool, at, row, becomes.get(at, ""), len(sources.runs)) for at, row in stored]
         made.append(
             Sample(
                 *(pool.tasks[task].task_id, first.prompt, first.get_absolute_url(), aggregates.n, aggregates.n_correct),
@@ -82,16 +82,19 @@ def _spread(columns: TaskColumns, mask: np.ndarray) -> list[int]:
     return [int(task) for task in ordered]
 
 
-def _taken(pool: Pool, settings: CurationSettings) -> np.ndarray:
-    """(A,) which attempts become rows, on whichever side of the holdout."""
-    taken = np.zeros(len(pool), np.bool_)
-    taken[select(pool, settings.model_copy(update={"val_fraction": 0.0})).attempts] = True
-    return taken
+def _becomes(pool: Pool, settings: CurationSettings) -> dict[int, str]:
+    """What attempts become, on whichever side of the holdout, by their index in the pool; the others are not in it."""
+    selection = select(pool, settings.model_copy(update={"val_fraction": 0.0}))
+    if selection.rejected is None:
+        return dict.fromkeys(selection.attempts.tolist(), "becomes a row")
+    chosen = dict.fromkeys(selection.attempts.tolist(), "chosen in a pair")
+    return chosen | dict.fromkeys(selection.rejected.tolist(), "rejected in a pair")
 
 
-def _mark(pool: Pool, at: int, row: Attempt, is_row: bool, num_runs: int) -> Tried:
+def _mark(pool: Pool, at: int, row: Attempt, becomes: str, num_runs: int) -> Tried:
     kind = "error" if not pool.has_verdict[at] else "right" if pool.is_correct[at] else "wrong"
     run = f" of eval {row.eval_run_id}" if num_runs > 1 else ""
-    becomes = ", becomes a row" if is_row else f", no row: {reason}" if (reason := pool.reasons[pool.unusable[at]]) else ""
+    reason = pool.reasons[pool.unusable[at]]
+    said = f", {becomes}" if becomes else f", no row: {reason}" if reason else ""
     url = reverse("evals:task", args=[row.eval_run_id, row.task.position])
-    return Tried(f"{url}#attempt-{row.attempt + 1}", kind, f"Attempt {row.attempt + 1}{run}: {kind}{becomes}", is_row)
+    return Tried(f"{url}#attempt-{row.attempt + 1}", kind, f"Attempt {row.attempt + 1}{run}: {kind}{said}", bool(becomes))

@@ -47,6 +47,21 @@ class SampleOut(Schema):
     reason: str = Field(description="The condition that decides, with the values of the names in it.")
 
 
+class SideOut(Schema):
+    eval_run_id: int
+    attempt: int = Field(description="From 0.")
+    score: float
+    text: str = Field(description="What was said beyond the common prompt, shortened.")
+    url: str
+
+
+class PairOut(Schema):
+    task_id: str
+    prompt: str
+    chosen: SideOut
+    rejected: SideOut
+
+
 class PreviewOut(Schema):
     counts: dict[str, int] = Field(description="Tasks kept and dropped, rows, tokens, splits, and what was left out and why.")
     skipped: dict[str, int] = Field(description="Attempts that could not be rows, by reason.")
@@ -54,6 +69,7 @@ class PreviewOut(Schema):
     histogram: list[BinOut] = Field(description="Tasks by avg.")
     inside: list[SampleOut] = Field(description="A few tasks that are kept, from the lowest avg to the highest.")
     outside: list[SampleOut] = Field(description="A few that are not.")
+    pairs: list[PairOut] = Field(description="A few of the pairs, where rows are pairs.")
     metrics: list[str] = Field(description="What `metric` may name.")
 
 
@@ -115,6 +131,7 @@ class PlaceOut(Schema):
     dataset_version_id: int = Field(validation_alias="row.version_id")
     row: int = Field(validation_alias="row.position", description="From 0.")
     split: str = Field(validation_alias="row.split", description="Rows of `validation` are measured, not trained on.")
+    side: str = Field(validation_alias="row.side", description="Of a pair: chosen or rejected; else empty.")
     score: float | None = Field(validation_alias="row.score")
     curation_id: int | None = Field(validation_alias="curation.pk", default=None)
     runs: list[LearnerOut] = Field(validation_alias="learners")
@@ -129,9 +146,7 @@ class AttemptLineageOut(Schema):
     datasets: list[PlaceOut] = Field(description="Rows that came from this attempt, and what was trained on them.")
 
 
-class RowLineageOut(Schema):
-    row: int = Field(description="From 0.")
-    split: str
+class SourceOut(Schema):
     eval_run_id: int | None = Field(description="Null when it was deleted since; the row's metadata still names it.")
     model: str | None
     checkpoint_id: int | None = Field(description="Of the model, when it was one of this dashboard's.")
@@ -139,3 +154,9 @@ class RowLineageOut(Schema):
     task_id: str | None
     attempt: int
     score: float | None
+
+
+class RowLineageOut(SourceOut):
+    row: int = Field(description="From 0.")
+    split: str
+    rejected: SourceOut | None = Field(description="Where the other side of a pair comes from; null where the row is no pair.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 from django.contrib import messages
@@ -99,6 +100,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
         "curation": curation,
         "sources": [{"was": source, "run": runs.get(source["eval_run"])} for source in curation.sources],
         "settings": _shown(curation.settings),
+        "rows_label": "Pairs" if curation.is_pairs else "Rows",
         "kept_note": f"of {counts.get('num_tasks', 0):,}",
         "split_note": f"{counts.get('num_validation_rows', 0):,} of them held out for validation",
         "token_note": f"unknown for {unknown:,} rows" if (unknown := counts.get("num_rows_without_tokens", 0)) else "",
@@ -153,7 +155,8 @@ def version_origin(request: HttpRequest, pk: int) -> HttpResponse:
 def row_sources(request: HttpRequest, pk: int) -> HttpResponse:
     """For rows that a page shows, by their numbers from 1: the attempt that each comes from."""
     asked = [int(text) for text in request.GET.get("shown", "").split(",") if text.isdecimal() and len(text) < 10]
-    rows = sources_of(_version(request, pk), [number - 1 for number in asked[:MAX_ROWS_SHOWN]])
+    sources = sources_of(_version(request, pk), [number - 1 for number in asked[:MAX_ROWS_SHOWN]])
+    rows = [(position + 1, list(group)) for position, group in groupby(sources, key=lambda source: source.position)]
     return render(request, "curation/_row_sources.html", {"rows": rows})
 
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from evsys_web.curation.pair_samples import ShownPair, sample_pairs
 from evsys_web.curation.pools import Sources, open_sources
 from evsys_web.curation.samples import Sides, sample_sides
 from evsys_web.evals.models import EvalRun
-from recipes.curation import CurationSettings, Preview, compile_filter, preview
+from recipes.curation import CurationSettings, Preview, Rows, compile_filter, preview
 from recipes.errors import RecipeError
 
 BAR_AREA = 44.0
@@ -93,6 +94,8 @@ class Look:
     band: Band | None
     change: Change | None
     sides: Sides
+    pairs: list[ShownPair]
+    is_pairs: bool
     notes: list[str]
     before: str
     milliseconds: int
@@ -116,6 +119,8 @@ class Look:
 
     @property
     def empty_sentence(self) -> str:
+        if self.found.num_kept and self.is_pairs:
+            return "No kept task has a reply that passes and another one that does not: keep tasks with 0 < avg < 1."
         if self.found.num_kept:
             return "No attempt of the kept tasks is taken: choose another way to take them, or a lower bar."
         return "No task passes this filter."
@@ -134,7 +139,9 @@ def look_at(runs: Sequence[EvalRun], settings: CurationSettings, *, before: str 
         band=_band(found),
         change=change,
         sides=sample_sides(sources, settings, found),
-        notes=_notes(sources, found),
+        pairs=sample_pairs(sources, settings),
+        is_pairs=settings.rows is Rows.PAIRS,
+        notes=_notes(sources, settings, found),
         before=earlier,
         milliseconds=max(1, round(1000 * (time.perf_counter() - began))),
     )
@@ -215,19 +222,22 @@ def _band(found: Preview) -> Band | None:
     return Band(first.x - 0.4, last.x + last.width - first.x + 0.8)
 
 
-def _notes(sources: Sources, found: Preview) -> list[str]:
+def _notes(sources: Sources, settings: CurationSettings, found: Preview) -> list[str]:
     notes = []
     live = [run.name for run in sources.runs if not run.has_ended]
     if live:
         verb = "is" if len(live) == 1 else "are"
         notes.append(f"{', '.join(live)} {verb} still running: figures move as attempts arrive.")
+    is_pairs = settings.rows is Rows.PAIRS
+    none = "lack a reply that passes, or one that does not" if is_pairs else "have no attempt to take"
     for count, what in (
         (found.num_without_attempts, "tasks have no attempt with a verdict"),
-        (found.num_kept_without_rows, "kept tasks have no attempt to take"),
+        (found.num_kept_without_rows, f"kept tasks {none}"),
         (found.num_errors, "attempts ended in an error and count for nothing"),
         (found.num_without_metric, "attempts lack the metric"),
-        (found.num_duplicates, "rows are left out because they repeat another"),
-        (found.num_over_cap, "rows are left out by the cap per task"),
+        (found.num_duplicates, f"{'replies' if is_pairs else 'rows'} are left out because they repeat another"),
+        (found.num_contradicted, "attempts gave a reply that was judged right once and wrong once: no pair takes it"),
+        (found.num_over_cap, f"{'pairs' if is_pairs else 'rows'} are left out by the cap per task"),
     ):
         if count:
             notes.append(f"{count:,} {what}.")

@@ -23,7 +23,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='curatedrow',
             name='side',
-            field=models.CharField(blank=True, choices=[('chosen', 'chosen'), ('rejected', 'rejected')], default='', help_text='Of a pair; empty for an attempt alone.', max_length=10),
+            field=models.CharField(blank=True, choices=[('chosen', 'chosen'), ('rejected', 'rejected')], default='', help_text='Of a pair; else empty.', max_length=10),
         ),
         migrations.AddConstraint(
             model_name='curatedrow',

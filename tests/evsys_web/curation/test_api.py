@@ -10,6 +10,7 @@ from django.test import Client
 from evsys_web.accounts.models import Project, User
 from evsys_web.curation.actions import Published
 from evsys_web.curation.models import Curation, Filter
+from evsys_web.datasets.models import DatasetVersion
 from evsys_web.evals.models import EvalRun, Status
 from evsys_web.runs.models import Checkpoint, TrainingRun
 from evsys_web.runs.models import Status as RunStatus
@@ -117,6 +118,7 @@ def test_a_row_knows_its_attempt(client: Client, published: Published, run: Eval
         "task_id": "often",
         "attempt": 0,
         "score": 1.0,
+        "rejected": None,
     }
     assert get(client, f"datasets/versions/{published.version.pk}/rows/99/lineage", alice_headers)[0] == 404
 
@@ -136,6 +138,7 @@ def test_an_attempt_knows_what_learned_from_it(
             "dataset_version_id": published.version.pk,
             "row": 1,
             "split": "train",
+            "side": "",
             "score": 1.0,
             "curation_id": published.curation.pk,
             "runs": [
@@ -165,3 +168,25 @@ def test_a_stranger_finds_nothing(client: Client, published: Published, run: Eva
         f"datasets/versions/{published.version.pk}/rows/0/lineage",
     ):
         assert get(client, path, mallory_headers)[0] == 404
+
+
+def test_pairs_are_previewed_published_and_traced_to_both_attempts(
+    client: Client, run: EvalRun, alice_headers: dict[str, str], mallory_headers: dict[str, str]
+) -> None:
+    asked = {"eval_runs": [run.pk], "settings": BAND | {"rows": "pairs", "max_pairs": 2}}
+    status, found = post(client, "curations/preview", asked, alice_headers)
+    assert status == 200 and found["counts"]["num_rows"] == 4 and found["counts"]["num_over_cap"] == 2
+    first = found["pairs"][0]
+    assert (first["task_id"], first["chosen"]["attempt"], first["rejected"]["attempt"]) == ("seldom", 1, 0)
+    assert (first["chosen"]["text"], first["rejected"]["text"]) == ("Right 1", "Wrong 0")
+    status, made = post(client, "curations", asked | {"name": "pairs"}, alice_headers)
+    version = made["curation"]["dataset_version_id"]
+    assert status == 201 and DatasetVersion.objects.get(pk=version).format == "preference"
+    status, row = get(client, f"datasets/versions/{version}/rows/0/lineage", alice_headers)
+    assert (row["attempt"], row["rejected"]["attempt"], row["rejected"]["score"]) == (1, 0, 0.0)
+    status, attempt = get(client, f"evals/{run.pk}/tasks/2/attempts/0/lineage", alice_headers)
+    assert [(place["row"], place["side"]) for place in attempt["datasets"]] == [(0, "rejected")]
+    assert post(client, "curations/preview", asked, mallory_headers)[0] == 404
+    everything = asked | {"settings": {"rows": "pairs", "select": "all"}}
+    status, refused = post(client, "curations/preview", everything, alice_headers)
+    assert status == 422 and "pairs need attempts that pass on one side" in str(refused)

@@ -59,7 +59,7 @@ def test_people_get_a_panel(run: EvalRun) -> None:
     [
         (("--filter", "avg > foo"), "--filter: Character 7: found the unknown name foo.*\n  avg > foo\n        \\^\\^\\^$"),
         (("--filter", "avg > 5"), "Nothing to publish: no attempt passes"),
-        (("--filter", "avg > 5", "--dry-run"), "there is nothing to publish"),
+        (("--filter", "avg > 5", "--dry-run"), "Nothing to publish: no attempt passes"),
         (("--val-fraction", "1e-9", "--dry-run"), "leaves the validation split empty"),
         (("--val-fraction", "1e-9"), "leaves the validation split empty"),
         (("--max-per-task", "few"), "max_per_task: .*valid integer.*few"),

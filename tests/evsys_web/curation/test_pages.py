@@ -261,3 +261,38 @@ def test_pages_ask_the_database_little(
     for url, most in ((reverse("curation:list"), 8), (published.curation.get_absolute_url(), 9)):
         with django_assert_max_num_queries(most):
             alice_client.get(url)
+
+
+def test_pairs_are_counted_and_shown_side_by_side_while_they_are_asked_for(alice_client: Client, run: EvalRun):
+    text, _ = preview(alice_client, run, filter="0 < avg < 1", rows="pairs", max_pairs="2")
+    said = plain(text)
+    assert "Pairs 4 from 16 attempts" in said and "2 pairs are left out by the cap per task" in said
+    assert "Chosen: attempt 2 1 Right 1 Rejected: attempt 1 0 Wrong 0" in said
+    assert "rejected in a pair" in text and "chosen in a pair" in text
+    none, _ = preview(alice_client, run, filter="solved", rows="pairs", select="best", max_pairs="1")
+    assert "1 kept tasks lack a reply that passes, or one that does not" in plain(none)
+    empty, _ = preview(alice_client, run, filter="avg == 1", rows="pairs")
+    assert "No kept task has a reply that passes and another one that does not" in plain(empty)
+    refused, _ = preview(alice_client, run, rows="pairs", select="all")
+    assert "pairs need attempts that pass" in plain(refused).lower() or "Pairs need attempts that pass" in plain(refused)
+
+
+def test_what_pairs_say_is_text_and_nothing_else(alice_client: Client, make_run: MakeRun):
+    run = make_run({"sum": [1, 0]})
+    for attempt in run.attempts.all():
+        attempt.messages[-1]["content"] = f"<script>alert({attempt.attempt})</script>"
+        attempt.save()
+    text, _ = preview(alice_client, run, filter="true", rows="pairs")
+    assert "<script>" not in text and "&lt;script&gt;alert(0)" in text
+
+
+def test_published_pairs_lead_to_dpo_and_back_to_both_attempts(alice_client: Client, run: EvalRun):
+    asked = {"eval": run.pk, "filter": "0 < avg < 1", "rows": "pairs", "max_pairs": "2", "name": "pairs"}
+    page = alice_client.post(reverse("curation:new"), asked, follow=True).content.decode()
+    assert "4 rows published as pairs@1" in page and "Pairs" in plain(page)
+    version = DatasetVersion.objects.get()
+    assert 'value="dpo" selected' in alice_client.get(f"/runs/new?dataset={version.pk}").content.decode()
+    sources = alice_client.get(reverse("curation:row-sources", args=[version.pk]), {"shown": "1"}).content.decode()
+    assert "chosen from sums · seldom · attempt 2 ; rejected from sums · seldom · attempt 1" in plain(sources)
+    workbench = alice_client.get(Curation.objects.get().workbench_url).content.decode()
+    assert re.search(r'<option value="pairs" selected', workbench)

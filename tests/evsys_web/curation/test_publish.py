@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from django.conf import settings as django_settings
 from django.core.exceptions import PermissionDenied
 from pytest_django import DjangoAssertNumQueries
 
+import recipes
 from evsys_web.accounts.models import Project, User
 from evsys_web.curation import actions
 from evsys_web.curation.actions import Published, delete_filter, publish, save_filter
@@ -18,6 +20,7 @@ from evsys_web.datasets.actions import delete_version
 from evsys_web.datasets.models import Dataset, DatasetVersion
 from evsys_web.evals.actions import delete_eval
 from evsys_web.evals.models import EvalRun, Status
+from recipes.config import RunConfig
 from recipes.curation import CurationSettings
 from recipes.errors import ConfigError, DataError
 from tests.evsys_web.curation.conftest import MakeRun
@@ -215,3 +218,89 @@ def test_filters_are_kept_under_a_name(run: EvalRun, alice: User, bob: User, mal
         delete_filter(user=mallory, saved=saved)
     delete_filter(user=alice, saved=saved)
     assert not Filter.objects.exists()
+
+
+MIXED = {"never": [0, 0, 0, 0], "once": [0, 1, 0, 0], "often": [1, 1, 0, None], "always": [1, 1, 1, 1]}
+PAIRS = CurationSettings(filter="0 < avg < 1", rows="pairs", max_pairs=2)
+
+
+def test_pairs_become_a_preference_version_whose_rows_name_both_attempts(
+    alice: User, project: Project, make_run: MakeRun
+) -> None:
+    run = make_run(MIXED)
+    found = publish(user=alice, project=project, eval_runs=[run], settings=PAIRS, name="pairs")
+    assert found.version.format == "preference" and found.curation.counts["num_rows"] == 4
+    rows = list(found.version.read_rows())
+    told = [(row["metadata"]["task_id"], row["metadata"]["attempt"], row["metadata"]["rejected_attempt"]) for row in rows]
+    assert told == [("once", 1, 0), ("once", 1, 2), ("often", 0, 2), ("often", 1, 2)]
+    assert rows[0]["prompt"] == [{"role": "user", "content": "What is once?"}]
+    assert rows[0]["chosen"][0]["content"] == "Right 1" and rows[0]["rejected"][0]["content"] == "Wrong 0"
+    assert rows[0]["metadata"] == {
+        "eval_run": run.pk,
+        "task_id": "once",
+        "attempt": 1,
+        "score": 1.0,
+        "benchmark": "Sums",
+        "model": "starter",
+        "rejected_eval_run": run.pk,
+        "rejected_attempt": 0,
+        "rejected_score": 0.0,
+    }
+    sources = CuratedRow.objects.filter(version=found.version).select_related("attempt").order_by("position", "side")
+    assert [(row.position, row.side, row.attempt.attempt, row.score) for row in sources][:4] == [
+        (0, "chosen", 1, 1.0),
+        (0, "rejected", 0, 0.0),
+        (1, "chosen", 1, 1.0),
+        (1, "rejected", 2, 0.0),
+    ]
+    again = publish(user=alice, project=project, eval_runs=[run], settings=PAIRS, name="pairs")
+    assert not again.created and again.curation == found.curation
+
+
+def test_pairs_of_two_evals_name_the_eval_of_either_side(alice: User, project: Project, make_run: MakeRun) -> None:
+    right, wrong = make_run({"sum": [1]}, name="right"), make_run({"sum": [0]}, name="wrong")
+    found = publish(user=alice, project=project, eval_runs=[right, wrong], settings=PAIRS, name="pairs")
+    (row,) = found.version.read_rows()
+    assert (row["metadata"]["eval_run"], row["metadata"]["rejected_eval_run"]) == (right.pk, wrong.pk)
+    assert [(source.side, source.eval_run_id) for source in CuratedRow.objects.order_by("side")] == [
+        ("chosen", right.pk),
+        ("rejected", wrong.pk),
+    ]
+
+
+def test_pairs_are_held_out_by_task_and_train_dpo(alice: User, project: Project, make_run: MakeRun) -> None:
+    run = make_run({f"t{number}": [0, 1] for number in range(20)})
+    settings = PAIRS.model_copy(update={"val_fraction": 0.3})
+    version = publish(user=alice, project=project, eval_runs=[run], settings=settings, name="pairs").version
+    splits = {each["name"]: each["num_rows"] for each in version.splits}
+    assert splits["train"] + splits["validation"] == 20 and splits["validation"] > 0
+    config = RunConfig.from_values(
+        {
+            "data": {"dataset": version.reference},
+            "algorithm": {"kind": "dpo", "params": {"batch_size": 8, "max_steps": 2, "learning_rate": 0.02}},
+            "backend": {"kind": "mock"},
+        }
+    )
+    result = recipes.train(
+        config,
+        run_id="1",
+        output_dir=Path(django_settings.HOME) / "dpo",
+        rows=list(version.read_rows("train")),
+        validation_rows=list(version.read_rows("validation")),
+    )
+    assert result.status == "completed" and "eval/validation_accuracy" in result.metrics
+
+
+def test_attempts_without_two_sides_publish_nothing_and_say_why(alice: User, project: Project, make_run: MakeRun) -> None:
+    run = make_run({"never": [0, 0], "always": [1, 1]})
+    settings = CurationSettings(filter="true", rows="pairs")
+    with pytest.raises(ConfigError, match="no kept task has a reply that passes and another one that does not"):
+        publish(user=alice, project=project, eval_runs=[run], settings=settings, name="pairs")
+    assert not DatasetVersion.objects.exists()
+
+
+def test_a_curation_that_was_published_before_there_were_pairs_is_found_again(published: Published, run: EvalRun) -> None:
+    values = published.curation.settings
+    plain = {name: value for name, value in values.items() if name not in ("rows", "max_pairs")}
+    told_apart_by = json.dumps([plain, [str(run.pk)]], sort_keys=True)
+    assert published.curation.fingerprint == hashlib.sha256(told_apart_by.encode()).hexdigest()

@@ -13,12 +13,12 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from evsys_web.accounts.commands import add_user_argument, chosen_user
 from evsys_web.accounts.models import Project, User
-from evsys_web.curation.actions import Published, publish
+from evsys_web.curation.actions import Published, nothing_to_publish, publish
 from evsys_web.curation.forms import curatable
 from evsys_web.curation.pools import open_sources
 from evsys_web.evals.models import EvalRun
 from recipes.config import validated
-from recipes.curation import CurationSettings, FilterError, Preview, Select, compile_filter, preview
+from recipes.curation import CurationSettings, FilterError, Preview, Rows, Select, compile_filter, preview
 from recipes.errors import ConfigError, RecipeError
 
 BAR_WIDTH = 40
@@ -37,7 +37,8 @@ class Command(BaseCommand):
             if field.annotation is bool:
                 parser.add_argument(option, action=BooleanOptionalAction, help=sentence)
             else:
-                parser.add_argument(option, metavar="|".join(Select) if field.annotation is Select else None, help=sentence)
+                choices = "|".join(field.annotation) if field.annotation in (Select, Rows) else None
+                parser.add_argument(option, metavar=choices, help=sentence)
         parser.add_argument("--dry-run", action="store_true", help="Print what would come of it and write nothing.")
         add_user_argument(parser)
         parser.add_argument("--json", action="store_true", help="Print JSON and nothing else.")
@@ -56,28 +57,32 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(as_json(runs, chosen, found, published), indent=2, ensure_ascii=False))
         else:
-            self._print(found, published)
+            self._print(chosen, found, published)
         if not found.num_rows:
-            raise CommandError("No attempt passes the filter and the selection: there is nothing to publish.")
+            raise CommandError(nothing_to_publish(chosen))
         if found.holdout_error:
             raise CommandError(found.holdout_error)
 
-    def _print(self, found: Preview, published: Published | None) -> None:
+    def _print(self, chosen: CurationSettings, found: Preview, published: Published | None) -> None:
+        is_pairs = chosen.rows is Rows.PAIRS
         lines = [
             f"Tasks      {found.num_tasks:,}: {found.num_kept:,} kept, {found.num_dropped:,} dropped, "
             f"{found.num_without_attempts:,} without attempts that count",
             f"Attempts   {found.num_attempts:,}, of which {found.num_errors:,} ended in an error",
-            f"Rows       {found.num_rows:,}, {_tokens(found)}",
+            f"{'Pairs' if is_pairs else 'Rows':10} {found.num_rows:,}, {_tokens(found)}",
             f"Splits     train {found.num_train_rows:,} rows of {found.num_train_tasks:,} tasks, "
             f"validation {found.num_validation_rows:,} rows of {found.num_validation_tasks:,} tasks",
         ]
         left_out = {
             "have no such metric": found.num_without_metric,
             "are alike": found.num_duplicates,
-            "are beyond the rows per task": found.num_over_cap,
+            "gave a reply that was judged both ways": found.num_contradicted,
+            **({} if is_pairs else {"are beyond the rows per task": found.num_over_cap}),
             **{f"cannot be used: {reason}": number for reason, number in list(found.skipped.items())[:NUM_REASONS]},
         }
         lines += [f"Left out   {number:,} attempts {reason}" for reason, number in left_out.items() if number]
+        if is_pairs and found.num_over_cap:
+            lines.append(f"Left out   {found.num_over_cap:,} pairs are beyond the pairs per task")
         most = max((bin.num_tasks for bin in found.histogram), default=0)
         lines += ["", f"{'avg':12} tasks (kept)"] if most else []
         lines += [_bar(bin.low, bin.high, bin.num_tasks, bin.num_kept, most) for bin in found.histogram if bin.num_tasks]
