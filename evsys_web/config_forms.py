@@ -225,7 +225,7 @@ def _knob_of_type(annotation: Any, optional: bool, limits: Mapping[str, Any]) ->
     if annotation is str:
         attributes = {"maxlength": limits["max_length"]} if "max_length" in limits else {}
         if attributes.get("maxlength", 0) > LONG_TEXT:
-            return Knob(widget=forms.Textarea(attrs={**attributes, "rows": 3}), optional=optional)
+            return Knob(widget=forms.Textarea(attrs={**attributes, "rows": 5}), optional=optional)
         return Knob(widget=forms.TextInput(attrs=attributes), optional=optional)
     if get_origin(annotation) in (list, tuple, set) and set(get_args(annotation)) <= {int, float, str, Ellipsis}:
         return ListKnob(widget=forms.TextInput(attrs={"inputmode": "text"}), optional=optional)

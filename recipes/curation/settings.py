@@ -58,7 +58,12 @@ class CurationSettings(Settings):
         essential=True,
     )
     max_pairs: int = knob(
-        8, "At most so many pairs per task, of as many different replies as there are.", unit="pairs", ge=1, le=1000
+        8,
+        "At most so many pairs per task, of as many different replies as there are.",
+        unit="pairs",
+        ge=1,
+        le=1000,
+        essential=True,
     )
     min_reward: float | None = knob(
         None, "An attempt passes from this value of the metric on; empty means it passes when it is correct.", ge=-1e9, le=1e9

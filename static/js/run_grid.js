@@ -3,6 +3,7 @@
 import { saveCsv, savePng } from "./run_export.js";
 
 const order = ["train", "reward", "rewards", "optim", "eval", "tokens", "time", "progress"];
+const spelled = { kl: "KL" };
 const rank = (group) => (order.indexOf(group) + 1 || order.indexOf("eval") + 1.5);
 
 export class Grid {
@@ -46,7 +47,7 @@ export class Grid {
   addGroup(group) {
     const section = this.groupTemplate.content.firstElementChild.cloneNode(true);
     section.dataset.group = group;
-    section.querySelector("[data-group-name]").textContent = group;
+    section.querySelector("[data-group-name]").textContent = spelled[group] ?? group;
     section.open = !this.view.closed.includes(group);
     section.addEventListener("toggle", () => {
       const closed = [...this.groups].filter(([, each]) => !each.open).map(([name]) => name);

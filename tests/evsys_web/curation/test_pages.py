@@ -267,7 +267,7 @@ def test_pairs_are_counted_and_shown_side_by_side_while_they_are_asked_for(alice
     text, _ = preview(alice_client, run, filter="0 < avg < 1", rows="pairs", max_pairs="2")
     said = plain(text)
     assert "Pairs 4 from 16 attempts" in said and "2 pairs are left out by the cap per task" in said
-    assert "Chosen: attempt 2 1 Right 1 Rejected: attempt 1 0 Wrong 0" in said
+    assert "Chosen: attempt 2 · score 1 Right 1 Rejected: attempt 1 · score 0 Wrong 0" in said
     assert "rejected in a pair" in text and "chosen in a pair" in text
     none, _ = preview(alice_client, run, filter="solved", rows="pairs", select="best", max_pairs="1")
     assert "1 kept tasks lack a reply that passes, or one that does not" in plain(none)
