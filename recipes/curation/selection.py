@@ -259,7 +259,7 @@ def _find_pairs(pool: Pool, settings: CurationSettings, columns: TaskColumns, pa
         num_tokens=_tokens(pool, pairs.chosen) + _tokens(pool, pairs.rejected),
         num_rows_without_tokens=_count(pool, pairs.chosen[lacks_tokens]),
         num_skipped=_count(pool, skipped),
-        num_duplicates=sum(_count(pool, rows) - _count(pool, kept) for rows, kept in zip((good, bad), different, strict=True)),
+        num_duplicates=_count(pool, np.r_[good, bad]) - _count(pool, np.r_[different[0], different[1]]),
         num_over_cap=pairs.num_over_cap,
         num_contradicted=_count(pool, np.flatnonzero(both_ways)),
     )

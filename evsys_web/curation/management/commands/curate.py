@@ -37,8 +37,8 @@ class Command(BaseCommand):
             if field.annotation is bool:
                 parser.add_argument(option, action=BooleanOptionalAction, help=sentence)
             else:
-                choices = "|".join(field.annotation) if field.annotation in (Select, Rows) else None
-                parser.add_argument(option, metavar=choices, help=sentence)
+                closed = next((each for each in (Select, Rows) if field.annotation is each), None)
+                parser.add_argument(option, metavar="|".join(closed) if closed else None, help=sentence)
         parser.add_argument("--dry-run", action="store_true", help="Print what would come of it and write nothing.")
         add_user_argument(parser)
         parser.add_argument("--json", action="store_true", help="Print JSON and nothing else.")
