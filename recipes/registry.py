@@ -84,6 +84,7 @@ algorithms = Registry(
         "local_sft": "recipes.algorithms.trl.sft:LocalSFT",
         "fireworks_sft": "recipes.algorithms.fireworks_jobs:FireworksSFT",
         "fireworks_dpo": "recipes.algorithms.fireworks_jobs:FireworksDPO",
+        "local_dpo": "recipes.algorithms.trl.dpo:LocalDPO",
         "mock_sft": "recipes.algorithms.mock:MockSFT",
     },
 )

@@ -61,3 +61,17 @@ SFT_NAMES = MetricNames(
         "eval_loss": "eval/validation_nll",
     }
 )
+DPO_NAMES = MetricNames(
+    {
+        "rewards/chosen": "rewards/chosen",
+        "rewards/rejected": "rewards/rejected",
+        "rewards/margins": "rewards/margins",
+        "rewards/accuracies": "rewards/accuracies",
+        "logps/chosen": "train/chosen_logprob",
+        "logps/rejected": "train/rejected_logprob",
+        "logits/chosen": "train/chosen_logits",
+        "logits/rejected": "train/rejected_logits",
+        "eval_rewards/accuracies": "eval/validation_accuracy",
+        "eval_rewards/margins": "eval/validation_margin",
+    }
+)

@@ -50,6 +50,10 @@ class OpenModel:
         """TRL reads its checkpoint itself, when it begins to train."""
         self.resume_from = Path(uri)
 
+    def untrained(self) -> Any:
+        """The model as the run began, read again: the reference where all weights are trained."""
+        return load_model(self.source, self.device, torch.float32)
+
     def save_for_sampler(self, folder: Path) -> None:
         """What chats, evals and further runs begin from: the adapter in PEFT's format, or the whole model with its tokenizer."""
         with storage.new_folder(folder) as partial:
