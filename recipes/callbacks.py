@@ -18,7 +18,7 @@ from recipes.config import Settings, knob, sentences
 from recipes.errors import CheckpointError, ConfigError
 from recipes.protocols import Callback, LogStore
 from recipes.stores import metrics_to_json, write_atomically
-from recipes.types import LoopState, Metrics, RunResult, TrainingBatch
+from recipes.types import LoopState, Metrics, RunResult, TrainingBatch, Trajectory
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,10 @@ class Dispatch:
     def event(self, level: str, message: str) -> None:
         """Something a person should read: level is info, warning or error."""
         self.fire("on_event", self._state, level, message)
+
+    def rollouts(self, step: int, rollouts: Sequence[Trajectory]) -> None:
+        """What was said and rewarded on the way to that step."""
+        self.fire("on_rollout", self._state, step, rollouts)
 
     def report_failures(self) -> None:
         """One event per callback and hook that failed more than once."""

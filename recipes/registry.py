@@ -85,6 +85,7 @@ algorithms = Registry(
         "fireworks_sft": "recipes.algorithms.fireworks_jobs:FireworksSFT",
         "fireworks_dpo": "recipes.algorithms.fireworks_jobs:FireworksDPO",
         "local_dpo": "recipes.algorithms.trl.dpo:LocalDPO",
+        "local_rl": "recipes.algorithms.trl.rl:LocalRL",
         "mock_sft": "recipes.algorithms.mock:MockSFT",
     },
 )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel, field_validator, model_validator
@@ -70,16 +70,12 @@ class PolicyLoss(StrEnum):
     CISPO = "cispo"
 
 
-class RLConfig(BaseAlgorithmConfig):
+class RewardedConfig(BaseAlgorithmConfig):
+    """What everything that learns from verified attempts has."""
+
     learning_rate: float = knob(1e-5, "Peak Adam step size.", gt=0, le=1, essential=True)
     batch_size: int = knob(8, "Tasks per step, each with a group of attempts.", unit="tasks", ge=1, le=65536, essential=True)
     num_samples: int = knob(8, "Attempts per task, compared with each other.", unit="attempts", ge=1, le=1024, essential=True)
-    environment: Environment = knob(
-        Environment.PROBLEM,
-        "What the model acts in: a problem with one reply; the same with a calculator to call; or Nim, from metadata.heaps, where"
-        " the attempts of a group play each other, or the untrained base model.",
-        essential=True,
-    )
     verifier_name: str = knob(
         "exact_match",
         "What rewards a reply to a problem: exact_match, contains, regex_match, numeric, math, json_schema, tool_calls_match or"
@@ -90,19 +86,10 @@ class RLConfig(BaseAlgorithmConfig):
     verifier_params: dict[str, Any] = knob({}, "Settings of that verifier.")
     max_tokens: int = knob(256, "Longest reply of a turn.", unit="tokens", ge=1, le=1_000_000, essential=True)
     temperature: float = knob(1.0, "How freely replies are drawn. At 1 they are drawn from what is trained.", gt=0, le=10)
-    max_turns: int = knob(4, "Longest conversation with a calculator.", unit="turns", ge=1, le=64)
     system_prompt: str | None = knob(
         None, "Put before the conversation of every task that has no system message.", max_length=100_000
     )
-    loss: PolicyLoss = knob(PolicyLoss.IMPORTANCE_SAMPLING, "The policy loss; see recipes/losses.py for the formulas.")
-    clip_low_threshold: float | None = knob(
-        None, "Lowest ratio that ppo and cispo let through; empty takes the loss's own.", ge=0, le=1
-    )
-    clip_high_threshold: float | None = knob(
-        None, "Highest ratio that ppo and cispo let through; empty takes the loss's own.", ge=1, le=1000
-    )
     divide_by_std: bool = knob(False, "Divide each advantage by the spread of its group's rewards.")
-    drop_constant_reward: bool = knob(True, "Leave out groups in which every attempt earned the same.")
     validation_fraction: float = knob(
         0.0, "Share of the tasks held out to measure the reward on; 0 holds out none.", ge=0, le=0.5
     )
@@ -128,8 +115,30 @@ class RLConfig(BaseAlgorithmConfig):
         return name
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> RLConfig:
+    def _verifier_takes_its_settings(self) -> Self:
         validated(verifiers.get(self.verifier_name).Config, self.verifier_params, ("verifier_params",))
+        return self
+
+
+class RLConfig(RewardedConfig):
+    environment: Environment = knob(
+        Environment.PROBLEM,
+        "What the model acts in: a problem with one reply; the same with a calculator to call; or Nim, from metadata.heaps, where"
+        " the attempts of a group play each other, or the untrained base model.",
+        essential=True,
+    )
+    max_turns: int = knob(4, "Longest conversation with a calculator.", unit="turns", ge=1, le=64)
+    loss: PolicyLoss = knob(PolicyLoss.IMPORTANCE_SAMPLING, "The policy loss; see recipes/losses.py for the formulas.")
+    clip_low_threshold: float | None = knob(
+        None, "Lowest ratio that ppo and cispo let through; empty takes the loss's own.", ge=0, le=1
+    )
+    clip_high_threshold: float | None = knob(
+        None, "Highest ratio that ppo and cispo let through; empty takes the loss's own.", ge=1, le=1000
+    )
+    drop_constant_reward: bool = knob(True, "Leave out groups in which every attempt earned the same.")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> RLConfig:
         if self.drop_constant_reward and self.num_samples < 2:
             raise ValueError(
                 "num_samples must be at least 2 while drop_constant_reward is on: a lone attempt is a constant group, so that"
@@ -174,7 +183,7 @@ class TaskDatasetBuilder(RLDatasetBuilder):
     async def __call__(self) -> RLDatasets:
         """Raises DataError for a task that cannot be played, ConfigError for a verifier of its own that does not exist."""
         settings = self.settings
-        _refuse_doubles(self.tasks)
+        refuse_doubles(self.tasks)
         train = [self._builder(task, settings.num_samples) for task in self.tasks]
         held_out = [self._builder(task, settings.validation_samples, measures=True) for task in self.held_out]
         return RLDatasets(
@@ -188,32 +197,10 @@ class TaskDatasetBuilder(RLDatasetBuilder):
             # In a game against itself a model wins half of the time, however good it is.
             measured = measures or settings.environment is Environment.NIM_AGAINST_FROZEN
             return (NimAgainstFrozenGroupBuilder if measured else NimGroupBuilder)(task, num_envs, settings.system_prompt)
-        judge = self._judge(task)
+        judge = judge_of(task, settings, self.judges)
         if settings.environment is Environment.CALCULATOR:
             return CalculatorGroupBuilder(task, judge, num_envs, settings.max_turns, settings.system_prompt)
         return ProblemGroupBuilder(task, judge, num_envs, settings.system_prompt)
-
-    def _judge(self, task: Task) -> Judge:
-        """The task's own verifier, by name or as {kind, params}, or the run's."""
-        own = task.metadata.get("verifier")
-        kind: Any = self.settings.verifier_name
-        params: Any = self.settings.verifier_params
-        if own is not None:
-            kind, params = (own.get("kind"), own.get("params") or {}) if isinstance(own, dict) else (own, {})
-        if not isinstance(kind, str) or not isinstance(params, dict):
-            raise DataError(
-                f"The task {task.task_id!r} has a verifier that is neither a name nor {{kind, params}}.", field="verifier"
-            )
-        key = json.dumps([kind, params], sort_keys=True, default=str)
-        if key not in self.judges:
-            validated(verifiers.get(kind).Config, params, ("verifier", "params"))
-            if verifiers.get(kind).asks_service:
-                raise DataError(f"The task {task.task_id!r} has the verifier {kind}, which asks a service.", field="verifier")
-            self.judges[key] = Judge(kind, params)
-        judge = self.judges[key]
-        if misfits := check_tasks([task], judge.verifier):
-            raise DataError(f"The verifier {kind} cannot judge the task {task.task_id!r}: {misfits[0].message}.", field="answer")
-        return judge
 
 
 @register_algorithm("rl")
@@ -246,7 +233,7 @@ class RL(BaseAlgorithm):
         if not rows:
             raise DataError("There are no tasks to train on. Choose a dataset with at least one task.")
         self._train_rows = rows
-        return TaskDatasetBuilder(_tasks(rows), _tasks(held_out), self.cfg, self._judges)
+        return TaskDatasetBuilder(tasks_of(rows), tasks_of(held_out), self.cfg, self._judges)
 
     async def setup(self, ctx: RunContext, backend: Backend) -> None:
         """Make the groups. Raises DataError for a task that cannot be played."""
@@ -353,6 +340,30 @@ class HeldOutReward:
         return found | {"eval/validation_errors": float(played.tally.num_errors)}
 
 
+def judge_of(task: Task, settings: RewardedConfig, judges: dict[str, Judge]) -> Judge:
+    """The task's own verifier, by name or as {kind, params}, or the run's; kept in `judges`. Raises DataError for one that cannot
+    judge the task."""
+    own = task.metadata.get("verifier")
+    kind: Any = settings.verifier_name
+    params: Any = settings.verifier_params
+    if own is not None:
+        kind, params = (own.get("kind"), own.get("params") or {}) if isinstance(own, dict) else (own, {})
+    if not isinstance(kind, str) or not isinstance(params, dict):
+        raise DataError(
+            f"The task {task.task_id!r} has a verifier that is neither a name nor {{kind, params}}.", field="verifier"
+        )
+    key = json.dumps([kind, params], sort_keys=True, default=str)
+    if key not in judges:
+        validated(verifiers.get(kind).Config, params, ("verifier", "params"))
+        if verifiers.get(kind).asks_service:
+            raise DataError(f"The task {task.task_id!r} has the verifier {kind}, which asks a service.", field="verifier")
+        judges[key] = Judge(kind, params)
+    judge = judges[key]
+    if misfits := check_tasks([task], judge.verifier):
+        raise DataError(f"The verifier {kind} cannot judge the task {task.task_id!r}: {misfits[0].message}.", field="answer")
+    return judge
+
+
 def rollout_metrics(groups: Sequence[Sequence[Trajectory]]) -> Metrics:
     """Of all attempts with a reward, those of constant groups too.
 
@@ -382,11 +393,11 @@ def rollout_metrics(groups: Sequence[Sequence[Trajectory]]) -> Metrics:
     return {key: float(value) for key, value in (signals | own).items()}
 
 
-def _tasks(rows: Sequence[Row]) -> list[Task]:
+def tasks_of(rows: Sequence[Row]) -> list[Task]:
     return [Task.of(parse(row, RowFormat.TASK, line=number, place="row")) for number, row in enumerate(rows, 1)]
 
 
-def _refuse_doubles(tasks: Sequence[Task]) -> None:
+def refuse_doubles(tasks: Sequence[Task]) -> None:
     seen: set[str] = set()
     for task in tasks:
         if task.task_id in seen:

@@ -96,7 +96,7 @@ def test_algorithms_do_not_name_a_backend() -> None:
     """But for TRL's, which read models and write adapters as the local backend does: which files may be read is one rule."""
     others = [path for path in modules("recipes/algorithms") if not starts_with(dotted(path), "recipes.algorithms.trl")]
     assert breaches(others, "recipes.backends") == []
-    engine = [f"recipes.backends.{name}" for name in ("tinker", "mock", "local.backend", "local.engine", "local.sampler")]
+    engine = [f"recipes.backends.{name}" for name in ("tinker", "mock", "local.backend", "local.engine")]
     assert breaches(modules("recipes/algorithms/trl"), *engine, "recipes.backends.local.LocalBackend") == []
 
 

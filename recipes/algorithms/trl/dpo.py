@@ -1,8 +1,8 @@
 """Direct preference optimisation by TRL's DPOTrainer.
 
 1. Pairs are rendered, left out and held out by `dpo`, and handed over as token ids with a mask of what was replied.
-2. The reference is where the run begins, adapter included: TRL keeps a frozen copy of the adapter (where all weights are trained, of
-   the model) and reads every pair under it in every step. `dpo` reads them once, before the first.
+2. The reference is where the run begins, adapter included: TRL keeps a frozen copy of the adapter (of the model, if all
+   weights are trained) and reads every pair under it in every step. `dpo` reads them once, before the first.
 3. ipo divides by the length of a reply here, as TRL does; `dpo` sums, as the paper does.
 4. A pair of which one side is split over several sequences (see `recipes.rendering`) is left out: TRL knows one sequence a side.
 """

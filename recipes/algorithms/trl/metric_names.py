@@ -30,9 +30,12 @@ _LEFT_OUT = frozenset(
 
 
 class MetricNames(NamedTuple):
-    """What one of the trainers calls its own, besides what all of them log. A value may go by two names of ours."""
+    """What one of the trainers calls its own, besides what all of them log. A value may go by two names of ours, or
+    by none.
+    counts_on: its number of tokens is part of TRL's checkpoints; else it begins at 0 where a run goes on."""
 
     own: Mapping[str, str | tuple[str, ...]]
+    counts_on: bool = False
 
     def of_step(self, logged: Mapping[str, Any]) -> Metrics:
         """The metrics of a step; empty for the summary that follows the last one."""
@@ -74,4 +77,28 @@ DPO_NAMES = MetricNames(
         "eval_rewards/accuracies": "eval/validation_accuracy",
         "eval_rewards/margins": "eval/validation_margin",
     }
+)
+RL_NAMES = MetricNames(
+    {
+        "reward": "reward/mean",
+        "reward_std": "reward/std",
+        "reward/correct": "reward/correct",
+        "frac_reward_zero_std": "rollout/without_gradient",
+        "rollout/errors": "rollout/errors",
+        "completions/mean_length": "rollout/completion_tokens",
+        "completions/clipped_ratio": "rollout/truncated",
+        "entropy": "rollout/entropy",
+        "kl": "kl/reference",
+        "rewards/verifier/mean": (),  # there is one reward function: these say what reward and reward_std say
+        "rewards/verifier/std": (),
+        "clip_ratio/region_mean": "train/ratio_clipped",
+        "step_time": "time/trl_step",
+        "eval_loss": "trl/eval_loss",
+        "eval_reward": "eval/validation_reward",
+        "eval_reward/correct": "eval/validation_correct",
+        "eval_rewards/verifier/mean": (),
+        "eval_rewards/verifier/std": (),
+        "eval_rollout/errors": "eval/validation_errors",
+    },
+    counts_on=True,
 )

@@ -35,6 +35,7 @@ class OwnTrainer:
     """Mixed in before a trainer of TRL: the step size of every step is the run's, and nothing is told to anybody else."""
 
     plan: Plan
+    start_epoch: int
     optimizer: Any
     lr_scheduler: Any
     _tag_names: ClassVar[list[str]] = []
@@ -86,12 +87,14 @@ class TrainerDrive:
         """
         if self._state.step >= self._plan.num_steps:
             return
-        self._tokens_before = self._tokens_total = resume_from.tokens_total if resume_from else 0
+        self._tokens_total = resume_from.tokens_total if resume_from else 0
+        self._tokens_before = 0 if self._names.counts_on else self._tokens_total
         shutil.rmtree(self._work_folder, ignore_errors=True)  # of a process that was killed while TRL saved
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             self._trainer = self._algorithm.trainer(self._opened, self._plan, self._arguments())
             self._trainer.plan = self._plan
+            self._trainer.start_epoch = self._state.step // self._plan.steps_per_epoch
             self._trainer.remove_callback(PrinterCallback)
             self._trainer.add_callback(_Reports(self))
             self._clock = perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from recipes.algorithms.trl.metric_names import SFT_NAMES
+from recipes.algorithms.trl.metric_names import DPO_NAMES, RL_NAMES, SFT_NAMES
 
 
 def test_what_every_trainer_logs_goes_by_our_names() -> None:
@@ -44,3 +44,35 @@ def test_an_evaluation_keeps_its_loss_and_loses_its_timing() -> None:
         "eval/validation_entropy": 1.0,
         "eval/validation_token_accuracy": 0.5,
     }
+
+
+def test_pairs_are_measured_under_the_names_of_dpo() -> None:
+    logged = {"loss": 0.6, "rewards/chosen": 0.1, "rewards/margins": 0.3, "logps/chosen": -4.0, "logits/rejected": 2.0}
+    assert DPO_NAMES.of_step(logged) == {
+        "train/loss": 0.6,
+        "rewards/chosen": 0.1,
+        "rewards/margins": 0.3,
+        "train/chosen_logprob": -4.0,
+        "train/rejected_logits": 2.0,
+    }
+    held_out = {"eval_loss": 0.5, "eval_rewards/accuracies": 0.9, "eval_rewards/margins": 0.2}
+    assert DPO_NAMES.of_eval(held_out) == {
+        "eval/validation_loss": 0.5,
+        "eval/validation_accuracy": 0.9,
+        "eval/validation_margin": 0.2,
+    }
+
+
+def test_rewards_are_measured_under_the_names_of_rl() -> None:
+    logged = {"reward": 0.4, "reward_std": 0.5, "frac_reward_zero_std": 0.25, "completions/mean_length": 12.0, "kl": None}
+    assert RL_NAMES.of_step(logged | {"rewards/verifier/mean": 0.4, "completions/clipped_ratio": 0.1, "entropy": 0.3}) == {
+        "reward/mean": 0.4,
+        "reward/std": 0.5,
+        "rollout/without_gradient": 0.25,
+        "rollout/completion_tokens": 12.0,
+        "rollout/truncated": 0.1,
+        "rollout/entropy": 0.3,
+    }
+    held_out = {"eval_reward": 0.5, "eval_loss": 0.0, "eval_reward/correct": 0.4, "eval_rollout/errors": 0.0}
+    found = {"eval/validation_reward": 0.5, "eval/validation_correct": 0.4, "eval/validation_errors": 0.0, "trl/eval_loss": 0.0}
+    assert RL_NAMES.of_eval(held_out) == found
