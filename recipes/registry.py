@@ -82,10 +82,10 @@ algorithms = Registry(
         "dpo": "recipes.algorithms.dpo:DPO",
         "sdft": "recipes.algorithms.sdft:SDFT",
         "local_sft": "recipes.algorithms.trl.sft:LocalSFT",
-        "fireworks_sft": "recipes.algorithms.fireworks_jobs:FireworksSFT",
-        "fireworks_dpo": "recipes.algorithms.fireworks_jobs:FireworksDPO",
         "local_dpo": "recipes.algorithms.trl.dpo:LocalDPO",
         "local_rl": "recipes.algorithms.trl.rl:LocalRL",
+        "fireworks_sft": "recipes.algorithms.fireworks_jobs:FireworksSFT",
+        "fireworks_dpo": "recipes.algorithms.fireworks_jobs:FireworksDPO",
         "mock_sft": "recipes.algorithms.mock:MockSFT",
     },
 )
