@@ -15,7 +15,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from recipes.algorithms.dpo import Pair
 from recipes.algorithms.trl.model import OpenModel
-from recipes.algorithms.trl.training import OwnTrainer
+from recipes.algorithms.trl.training import OwnTrainer, on_one_gpu
 from recipes.types import Datum
 
 
@@ -50,7 +50,7 @@ def dpo_trainer(opened: OpenModel, arguments: dict[str, Any], pairs: Sequence[Pa
     return _Trainer(
         model=opened.model,
         ref_model=None if opened.has_adapters else opened.untrained(),
-        args=DPOConfig(**arguments, max_length=None, remove_unused_columns=False),
+        args=on_one_gpu(DPOConfig(**arguments, max_length=None, remove_unused_columns=False)),
         data_collator=_Collator(tokenizer.pad_token_id or 0),
         train_dataset=_dataset(pairs),
         eval_dataset=_dataset(held_out) if held_out else None,

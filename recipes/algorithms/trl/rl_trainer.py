@@ -16,7 +16,7 @@ from trl.trainer.utils import RepeatSampler
 
 from recipes.algorithms.trl.model import OpenModel
 from recipes.algorithms.trl.rl import LocalRLConfig, Prompted
-from recipes.algorithms.trl.training import OwnTrainer
+from recipes.algorithms.trl.training import OwnTrainer, on_one_gpu
 from recipes.backends.local.sampler import turn_end_ids
 from recipes.chat import split_reasoning
 from recipes.errors import RecipeError
@@ -86,18 +86,20 @@ def rl_trainer(
     trainer = _Trainer(
         model=opened.model,
         reward_funcs=[rewards.verifier],
-        args=GRPOConfig(
-            **arguments | {"per_device_eval_batch_size": per_task * max(1, at_once // per_task)},
-            num_generations=settings.num_samples,
-            num_generations_eval=per_task,
-            max_completion_length=settings.max_tokens,
-            temperature=settings.temperature,
-            top_p=1.0,
-            top_k=0,
-            beta=settings.kl_beta,
-            epsilon=settings.clip_epsilon,
-            loss_type=str(settings.grpo_loss),
-            scale_rewards="group" if settings.divide_by_std else "none",
+        args=on_one_gpu(
+            GRPOConfig(
+                **arguments | {"per_device_eval_batch_size": per_task * max(1, at_once // per_task)},
+                num_generations=settings.num_samples,
+                num_generations_eval=per_task,
+                max_completion_length=settings.max_tokens,
+                temperature=settings.temperature,
+                top_p=1.0,
+                top_k=0,
+                beta=settings.kl_beta,
+                epsilon=settings.clip_epsilon,
+                loss_type=str(settings.grpo_loss),
+                scale_rewards="group" if settings.divide_by_std else "none",
+            )
         ),
         train_dataset=_dataset(0, len(prompted)),
         eval_dataset=_dataset(len(prompted), len(everything)) if held_out else None,

@@ -11,7 +11,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from recipes.algorithms.trl.model import OpenModel
-from recipes.algorithms.trl.training import OwnTrainer
+from recipes.algorithms.trl.training import OwnTrainer, on_one_gpu
 from recipes.types import Datum
 
 NOT_TRAINED = -100
@@ -26,7 +26,7 @@ def sft_trainer(opened: OpenModel, arguments: dict[str, Any], rows: Sequence[Dat
     datasets_logging.disable_progress_bar()
     return _Trainer(
         model=opened.model,
-        args=SFTConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True}),
+        args=on_one_gpu(SFTConfig(**arguments, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})),
         train_dataset=_dataset(rows),
         eval_dataset=_dataset(held_out) if held_out else None,
         processing_class=opened.tokenizer,

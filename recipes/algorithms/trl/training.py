@@ -56,6 +56,13 @@ class OwnTrainer:
         """What people train on their own machine is nobody else's business."""
 
 
+def on_one_gpu(config: Any) -> Any:
+    """The trainer's config, on the first GPU where this process sees several; TRL refuses to spread one process over them."""
+    if config.n_gpu > 1:
+        config._n_gpu = 1
+    return config
+
+
 class TrainerDrive:
     """Takes the steps of a run by a trainer. `metrics` holds the last value of every key."""
 

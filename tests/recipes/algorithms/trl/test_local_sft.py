@@ -206,3 +206,14 @@ def test_all_weights_are_trained_from_a_checkpoint_and_read_back(tmp_path: Path)
     further = trl_config(max_steps=1)
     further.model.init_from_checkpoint = folder
     assert run(further, tmp_path / "second", rows=sums()).status == "completed"
+
+
+def test_one_process_takes_the_first_of_several_gpus() -> None:
+    from trl.trainer.sft_config import SFTConfig
+
+    from recipes.algorithms.trl.training import on_one_gpu
+
+    config = SFTConfig(output_dir="unused", use_cpu=True, bf16=False, report_to="none")
+    assert config.n_gpu == 0
+    config._n_gpu = 4
+    assert on_one_gpu(config).n_gpu == 1
