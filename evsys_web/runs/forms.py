@@ -345,8 +345,9 @@ def format_of(algorithm: str) -> str | None:
 
 
 def algorithm_for(format: str, first: str = DEFAULT_ALGORITHM) -> str:
-    """One that learns from such rows: `first` if it does."""
-    return next((kind for kind in (first, *algorithms.kinds()) if format_of(kind) == format), first)
+    """One that learns from such rows: `first` if it does, else one that runs on any backend."""
+    kinds = sorted(algorithms.kinds(), key=lambda kind: not getattr(_class_of(algorithms, kind), "needs_backend", True))
+    return next((kind for kind in (first, *kinds) if format_of(kind) == format), first)
 
 
 def _class_of(registry: Any, kind: str) -> Any:
