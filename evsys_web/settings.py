@@ -18,6 +18,9 @@
 | EVSYS_URL | from EVSYS_HOST and PORT | address of this server as people type it; links in messages begin with it |
 | EMAIL_URL | no e-mail is sent | smtp://user:password@host:587 (with STARTTLS), smtps://… (TLS at once), console:// prints it |
 | EMAIL_FROM | evsys@localhost | sender of e-mail |
+| EVSYS_TRAINING_CONCURRENCY | 1 | how many runs `manage.py up` trains at a time; more than one shares the GPU among them |
+| EVSYS_EVALS_CONCURRENCY | 0 | how many evals, in a worker of their own; 0: in the one that trains, in between |
+| EVSYS_DEFAULT_CONCURRENCY | 0 | the same for everything else: moves of cycles, exports, transfers |
 | RUN_LEASE_SECONDS | 30 | a worker that was not heard of for so long has lost its run |
 | EVSYS_CHAT_MEMORY_MB | half of the memory | what the process that answers chats may take |
 | EVSYS_TINKER_KEY | made at each start | key that `manage.py tinker-server` asks for |
@@ -181,6 +184,7 @@ INSTALLED_APPS = [
     "evsys_web.curation",
     "evsys_web.cycles",
     "evsys_web.sweeps",
+    "evsys_web.queue",
     "evsys_web.notifications",
     "evsys_web.home",
 ]
@@ -294,6 +298,11 @@ STORAGES = {
 RUNS_DIR = HOME / "runs"
 CHAT_MEMORY_MB = _number("EVSYS_CHAT_MEMORY_MB", _half_of_the_memory(), low=100, high=10_000_000)
 CHAT_IDLE_SECONDS = 300
+CONCURRENCY = {
+    "training": _number("EVSYS_TRAINING_CONCURRENCY", 1, low=1, high=64),
+    "evals": _number("EVSYS_EVALS_CONCURRENCY", 0, low=0, high=64),
+    "default": _number("EVSYS_DEFAULT_CONCURRENCY", 0, low=0, high=64),
+}
 RUN_LEASE_SECONDS = _number("RUN_LEASE_SECONDS", 30, low=1, high=3600)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 1024 * 1024
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
@@ -339,7 +348,7 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_TASK_DEFAULT_QUEUE = "default"
-CELERY_TASK_ROUTES = {  # one process reads both, so what needs the whole machine queues behind each other
+CELERY_TASK_ROUTES = {  # one process reads all by default, so what needs the whole machine queues behind each other
     "evsys_web.runs.tasks.*": {"queue": "training"},
     "evsys_web.evals.tasks.*": {"queue": "evals"},
     "evsys_web.cycles.tasks.*": {"queue": "default"},

@@ -28,6 +28,7 @@ urlpatterns = [
     path("evals/", include("evsys_web.evals.urls")),
     path("cycles/", include("evsys_web.cycles.urls")),
     path("sweeps/", include("evsys_web.sweeps.urls")),
+    path("queue/", include("evsys_web.queue.urls")),
     path("curation/", include("evsys_web.curation.urls")),
     path("notifications/", include("evsys_web.notifications.urls")),
     path("api/", include((open_to_tokens(api_patterns), api_app_name), namespace=api_namespace)),

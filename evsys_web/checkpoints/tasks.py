@@ -1,8 +1,6 @@
-"""What a worker does for an export. As for training, a message is only a hint: whoever wins `export.start()` does the work."""
+"""What a worker does for an export. As for training, a message is only a hint that something waits."""
 
 from __future__ import annotations
-
-import socket
 
 from celery import Task, shared_task
 
@@ -10,13 +8,14 @@ from evsys_web.checkpoints.exporting import make_export
 from evsys_web.checkpoints.models import Export
 from evsys_web.checkpoints.recorder import ExportRecorder
 from evsys_web.runs.leases import announcing_the_end
+from evsys_web.runs.tasks import taken
 
 
 @shared_task(bind=True)
 def export_checkpoint(self: Task, export_id: int) -> None:
     """Merge, or push."""
-    export = Export.objects.select_related("checkpoint__run", "project").filter(pk=export_id).first()
-    if export is None or not export.start(self.request.hostname or socket.gethostname()):
+    export = taken(self, Export, export_id)
+    if export is None:
         return
     with announcing_the_end(), ExportRecorder(export) as recorder:
         export.run_begun()

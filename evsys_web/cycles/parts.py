@@ -78,6 +78,7 @@ class PartMaker:
             benchmark=benchmark,
             checkpoint=weights if isinstance(weights, Checkpoint) else None,
             auto_resume=True,
+            is_part=True,
         )
 
     def _training(self, round_: CycleRound) -> TrainingRun:
@@ -91,7 +92,12 @@ class PartMaker:
             checkpoint=weights.sampler_uri if isinstance(weights, Checkpoint) else weights,
         )
         return launch_run(
-            user=self._owner(), project=self._cycle.project, config=config, dataset_version=version, auto_resume=True
+            user=self._owner(),
+            project=self._cycle.project,
+            config=config,
+            dataset_version=version,
+            auto_resume=True,
+            is_part=True,
         )
 
     def _first_weights(self) -> str | None:

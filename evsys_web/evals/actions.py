@@ -18,6 +18,7 @@ from evsys_web.runs.actions import RunRefused, refuse_expired, refuse_foreign_fo
 from evsys_web.runs.backends import check_backend
 from evsys_web.runs.launches import announce, made_before, queue_once
 from evsys_web.runs.models import Checkpoint
+from evsys_web.runs.turns import refuse_full_queue
 from evsys_web.runs.work import storable
 from recipes.backends.local.models import resolve
 from recipes.config import DataConfig
@@ -110,10 +111,12 @@ def launch_eval(
     idempotency_key: str | None = None,
     cloned_from: EvalRun | None = None,
     auto_resume: bool = False,
+    is_part: bool = False,
 ) -> EvalRun:
     """Queue an eval run of the benchmark: its tasks and verifier take the place of the config's. checkpoint: where the config's
     weights come from; found by their path when left away. The same key from the same person gives the run that it made the first
-    time. Raises ConfigError, DataError, or PermissionDenied for what is not the caller's."""
+    time. is_part: of work that is under way already, which no full queue may end. Raises ConfigError, DataError, or
+    PermissionDenied for what is not the caller's."""
     require_membership(user, project)
     if made := made_before(EvalRun, user, idempotency_key):
         return made
@@ -127,6 +130,8 @@ def launch_eval(
     config = config.model_copy(update={"data": DataConfig(dataset=version.reference, split=split), "verifier": verifier})
     config.check()
     checkpoint = _check_model(user, project, config, checkpoint)
+    if not is_part:
+        refuse_full_queue(project)
     return queue_once(
         EvalRun,
         run_eval,

@@ -1,8 +1,7 @@
-"""What a worker does for an eval run. As for training, a message is only a hint: whoever wins `run.start()` does the work."""
+"""What a worker does for an eval run. As for training, a message is only a hint that something waits."""
 
 from __future__ import annotations
 
-import socket
 from itertools import islice
 
 from celery import Task, shared_task
@@ -14,15 +13,16 @@ from evsys_web.evals.models import EvalRun
 from evsys_web.evals.recorder import EvalRecorder
 from evsys_web.runs.backends import backend_secrets
 from evsys_web.runs.leases import announcing_the_end
+from evsys_web.runs.tasks import taken
 from recipes.eval_config import EvalConfig
 from recipes.evals.runner import open_verifier, refuse_unfit
 
 
 @shared_task(bind=True)
 def run_eval(self: Task, run_id: int) -> None:
-    """Make the attempts that have no verdict yet."""
-    run = EvalRun.objects.select_related("dataset_version", "project").filter(pk=run_id).first()
-    if run is None or not run.start(self.request.hostname or socket.gethostname()):
+    """Of the eval whose turn it is, make the attempts that have no verdict yet."""
+    run = taken(self, EvalRun, run_id)
+    if run is None:
         return
     with announcing_the_end(), EvalRecorder(run) as recorder:
         config = run.load_config()

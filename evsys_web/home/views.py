@@ -46,6 +46,7 @@ DESTINATIONS = (
     Destination("Checkpoints", "checkpoints:list", "checkpoint"),
     Destination("Cycles", "cycles:list", "cycles"),
     Destination("New cycle", "cycles:new", "plus"),
+    Destination("Queue", "queue:queue", "queue"),
     Destination("Curation", "curation:list", "filter"),
     Destination("New curation", "curation:new", "plus"),
     Destination("Datasets", "datasets:list", "datasets"),

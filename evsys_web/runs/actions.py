@@ -22,6 +22,7 @@ from evsys_web.runs.leftovers import remove_folder
 from evsys_web.runs.metrics import Point
 from evsys_web.runs.models import Checkpoint, Status, TrainingRun, storable
 from evsys_web.runs.tasks import train_run
+from evsys_web.runs.turns import refuse_full_queue
 from recipes.config import DataConfig, RunConfig
 from recipes.errors import ConfigError, RecipeError
 from recipes.registry import algorithms
@@ -40,9 +41,10 @@ def launch_run(
     idempotency_key: str | None = None,
     cloned_from: TrainingRun | None = None,
     auto_resume: bool = False,
+    is_part: bool = False,
 ) -> TrainingRun:
-    """Queue a run. The same key from the same person gives the run that it made the first time.
-    Raises ConfigError, or PermissionDenied for a project that is not the caller's."""
+    """Queue a run. The same key from the same person gives the run that it made the first time. is_part: of work that is under
+    way already, which no full queue may end. Raises ConfigError, or PermissionDenied for a project that is not the caller's."""
     require_membership(user, project)
     if made := made_before(TrainingRun, user, idempotency_key):
         return made
@@ -55,6 +57,8 @@ def launch_run(
     refuse_expired(user, config.model.init_from_checkpoint, path=("model", "init_from_checkpoint"))
     check_model_name(config.backend.kind, config.model.name)
     check_backend(project, config.backend)
+    if not is_part:
+        refuse_full_queue(project)
     return queue_once(
         TrainingRun,
         train_run,

@@ -22,6 +22,7 @@ from django.apps import apps
 from django.db import Error, connections, transaction
 
 from evsys_web.runs.models import Status, TrainingRun
+from evsys_web.runs.turns import in_turn
 from evsys_web.runs.work import Chain, Tracked, Work, WorkQuerySet
 
 logger = logging.getLogger(__name__)
@@ -36,15 +37,15 @@ Send = Callable[[int], object]
 LookOver = Callable[[str], None]
 
 
-def sweep(worker: str, *, send: Send | None, model: type[Tracked] = TrainingRun) -> None:
-    """Declare silent runs lost, and announce waiting ones if this worker is idle and does such work (has a `send` for it). Safe
+def sweep(worker: str, *, send: Send | None, model: type[Tracked] = TrainingRun, concurrency: int = 1) -> None:
+    """Declare silent runs lost, and announce waiting ones if this worker has room and does such work (has a `send` for it). Safe
     to run anywhere, at any time, twice."""
     if issubclass(model, Work):
         for run in rows(model).lost():
             _give_up(run)
-    if send is None or is_busy(worker):
+    if send is None or is_busy(worker, concurrency):
         return
-    for waiting in rows(model).filter(model.WAITING).order_by("created_at", "pk")[:NUM_ANNOUNCED]:
+    for waiting in _waiting(model):
         if waiting.hint(older_than=ANNOUNCE_AGAIN):
             send(waiting.pk)
 
@@ -61,6 +62,15 @@ def announcing_the_end() -> Iterator[None]:
                 transaction.on_commit(partial(_announce_waiting, model), robust=True)
 
 
+def _waiting(model: type[Tracked]) -> list[Tracked]:
+    """The first that a worker may take, in turn."""
+    if not issubclass(model, Work):
+        return list(rows(model).filter(model.WAITING).order_by("created_at", "pk")[:NUM_ANNOUNCED])
+    first = [row.pk for row in in_turn(model)[:NUM_ANNOUNCED]]
+    found = rows(model).in_bulk(first)
+    return [found[pk] for pk in first if pk in found]
+
+
 def _announce_waiting(model: type[Chain]) -> None:
     for pk in rows(model).filter(model.WAITING).order_by("created_at", "pk").values_list("pk", flat=True)[:NUM_ANNOUNCED]:
         current_app.tasks[model.TASK].delay(pk)
@@ -74,8 +84,9 @@ def ask_back(worker: str) -> None:
                 run.ask_back()
 
 
-def is_busy(worker: str) -> bool:
-    return any(held_by(worker, model).exists() for model in kinds() if issubclass(model, Work))
+def is_busy(worker: str, concurrency: int = 1) -> bool:
+    """It does as much at a time as it has processes for."""
+    return sum(held_by(worker, model).count() for model in kinds() if issubclass(model, Work)) >= concurrency
 
 
 def kinds() -> list[type[Tracked]]:
@@ -113,9 +124,17 @@ def _let_go() -> None:
 class Sweeper:
     """Sweeps from a thread of the worker until told to end; then asks the worker's runs back."""
 
-    def __init__(self, worker: str, *, sends: Mapping[type[Tracked], Send], further: Sequence[LookOver] = ()) -> None:
+    def __init__(
+        self,
+        worker: str,
+        *,
+        sends: Mapping[type[Tracked], Send],
+        further: Sequence[LookOver] = (),
+        concurrency: int = 1,
+    ) -> None:
         """sends: how to announce a row, for each kind of work that this worker does. further: what is looked over besides,
-        given the worker's name."""
+        given the worker's name. concurrency: how many rows it does at a time."""
+        self._concurrency = concurrency
         self._worker = worker
         self._sends = sends
         self._further = further
@@ -131,11 +150,14 @@ class Sweeper:
     def _keep_sweeping(self) -> None:
         while not self._ending.is_set():
             for model in kinds():
-                self._try(partial(sweep, self._worker, send=self._sends.get(model), model=model))
+                self._try(partial(self._sweep, model))
             for look_over in self._further:
                 self._try(partial(look_over, self._worker))
             self._ending.wait(SWEEP_SECONDS)
         self._try(lambda: ask_back(self._worker))
+
+    def _sweep(self, model: type[Tracked]) -> None:
+        sweep(self._worker, send=self._sends.get(model), model=model, concurrency=self._concurrency)
 
     def _try(self, work: Callable[[], None]) -> None:
         """The database or the broker may be away for a while; the next sweep tries again."""

@@ -235,6 +235,20 @@ class MetricChunk(models.Model):
         return f"{self.run_id}:{self.key}:{self.first_seq}"
 
 
+class QueueLimits(models.Model):
+    """How much of a project's work, runs and evals together, may be under way and wait at a time. null: as much as it likes."""
+
+    project = models.OneToOneField("accounts.Project", on_delete=models.CASCADE, related_name="queue_limits")
+    max_running = models.PositiveIntegerField(null=True, blank=True)
+    max_waiting = models.PositiveIntegerField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "queue limits"
+
+    def __str__(self) -> str:
+        return f"{self.project}: {self.max_running} running, {self.max_waiting} waiting"
+
+
 class EventKind(models.TextChoices):
     MESSAGE = "message", "Message"
     REWIND = "rewind", "Rewind"

@@ -32,6 +32,14 @@ class Stop(models.IntegerChoices):
     NOW = 2, "At once"
 
 
+class Priority(models.IntegerChoices):
+    """Of what waits, the higher goes first."""
+
+    LOW = -1, "Low"
+    NORMAL = 0, "Normal"
+    HIGH = 1, "High"
+
+
 class Standing(NamedTuple):
     """What a worker learns when it renews its lease. `held` False: another worker, or nobody, has the run; write nothing more."""
 

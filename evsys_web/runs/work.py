@@ -10,6 +10,7 @@ has seen.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -23,7 +24,7 @@ from django.utils.timezone import now
 
 from evsys_web.accounts.models import OwnedQuerySet
 from evsys_web.runs.chunks import plain
-from evsys_web.runs.status import ACTIVE, ENDED, RESUMABLE, Standing, Status, Stop
+from evsys_web.runs.status import ACTIVE, ENDED, RESUMABLE, Priority, Standing, Status, Stop
 
 
 class WorkQuerySet(OwnedQuerySet):
@@ -111,7 +112,7 @@ class Tracked(models.Model):
 
     def queue(self, *, announced: bool = True, even_completed: bool = False) -> bool:
         """draft → queued, and again from any end (completed only if asked); what went wrong before is cleared. announced: the
-        caller sends the message; otherwise the next sweep does."""
+        caller sends the message; otherwise the next sweep does, and the row keeps its place."""
         ends = ENDED if even_completed else RESUMABLE
         return self._change(
             self.DONE_HERE & Q(status__in=(Status.DRAFT, *ends)),
@@ -122,7 +123,12 @@ class Tracked(models.Model):
             error="",
             error_type="",
             error_detail="",
+            **(self._queued_anew() if announced else {}),
         )
+
+    def _queued_anew(self) -> dict[str, Any]:
+        """What else changes when a row enters the queue again."""
+        return {}
 
     def request_stop(self) -> bool:
         """What is queued is cancelled at once; what runs stops after its step, at the second request at once."""
@@ -165,6 +171,11 @@ class Work(Tracked):
     attempt = models.PositiveIntegerField(default=0, editable=False)
     lease_owner = models.CharField(max_length=200, blank=True, editable=False)
     lease_until = models.DateTimeField(null=True, blank=True, editable=False)
+    priority = models.SmallIntegerField(choices=Priority, default=Priority.NORMAL, editable=False)
+    queue_place = models.FloatField(
+        default=time.time, editable=False, help_text="Smaller is earlier, among one person's of one priority: see turns.py."
+    )
+    queued_at = models.DateTimeField(default=now, editable=False)
 
     class Meta:
         abstract = True
@@ -180,7 +191,19 @@ class Work(Tracked):
         """After its worker was lost, back into the queue unasked."""
         return False
 
+    def _queued_anew(self) -> dict[str, Any]:
+        """Behind everything that waits; what a worker gives back keeps its place."""
+        return {"queue_place": time.time(), "queued_at": now()}
+
     # how it changes: each is one conditional update, True when this caller won
+
+    def place_at(self, place: float) -> bool:
+        """Where it stands among its owner's, while it waits."""
+        return self._change(Q(status=Status.QUEUED), queue_place=place)
+
+    def prioritize(self, priority: Priority) -> bool:
+        """Until it has ended: what comes back to the queue keeps its priority."""
+        return self._change(Q(status__in=(Status.QUEUED, *ACTIVE)), priority=priority)
 
     def start(self, worker: str) -> bool:
         """queued → starting, with a lease for this caller alone. False: another was faster, or it was cancelled."""

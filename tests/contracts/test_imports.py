@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 # lowest first: an app never imports one to its right
-APPS = ("accounts", "datasets", "runs", "evals", "checkpoints", "curation", "cycles", "sweeps", "notifications", "home")
+APPS = ("accounts", "datasets", "runs", "evals", "checkpoints", "curation", "cycles", "sweeps", "queue", "notifications", "home")
 VENDORS = {
     "torch",
     "tinker",

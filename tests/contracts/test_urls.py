@@ -20,7 +20,7 @@ from evsys_web.datasets.actions import import_dataset
 from evsys_web.datasets.models import DatasetVersion, HubTransfer, StagedUpload
 from evsys_web.evals.models import Benchmark, EvalRun, EvalTask
 from evsys_web.notifications.models import Channel
-from evsys_web.runs.models import Checkpoint, Status, TrainingRun
+from evsys_web.runs.models import Checkpoint, QueueLimits, Status, TrainingRun
 from evsys_web.sweeps.models import Sweep, SweepRun
 
 OPEN_TO_ALL = {"accounts/login/", "health/live", "health/ready", "api/", "api/docs", "api/openapi.json", "admin/login/"}
@@ -68,6 +68,7 @@ def keys(alice: User, project: Project, tmp_path: Path) -> dict[str, str]:
         "curations": curation.pk,
         "cycles": cycle.pk,
         "sweeps": sweep.pk,
+        "limits": project.pk,
         "of-run": run.pk,
         "filters": saved.pk,
         "attempts": 0,
@@ -136,6 +137,7 @@ def test_mallory_finds_nothing_of_alices(
     assert Benchmark.objects.count() == 1
     assert Channel.objects.on().count() == 1
     assert Sweep.objects.count() == 1
+    assert not QueueLimits.objects.exists()
     assert DatasetVersion.objects.count() == 1
     assert Curation.objects.count() == 1 and Filter.objects.count() == 1
     assert ApiToken.objects.usable().filter(pk=keys["tokens"]).exists()

@@ -10,9 +10,11 @@ import pytest
 
 from evsys_web.accounts.models import Project, User
 from evsys_web.datasets.models import DatasetVersion
+from evsys_web.queue.actions import move
 from evsys_web.runs import metrics
 from evsys_web.runs.actions import launch_run, resume_run, stop_run
 from evsys_web.runs.models import EventKind, Status, TrainingRun
+from evsys_web.runs.status import Priority
 from recipes.config import RunConfig
 from tests.evsys_web.runs.conftest import mock_config
 from tests.evsys_web.workers import StartWorker, kill, send_hint
@@ -97,3 +99,20 @@ def test_runs_wait_for_each_other_stop_within_a_step_and_survive_a_restart(
     wait_until(second, lambda: second.has_ended, "end")
     assert (second.status, second.attempt) == (Status.COMPLETED, 2), second.error
     assert steps_of(second) == list(range(1, 81))
+
+
+def test_workers_take_what_stands_first_not_what_they_were_told_of(
+    start_worker: StartWorker, launch: Launch, alice: User
+) -> None:
+    """On this database and this broker: messages in the order of launch, rows in the order of a person."""
+    busy, *rest = (launch(max_steps=number) for number in (1, 2, 3, 4))
+    for run in (busy, *rest):
+        send(run, times=2)
+    rest[2].prioritize(Priority.HIGH)
+    move(user=alice, work=rest[1], to="first")
+    start_worker()
+    for run in (busy, *rest):
+        wait_until(run, lambda run=run: run.status == Status.COMPLETED, "end")  # type: ignore[misc]
+    begun = TrainingRun.objects.order_by("started_at")
+    assert [run.pk for run in begun] == [rest[2].pk, rest[1].pk, busy.pk, rest[0].pk]
+    assert {run.attempt for run in begun} == {1}

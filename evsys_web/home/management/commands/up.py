@@ -116,13 +116,21 @@ def children() -> list[Child]:
     serve += ["--log-level", "warning", "--no-access-log", "--no-server-header", "--lifespan", "off", "--ws", "none"]
     quiet = ["--loglevel", "warning", "--without-gossip", "--without-mingle", "--without-heartbeat"]
     celery = ["celery", "--quiet", "-A", "evsys_web", "worker", *quiet]
-    work = [*celery, "-n", "evsys@%h", "-Q", "training,evals,default", "-c", "1"]
     tell = [*celery, "-n", "messages@%h", "-Q", "messages", "-P", "threads", "-c", "4"]  # must not wait behind an hour's training
     return [
         Child("web process", [sys.executable, "-m", *serve], environment, settings.ROOT),
-        Child("worker", [sys.executable, "-m", *work], environment, settings.ROOT),
+        *(Child(name, [sys.executable, "-m", *celery, *work], environment, settings.ROOT) for name, work in workers().items()),
         Child("messenger", [sys.executable, "-m", *tell], environment, settings.ROOT),
     ]
+
+
+def workers() -> dict[str, list[str]]:
+    """Queues with a concurrency of their own have a worker of their own; the others share the one that trains, which does one
+    thing at a time unless it is told to train several."""
+    own = {queue: number for queue, number in settings.CONCURRENCY.items() if number and queue != "training"}
+    shared = ",".join(queue for queue in settings.CONCURRENCY if queue not in own)
+    found = {"worker": ["-n", "evsys@%h", "-Q", shared, "-c", str(settings.CONCURRENCY["training"])]}
+    return found | {f"{queue} worker": ["-n", f"{queue}@%h", "-Q", queue, "-c", str(number)] for queue, number in own.items()}
 
 
 def page_url() -> str:
