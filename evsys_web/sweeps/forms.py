@@ -187,7 +187,7 @@ def _sent(data: Mapping[str, Any] | None, name: str, otherwise: str) -> str:
 
 
 def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    return [part.strip() for part in text.replace("\0", "").split(",") if part.strip()]
 
 
 def _number(text: str) -> Any:
