@@ -52,14 +52,17 @@ class Loss:
 
 
 def _cross_entropy(logprobs: Tensor, inputs: Mapping[str, Tensor], settings: Mapping[str, float]) -> Tensor:
+    """−w·lp, of (N,) or (N, K) targets; a negative weight pushes away."""
     return -inputs["weights"] * logprobs
 
 
 def _importance_sampling(logprobs: Tensor, inputs: Mapping[str, Tensor], settings: Mapping[str, float]) -> Tensor:
+    """−r·A, with slope −r·A."""
     return -(logprobs - inputs["logprobs"]).exp() * inputs["advantages"]
 
 
 def _ppo(logprobs: Tensor, inputs: Mapping[str, Tensor], settings: Mapping[str, float]) -> Tensor:
+    """−min(r·A, clip(r, low, high)·A): slope −r·A, but 0 where r has passed the bound that A pulls it towards."""
     import torch
 
     ratio = (logprobs - inputs["logprobs"]).exp()
@@ -68,11 +71,13 @@ def _ppo(logprobs: Tensor, inputs: Mapping[str, Tensor], settings: Mapping[str, 
 
 
 def _cispo(logprobs: Tensor, inputs: Mapping[str, Tensor], settings: Mapping[str, float]) -> Tensor:
+    """−stopgrad(clip(r, low, high))·lp·A, with slope −clip(r, low, high)·A: clipped tokens go on to teach."""
     ratio = (logprobs - inputs["logprobs"]).exp().clamp(settings["clip_low_threshold"], settings["clip_high_threshold"])
     return -ratio.detach() * logprobs * inputs["advantages"]
 
 
 def _dro(logprobs: Tensor, inputs: Mapping[str, Tensor], settings: Mapping[str, float]) -> Tensor:
+    """−(lp·A − β/2·(lp − q)²), with slope −A + β·(lp − q): also without an advantage it is drawn back to q."""
     drift = logprobs - inputs["logprobs"]
     return -(logprobs * inputs["advantages"] - 0.5 * settings["beta"] * drift * drift)
 
