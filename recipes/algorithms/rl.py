@@ -105,6 +105,19 @@ class RewardedConfig(BaseAlgorithmConfig):
         le=1024,
     )
 
+    def token_use(self, row: Range, trained: Range, reply: Range | None) -> TokenUse | None:
+        return self.use_of_attempts(row, reply or Range(1, self.max_tokens))
+
+    def use_of_attempts(self, row: Range, said: Range, *, turns: int = 1) -> TokenUse:
+        """Of a task's group, all of it trained on. said: by one attempt, over all of its turns. A group's attempts may share the
+        reading of their prompt, or not; each turn reads everything before it again."""
+        most_read = turns * row.high + (turns - 1) * said.high
+        return TokenUse(
+            train=row.plus(said).times(self.num_samples),
+            prefill=Range(row.low, self.num_samples * most_read),
+            sample=said.times(self.num_samples),
+        )
+
     _renderer_exists = field_validator("renderer_name")(check_renderer)
 
     @field_validator("verifier_name")
@@ -150,19 +163,12 @@ class RLConfig(RewardedConfig):
         return self
 
     def token_use(self, row: Range, trained: Range, reply: Range | None) -> TokenUse | None:
-        """A group's attempts may share the reading of their prompt, or not. Groups that are dropped train nothing. How long a
-        game is, nobody can tell."""
+        """Groups that are dropped train nothing. How long a game is, nobody can tell."""
         if self.environment not in (Environment.PROBLEM, Environment.CALCULATOR):
             return None
         turns = self.max_turns if self.environment is Environment.CALCULATOR else 1
-        said = reply or Range(1, turns * self.max_tokens)
-        most_read = turns * row.high + (turns - 1) * said.high
-        trained_at_least = 0 if self.drop_constant_reward else self.num_samples * (row.low + said.low)
-        return TokenUse(
-            train=Range(trained_at_least, self.num_samples * (row.high + said.high)),
-            prefill=Range(row.low, self.num_samples * most_read),
-            sample=said.times(self.num_samples),
-        )
+        use = self.use_of_attempts(row, reply or Range(1, turns * self.max_tokens), turns=turns)
+        return use._replace(train=Range(0, use.train.high)) if self.drop_constant_reward else use
 
     def loss_settings(self) -> dict[str, float]:
         """What was set of the loss's own settings. Raises ConfigError for a threshold that the loss does not have."""

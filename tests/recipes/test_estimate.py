@@ -9,6 +9,8 @@ import pytest
 from recipes.config import RunConfig
 from recipes.errors import ConfigError
 from recipes.estimate import GPU, Measured, TokenSample, count_parameters, estimate, processor
+from recipes.prices import is_billed
+from recipes.registry import algorithms, backends_for
 
 
 def config(kind: str = "sft", *, backend: str = "mock", **params: object) -> RunConfig:
@@ -108,6 +110,22 @@ def test_dpo_reads_its_pairs_once_before_and_once_more_in_each_step():
     pairs = TokenSample([30] * 4, [10] * 4)
     found = estimate(config("dpo", batch_size=2, num_epochs=3), num_rows=4, sample=pairs)
     assert found.tokens == (12 * 30, 12 * 30) and found.prefill_tokens == (12 * 30 + 4 * 30, 12 * 30 + 4 * 30)
+
+
+def test_trls_rl_trains_on_every_attempt():
+    tasks = TokenSample([20] * 4, [0] * 4)
+    found = estimate(config("local_rl", backend="local", batch_size=2, num_samples=8, max_tokens=100), num_rows=4, sample=tasks)
+    assert found.tokens == (4 * 8 * 21, 4 * 8 * 120) and found.sampled_tokens == (4 * 8, 4 * 8 * 100)
+
+
+@pytest.mark.parametrize(("kind", "backend"), [(kind, backend) for kind in algorithms.kinds() for backend in backends_for(kind)])
+def test_every_pair_that_trains_has_an_estimate_or_says_what_is_not_known(kind, backend):
+    values = config(kind, backend=backend).model_dump() | {"model": {"name": "Qwen/Qwen3-8B"}}
+    found = estimate(RunConfig.model_validate(values), num_rows=100, sample=TokenSample([50] * 100, [20] * 100))
+    notes = " ".join(found.notes)
+    assert found.steps and (found.tokens is not None or "not known" in notes)
+    assert found.seconds is not None or "No time is given" in notes or found.tokens is None
+    assert (found.dollars is not None) + ("price is not known" in notes) == is_billed(backend)
 
 
 def test_tokens_that_were_guessed_are_a_range_and_said_to_be():
