@@ -8,13 +8,12 @@ different replies as it can. Nothing is drawn: the same attempts give the same p
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
 
 from recipes.curation.columns import Flags, Integers
-from recipes.curation.pool import Pool
+from recipes.curation.pool import Pool, places_in_task
 
 
 class Pairs(NamedTuple):
@@ -25,57 +24,60 @@ class Pairs(NamedTuple):
     num_over_cap: Integers
 
 
-class _Side(NamedTuple):
-    """Attempts of one task that read the same prompt, in their order."""
-
-    passing: list[int]
-    failing: list[int]
-
-
 def contradicted(pool: Pool, passing: Flags, failing: Flags) -> Flags:
     """(A,) attempts whose very conversation stands on the other side too, within their task."""
-    sides = []
-    for side in (passing, failing):
-        rows = np.flatnonzero(side)
-        sides.append(set(zip(pool.task[rows].tolist(), pool.digest[rows].tolist(), strict=True)))
-    both = sides[0] & sides[1]
     found = np.zeros(len(pool), np.bool_)
-    if both:
-        rows = np.flatnonzero(passing | failing)
-        keys = zip(pool.task[rows].tolist(), pool.digest[rows].tolist(), strict=True)
-        found[rows] = [key in both for key in keys]
+    rows = np.flatnonzero(passing | failing)
+    group = _groups(pool.task[rows], pool.digest[rows])
+    num_passing, num_failing = (np.bincount(group, weights=side[rows]) for side in (passing, failing))
+    found[rows] = ((num_passing > 0) & (num_failing > 0))[group]
     return found
 
 
 def pair_up(pool: Pool, passing: Integers, failing: Integers, *, most: int) -> Pairs:
-    """passing, failing: (P,), (F,) different usable attempts, each in the order of rows. most: pairs per task."""
-    groups: dict[int, dict[int, _Side]] = defaultdict(dict)
-    for attempts, is_passing in ((passing, True), (failing, False)):
-        columns = (attempts, pool.task[attempts], pool.prompt[attempts])
-        for attempt, task, prompt in zip(*(column.tolist() for column in columns), strict=True):
-            side = groups[task].setdefault(prompt, _Side([], []))
-            (side.passing if is_passing else side.failing).append(attempt)
-    chosen: list[int] = []
-    rejected: list[int] = []
-    num_over_cap = np.zeros(pool.num_tasks, np.int64)
-    for task in sorted(groups):
-        sides = [side for side in groups[task].values() if side.passing and side.failing]
-        num_possible = sum(len(side.passing) * len(side.failing) for side in sides)
-        num_over_cap[task] = max(0, num_possible - most)
-        for one, other in _rounds(sides, min(most, num_possible)):
-            chosen.append(one)
-            rejected.append(other)
-    return Pairs(np.array(chosen, np.int64), np.array(rejected, np.int64), num_over_cap)
+    """passing, failing: (P,), (F,) different usable attempts, each in the order of rows. most: pairs per task.
 
-
-def _rounds(sides: list[_Side], num_pairs: int) -> list[tuple[int, int]]:
-    """The first so many pairs. In round r the i-th passing reply of a prompt meets failing reply i + r, counted around."""
-    found: list[tuple[int, int]] = []
-    for turn in range(max((len(side.failing) for side in sides), default=0)):
-        for side in sides:
-            if turn < len(side.failing):
-                for place, one in enumerate(side.passing):
-                    found.append((one, side.failing[(place + turn) % len(side.failing)]))
-        if len(found) >= num_pairs:
+    In round r the i-th passing attempt of those that read one prompt meets failing attempt i + r of the same, counted around.
+    """
+    both = np.r_[passing, failing]
+    group = _groups(pool.task[both], pool.prompt[both])
+    of_passing, of_failing = group[: len(passing)], group[len(passing) :]
+    num_groups = int(group.max(initial=-1)) + 1
+    sizes_P, sizes_F = (np.bincount(ids, minlength=num_groups) for ids in (of_passing, of_failing))
+    by_group = failing[np.argsort(of_failing, kind="stable")]
+    starts = np.cumsum(sizes_F) - sizes_F
+    place_P = _places(of_passing, sizes_P)
+    chosen: list[Integers] = []
+    rejected: list[Integers] = []
+    num_pairs = np.zeros(pool.num_tasks, np.int64)
+    for turn in range(most):  # a round gives every task that has pairs left at least one
+        meets = np.flatnonzero((turn < sizes_F[of_passing]) & (num_pairs[pool.task[passing]] < most))
+        if not len(meets):
             break
-    return found[:num_pairs]
+        groups = of_passing[meets]
+        chosen.append(passing[meets])
+        rejected.append(by_group[starts[groups] + (place_P[meets] + turn) % sizes_F[groups]])
+        num_pairs += np.bincount(pool.task[passing[meets]], minlength=pool.num_tasks)
+    ones, others = (np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (chosen, rejected))
+    order = np.argsort(pool.task[ones], kind="stable")
+    ones, others = ones[order], others[order]
+    kept = places_in_task(pool.task[ones]) < most
+    num_possible = np.bincount(pool.task[passing], weights=sizes_F[of_passing], minlength=pool.num_tasks).astype(np.int64)
+    return Pairs(ones[kept], others[kept], np.maximum(num_possible - most, 0))
+
+
+def _groups(task: Integers, key: Integers) -> Integers:
+    """(R,) one number for each task and key."""
+    order = np.lexsort((key, task))
+    begins = np.r_[True, (np.diff(task[order]) != 0) | (np.diff(key[order]) != 0)][: len(order)]
+    found = np.zeros(len(order), np.int64)
+    found[order] = np.cumsum(begins) - 1
+    return found
+
+
+def _places(group: Integers, sizes: Integers) -> Integers:
+    """(R,) 0, 1, … within each group, in the order given."""
+    order = np.argsort(group, kind="stable")
+    found = np.zeros(len(group), np.int64)
+    found[order] = np.arange(len(group)) - (np.cumsum(sizes) - sizes)[group[order]]
+    return found

@@ -215,6 +215,13 @@ class Pool:
         return np.array(means, np.float64)
 
 
+def places_in_task(task: Integers) -> Integers:
+    """(R,) 0, 1, … within each run of one task; `task` does not fall."""
+    places = np.arange(len(task))
+    begins = np.r_[True, np.diff(task) != 0][: len(task)]
+    return places - np.maximum.accumulate(np.where(begins, places, 0)) if len(task) else places
+
+
 def exact_mean(values: list[float]) -> float:
     """The mean, rounded once: binary fractions over their largest denominator are whole numbers."""
     fractions = [value.as_integer_ratio() for value in values]

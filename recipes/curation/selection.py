@@ -17,7 +17,7 @@ from recipes.curation.columns import Flags, Floats, Integers
 from recipes.curation.filters import compile_filter
 from recipes.curation.holdout import check_sides, places_of
 from recipes.curation.pairs import contradicted, pair_up
-from recipes.curation.pool import Pool, TaskColumns, values_of
+from recipes.curation.pool import Pool, TaskColumns, places_in_task, values_of
 from recipes.curation.settings import CurationSettings, Rows, Select
 from recipes.errors import ConfigError
 
@@ -268,7 +268,7 @@ def _find_pairs(pool: Pool, settings: CurationSettings, columns: TaskColumns, pa
 def _capped(pool: Pool, settings: CurationSettings, unique: Integers) -> Integers:
     """What max_per_task leaves of candidates in their order; of `best` the first."""
     cap = 1 if settings.select is Select.BEST else settings.max_per_task
-    return unique if cap is None else unique[_places_in_task(pool.task[unique]) < cap]
+    return unique if cap is None else unique[places_in_task(pool.task[unique]) < cap]
 
 
 def _tokens(pool: Pool, attempts: Integers) -> Integers:
@@ -308,13 +308,6 @@ def _first_of_alike(pool: Pool, rows: Integers) -> Flags:
     is_first = np.ones(len(rows), np.bool_)
     is_first[order[1:][repeats]] = False
     return is_first
-
-
-def _places_in_task(task: Integers) -> Integers:
-    """(R,) 0, 1, … within each run of one task; `task` does not fall."""
-    places = np.arange(len(task))
-    begins = np.r_[True, np.diff(task) != 0][: len(task)]
-    return places - np.maximum.accumulate(np.where(begins, places, 0)) if len(task) else places
 
 
 def _histogram(columns: TaskColumns, kept: Flags) -> list[Bin]:
