@@ -70,6 +70,15 @@ class Registry:
                 warnings.warn(f"{self.noun} {entry_point.name!r} ({entry_point.value}) cannot be used: {error}", stacklevel=2)
 
 
+def load_failures(*registries: Registry) -> list[str]:
+    """`algorithm NAME: why`, for everything that an installed package offers and that cannot be used."""
+    found = []
+    for registry in registries:
+        registry.kinds()  # reads the entry points
+        found += [f"{registry.noun} {name}: {why}" for name, why in registry.load_failures.items()]
+    return found
+
+
 def _dotted(item: Any) -> str:
     return f"{getattr(item, '__module__', '?')}:{getattr(item, '__qualname__', item)}"
 

@@ -22,6 +22,7 @@ from evsys_web.runs.forms import checkpoints_for, models_on_offer
 from recipes.errors import ConfigError, DataError
 from recipes.eval_config import EvalConfig
 from recipes.evals.runner import open_verifier
+from recipes.registry import backends, load_failures, verifiers
 from recipes.types import Task
 from recipes.verifiers import check_tasks
 
@@ -163,7 +164,12 @@ def _launch(form: EvalForm, user: User) -> EvalRun:
 
 def _page(request: HttpRequest, form: EvalForm) -> HttpResponse:
     user = signed_in(request)
-    context = {"form": form, "models": models_on_offer(user), "has_tasks": task_versions_for(user).exists()}
+    context = {
+        "form": form,
+        "models": models_on_offer(user),
+        "has_tasks": task_versions_for(user).exists(),
+        "failures": load_failures(verifiers, backends),
+    }
     return render(request, "evals/new.html", context, status=422 if form.num_errors() else 200)
 
 

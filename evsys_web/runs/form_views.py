@@ -29,7 +29,7 @@ from evsys_web.runs.models import TrainingRun
 from evsys_web.runs.snippets import curl_for, yaml_of
 from recipes.config import RunConfig
 from recipes.errors import ConfigError
-from recipes.registry import algorithms, backends
+from recipes.registry import algorithms, backends, callbacks, load_failures
 
 MAX_YAML_BYTES = 1_000_000
 
@@ -205,10 +205,6 @@ def _page(request: HttpRequest, form: RunForm, **context: Any) -> HttpResponse:
         "form": form,
         "models": models_on_offer(user),
         "has_datasets": DatasetVersion.objects.ready().visible_to(user).exists(),
-        "failures": [
-            f"{registry.noun} {name}: {why}"
-            for registry in (algorithms, backends)
-            for name, why in registry.load_failures.items()
-        ],
+        "failures": load_failures(algorithms, backends, callbacks),
     }
     return render(request, "runs/new.html", context)

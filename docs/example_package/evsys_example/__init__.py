@@ -1,0 +1,1 @@
+"""An algorithm, a backend and a verifier from outside. Start reading at `algorithm.py`."""
