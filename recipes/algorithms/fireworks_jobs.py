@@ -27,7 +27,7 @@ from recipes.registry import backends, register_algorithm
 from recipes.rendering import Supervise
 from recipes.row_order import Split, num_batches, split_off
 from recipes.rows import RowFormat
-from recipes.types import Row, RunContext, RunResult
+from recipes.types import Headline, Row, RunContext, RunResult
 
 SCHEME = "fireworks://"
 
@@ -242,6 +242,7 @@ class FireworksDPO(_FireworksAlgorithm):
     )
     Config: ClassVar[type[BaseModel]] = FireworksDPOConfig
     row_format: ClassVar[RowFormat | None] = RowFormat.PREFERENCE
+    headline: ClassVar[Headline] = Headline("train/loss", "Loss")
     kind: ClassVar[JobKind] = JobKind.DPO
 
     def split(self, ctx: RunContext, report: Callable[[str, str], None]) -> Split:

@@ -96,6 +96,19 @@ def test_what_is_published_leads_back_to_its_attempts(page: Page, eval_run: int)
     expect(page.get_by_role("heading", level=1)).to_contain_text("band of three")
 
 
+def test_pairs_are_seen_before_they_are_published_and_train_dpo(page: Page, eval_run: int) -> None:
+    page.goto(f"/curation/new?eval={eval_run}&filter=0+%3C+avg+%3C+1")
+    expect(page.locator("#result")).to_contain_text("3 of 12 attempts")
+    page.get_by_label("Rows").select_option("pairs")
+    expect(page.locator("#result")).to_contain_text("4 from 12 attempts")
+    expect(page.locator("#pairs")).to_contain_text("Chosen: attempt 2 · score 1")
+    page.get_by_role("textbox", name="Dataset").fill("pairs of three")
+    page.get_by_role("button", name="Publish dataset").click()
+    expect(page.locator(".flashes")).to_contain_text("4 rows published as pairs of three@1")
+    page.get_by_role("link", name="Train on this").click()
+    expect(page.locator("#id_algorithm")).to_have_value("dpo")
+
+
 def test_a_phone_shows_the_workbench(page: Page, eval_run: int) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(f"/curation/new?eval={eval_run}&filter=0+%3C+avg+%3C+1")
