@@ -47,6 +47,11 @@ class FireworksConfig(Settings):
         le=86400,
     )
 
+    @property
+    def is_billed(self) -> bool:
+        """By Fireworks; what another server costs is its owner's business."""
+        return self.base_url is None
+
     _is_an_address = field_validator("base_url")(checked_address)
 
     @field_validator("account_id")
