@@ -145,7 +145,10 @@ class TellsTokenUse(Protocol):
 
 class ModelConfig(Settings):
     name: str = Field(
-        "starter", min_length=1, max_length=500, description="The model: starter, a folder, or a hub id such as Qwen/Qwen3-0.6B."
+        "starter",
+        min_length=1,
+        max_length=500,
+        description="The model: starter, a folder, a hub id such as Qwen/Qwen3-0.6B, or what its host calls it.",
     )
     init_from_checkpoint: str | None = Field(None, max_length=1000, description="Weights to begin from, with a fresh optimizer.")
 

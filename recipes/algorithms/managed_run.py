@@ -106,6 +106,8 @@ class ManagedRun:
         for row in read_metrics(self.ctx.output_dir / METRICS_FILE):
             self.ledger.remember(row["step"], row["metrics"])
             self.metrics |= {key: float(value) for key, value in row["metrics"].items()}
+        if not self.ledger.last_step:  # a run that begins at step 0 forgets what was told of it
+            self.ledger, self.metrics = Ledger(self.algorithm.kind), {}
         self.state.step = self.state.start_step = self.ledger.last_step
 
     def _order_or_take_back(self, jobs: ManagedJobs, record: JobRecord, rows: Split) -> None:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 SHORTEST_PAUSE = 0.2
 """Of the longest pause between two looks: how long the first is, and that after any news."""
 CANCEL_SECONDS = 120.0
+WORDS_SECONDS = 60.0
+"""A service may count aloud ("step 17 of 900"): how often its words are told while its state stays."""
 MODEL_SECONDS = 600.0
 OUTAGES = (ErrorKind.CONNECTION, ErrorKind.TIMEOUT, ErrorKind.SERVER, ErrorKind.RATE_LIMIT, ErrorKind.BAD_ANSWER)
 
@@ -28,6 +30,7 @@ class Watching:
         self.watch = run.algorithm.watch
         self.event = run.dispatch.event
         self._told: tuple[str, str] | None = None
+        self._told_at = 0.0
         self._moved: object = None
         self._moved_at = time.monotonic()
         self._out_since: float | None = None
@@ -79,10 +82,12 @@ class Watching:
         return standing
 
     def _tell(self, standing: JobStanding) -> bool:
-        """An event for a state, or words, that are new."""
-        if (told := (standing.state, standing.message)) == self._told:
+        """An event for a state that is new, and for new words in the same state if they are not told too often."""
+        told, now = (standing.state, standing.message), time.monotonic()
+        is_new_state = self._told is None or self._told[0] != standing.state
+        if told == self._told or (not is_new_state and now - self._told_at < WORDS_SECONDS):
             return False
-        self._told = told
+        self._told, self._told_at = told, now
         words = f": {standing.message}" if standing.message else ""
         if standing.phase is JobPhase.UNKNOWN:
             words = f"{words or '.'} This program does not know that state and goes on watching."

@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 UPLOAD_AT_ONCE_BYTES = 150_000_000
 """What the service takes in one request; larger files go to an address that it signs."""
+LONGEST_MESSAGE = 1000
 MOST_METRIC_BYTES = 256_000_000
 READY_POLL_SECONDS = (0.2, 10.0)
 PLAIN = (None, "", "ENCRYPTION_STATE_UNSPECIFIED", "ENCRYPTION_STATE_PLAINTEXT")
@@ -207,7 +208,7 @@ class FireworksJobs:
         return JobStanding(
             state=state,
             phase=PHASES.get(state, JobPhase.UNKNOWN),
-            message=((status.message if status else None) or "").strip(),
+            message=((status.message if status else None) or "").strip()[:LONGEST_MESSAGE],
             percent=progress.percent if progress else None,
             tokens=progress.input_tokens if progress else None,
             cost=_money(getattr(found, "estimated_cost", None)),

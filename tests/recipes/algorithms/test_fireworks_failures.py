@@ -87,6 +87,15 @@ def test_a_job_that_failed_is_told_in_its_words(server: FireworksServer, tmp_pat
     assert (result.status, result.steps) == ("failed", 2) and "out of memory on node 3" in (result.error or "")
 
 
+def test_a_job_that_failed_leaves_its_last_checkpoint_as_a_model(server: FireworksServer, tmp_path: Path) -> None:
+    server.walk = [State("RUNNING", 3), State("FAILED", 3, "node lost")]
+    name = f"accounts/{ACCOUNT}/supervisedFineTuningJobs/any/checkpoints/step-2"
+    server.checkpoints = [{"name": name, "createTime": "2026-11-01", "promotable": True}]
+    seen = Witness()
+    assert train(server, tmp_path, seen, save_every=2).status == "failed"
+    assert [(each.name, each.step) for each in seen.checkpoints] == [("step_2", 2)]
+
+
 def test_two_rows_are_too_few_before_anything_is_sent(server: FireworksServer, tmp_path: Path) -> None:
     assert "3 to 3,000,000 rows" in (train(server, tmp_path, rows=chats(2)).error or "") and not server.requests
 

@@ -158,3 +158,24 @@ def test_nothing_but_the_model_is_left_there(server: FireworksServer, tmp_path: 
     train(server, tmp_path)
     assert not server.datasets and not ResourceLog(tmp_path).left()
     assert not list(tmp_path.glob("*_rows.jsonl"))
+
+
+def test_one_that_counts_aloud_does_not_fill_the_log(server: FireworksServer, tmp_path: Path) -> None:
+    server.walk = [State("RUNNING", 0, f"step {number} of 40 " + "x" * 5000) for number in range(40)] + [State("COMPLETED", 4)]
+    seen = Witness()
+    train(server, tmp_path, seen)
+    said = [message for _, message in seen.events if "says RUNNING" in message]
+    assert len(said) == 1 and len(said[0]) < 1200
+
+
+def test_an_early_end_counts_once_its_model_is_there(server: FireworksServer, tmp_path: Path) -> None:
+    server.walk = [State("RUNNING", 2), State("EARLY_STOPPED", 2)]
+    result = train(server, tmp_path)
+    assert result.status == "completed" and result.steps == 2
+
+
+def test_one_that_the_service_pauses_is_a_warning_and_is_waited_for(server: FireworksServer, tmp_path: Path) -> None:
+    server.walk = [State("RUNNING", 1), State("PAUSED", 1, "account suspended"), State("RUNNING", 3), State("COMPLETED", 4)]
+    seen = Witness()
+    assert train(server, tmp_path, seen).status == "completed"
+    assert ("warning", f"The server at {server.url.partition('//')[2]} says PAUSED: account suspended") in seen.events
