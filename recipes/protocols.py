@@ -39,8 +39,8 @@ class Algorithm(Protocol):
     name: ClassVar[str]
     Config: ClassVar[type[BaseModel]]
 
-    # Besides, if it has something to say: `runs_on: frozenset[str]`, the kinds of backends that it trains on (else any that takes
-    # steps), `row_format`, `summary`, `gives_rollouts`.
+    # Besides, if it has something to say: `runs_on: frozenset[str]`, the kinds of backends that it trains on (else any
+    # that does what it needs), `row_format`, `summary`, `gives_rollouts`.
 
     def train(self, ctx: RunContext) -> RunResult:
         """Execute one whole run; report through `ctx.callbacks` while it trains."""
@@ -94,7 +94,7 @@ class Backend(Protocol):
     gives_topk_prompt_logprobs: ClassVar[bool]
     """Its samplers tell the likeliest tokens at each position of a prompt; algorithms with a teacher need them."""
 
-    # `takes_steps = False` besides, where the service trains by jobs of its own only: steps and evals have no use for it.
+    # `samples = False` besides, where nothing can be sampled from here: evals and algorithms with rollouts have no use for it.
 
     @classmethod
     async def open(

@@ -130,24 +130,25 @@ callbacks = Registry(
 
 
 def backends_for(algorithm: str) -> list[str]:
-    """Kinds of backends that the algorithm can train on: those it names in `runs_on`, else all that take steps. An installed
-    class need not know the word. Raises ConfigError for an algorithm that there is not."""
-    named = getattr(algorithms.get(algorithm), "runs_on", None)
-    return stepping_backends() if named is None else [kind for kind in backends.kinds() if kind in named]
+    """Kinds of backends that the algorithm can train on: those it names in `runs_on`, else all, or all that sample if it samples
+    while it trains. An installed class need not know the words. Raises ConfigError for an algorithm that there is not."""
+    registered = algorithms.get(algorithm)
+    if (named := getattr(registered, "runs_on", None)) is not None:
+        return [kind for kind in backends.kinds() if kind in named]
+    return sampling_backends() if getattr(registered, "gives_rollouts", False) else backends.kinds()
 
 
-def stepping_backends() -> list[str]:
-    """Those that can be trained step by step, and sampled; the others only run jobs of their own."""
-    return [kind for kind in backends.kinds() if getattr(backends.get(kind), "takes_steps", True)]
+def sampling_backends() -> list[str]:
+    """Those whose weights can be sampled from here."""
+    return [kind for kind in backends.kinds() if getattr(backends.get(kind), "samples", True)]
 
 
 def check_samples(backend: str) -> None:
     """Raises ConfigError for a kind of backend that cannot be sampled from here."""
     backends.get(backend)
-    if backend not in stepping_backends():
+    if backend not in sampling_backends():
         raise ConfigError(
-            f"{backend} trains by jobs of its own and is not sampled from here. What it trained answers from a deployment there:"
-            " evaluate that as an endpoint.",
+            f"{backend} is not sampled from here. What it trained answers from a deployment there: evaluate that as an endpoint.",
             path=("backend", "kind"),
         )
 

@@ -23,7 +23,7 @@ from recipes.cycle_config import CycleConfig, StopRule, TasksChoice
 from recipes.errors import ConfigError
 from recipes.eval_config import EvalModel, SamplingSettings
 from recipes.presets import Preset, recommended
-from recipes.registry import algorithms, backends, backends_for, stepping_backends
+from recipes.registry import algorithms, backends, backends_for, sampling_backends
 from recipes.rows import RowFormat
 
 NUM_CHECKPOINTS_OFFERED = 50
@@ -69,7 +69,7 @@ class ChoicesForm(forms.Form):
         self._offer("cloned_from", Cycle.objects.visible_to(user))
         self._offer_checkpoints(checkpoints_for(user))
         self._choose("training", trainable())
-        self._choose("backend", stepping_backends())
+        self._choose("backend", sampling_backends())
         self.fields["model_name"].widget.attrs.update({"list": "models", "autocomplete": "off", "spellcheck": "false"})
 
     def clean_model_name(self) -> str:
@@ -197,7 +197,7 @@ def trainable() -> list[str]:
     """Algorithms that learn from what attempts become, chats, on a backend that makes attempts too."""
     formats = (None, RowFormat.MESSAGES)
     fitting = [kind for kind in algorithms.kinds() if getattr(algorithms.get(kind), "row_format", None) in formats]
-    return [kind for kind in fitting if set(backends_for(kind)) & set(stepping_backends())]
+    return [kind for kind in fitting if set(backends_for(kind)) & set(sampling_backends())]
 
 
 def _registered(registry: Any, kind: str) -> Any:

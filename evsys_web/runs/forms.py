@@ -187,6 +187,14 @@ class RunForm:
                 initial = params[part] if params[part] is not None else self.preset.params if part == "algorithm" else {}
                 ignored = backend.ignored_fields if backend and part == "algorithm" else ()
                 self.settings[part] = ConfigForm(registered.Config, data, prefix=part, initial=initial, ignored=ignored)
+        self._leave_out_unused(algorithm, backend)
+
+    def _leave_out_unused(self, algorithm: Any, backend: Any) -> None:
+        """Settings of the backend that mean nothing to this algorithm keep their defaults."""
+        unused = getattr(algorithm, "unused_backend_fields", None)
+        for name in getattr(backend, "unused_by_steps", ()) if unused is None else unused:
+            if "backend" in self.settings:
+                self.settings["backend"].fields.pop(name, None)
 
     def text(self, name: str) -> str:
         return str(self.choices[name].value() or "")

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel
 
@@ -27,7 +27,9 @@ class FireworksBackend:
     Config: ClassVar[type[BaseModel]] = FireworksConfig
     ignored_fields: ClassVar[frozenset[str]] = frozenset()
     gives_topk_prompt_logprobs: ClassVar[bool] = False
-    takes_steps: ClassVar[bool] = False
+    samples: ClassVar[bool] = False
+    unused_by_steps: ClassVar[frozenset[str]] = frozenset({"account_id", "timeout_seconds", "outage_seconds"})
+    """Settings of jobs: a form for training step by step does not show them."""
 
     @staticmethod
     def check_model(name: str) -> None:
@@ -64,11 +66,28 @@ class FireworksBackend:
         secrets: Mapping[str, str] | None = None,
         report: Callable[[str, str], None] | None = None,
     ) -> Backend:
+        """Begin a session of the serverless pool, for training step by step. Raises ConfigError, BackendError."""
+        settings = FireworksConfig.model_validate(config.model_dump())
+        key = chosen_key(settings, secrets or {})
+        sdk = import_sdk()
+        from recipes.backends.fireworks.steps import FireworksSteps
+
+        return await FireworksSteps.begin(sdk, settings, key, model=model, algorithm=algorithm, report=report)
+
+
+def import_sdk() -> Any:
+    """The training SDK, its telemetry off unless the operator turned it on. Raises ConfigError where it cannot be imported."""
+    os.environ.setdefault("TINKER_TELEMETRY", "0")
+    try:
+        from fireworks.training import sdk
+
+        sdk.FiretitanServiceClient  # noqa: B018 - its names are imported when they are first asked for
+    except ImportError as missing:
         raise ConfigError(
-            "Fireworks trains here by its managed jobs only: choose the algorithm fireworks_sft or fireworks_dpo. What it trained"
-            " answers from a deployment there: evaluate it as an endpoint.",
+            f"Fireworks' training SDK cannot be imported here ({missing}): pip install fireworks-ai urllib3 requests.",
             path=("backend", "kind"),
-        )
+        ) from None
+    return sdk
 
 
 def chosen_key(settings: FireworksConfig, secrets: Mapping[str, str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 from pydantic import field_validator
 
@@ -11,9 +12,6 @@ from recipes.config import Settings, knob
 from recipes.errors import ConfigError
 
 HOSTED = "https://api.fireworks.ai"
-SCHEME = "fireworks://"
-"""Before the resource name of a model that lies there: what checkpoints hold, and what a run can begin from."""
-
 _ID = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _MODEL = re.compile(rf"accounts/{_ID}/models/{_ID}")
 
@@ -37,6 +35,15 @@ class FireworksConfig(Settings):
         "The Fireworks account to train in; empty takes the one that the key belongs to.",
         max_length=100,
         essential=True,
+    )
+    tokenizer: str | None = knob(
+        None,
+        "Whose tokenizer the model uses, as a hub id or a folder: rows are rendered here, step by step.",
+        max_length=500,
+        essential=True,
+    )
+    step_seconds: float = knob(
+        900.0, "Longest wait for one result of a step, time in the service's queue included.", unit="seconds", ge=1, le=86400
     )
     timeout_seconds: float = knob(60.0, "Longest wait for one answer of the service.", unit="seconds", ge=1, le=3600)
     outage_seconds: float = knob(
@@ -63,6 +70,10 @@ class FireworksConfig(Settings):
         if not re.fullmatch(_ID, name):
             raise ValueError("an account's id has lower-case letters, digits and hyphens only")
         return name
+
+
+def place_of(settings: FireworksConfig) -> str:
+    return "Fireworks" if settings.base_url is None else f"The server at {urlsplit(settings.base_url).netloc}"
 
 
 def check_model_name(name: str) -> None:

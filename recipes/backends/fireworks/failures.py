@@ -34,13 +34,13 @@ def failures(doing: str, place: str) -> Iterator[None]:
 
 def failure_of(error: Exception, doing: str, place: str) -> BackendError:
     if isinstance(error, fireworks.APIStatusError):
-        return _status_failure(error.status_code, words_of(error.body) or _short(str(error)), doing, place)
+        return status_failure(error.status_code, words_of(error.body) or short(str(error)), doing, place)
     if isinstance(error, fireworks.APITimeoutError | httpx.TimeoutException):
         return BackendError(f"{place} did not answer in time ({doing}).", permanent=False, kind=ErrorKind.TIMEOUT)
     if isinstance(error, fireworks.APIConnectionError | httpx.TransportError):
-        why = _short(str(error.__cause__ or error))
+        why = short(str(error.__cause__ or error))
         return BackendError(f"{place} cannot be reached ({doing}): {why}.", permanent=False, kind=ErrorKind.CONNECTION)
-    detail = f"{type(error).__name__}: {_short(str(error))}"
+    detail = f"{type(error).__name__}: {short(str(error))}"
     return BackendError(f"{place} answered {doing} with what is no answer: {detail}.", permanent=False, kind=ErrorKind.BAD_ANSWER)
 
 
@@ -51,10 +51,10 @@ def words_of(body: object) -> str:
             if found := words_of(body.get(key)):
                 return found
         return ""
-    return _short(body) if isinstance(body, str) else ""
+    return short(body) if isinstance(body, str) else ""
 
 
-def _status_failure(status: int, detail: str, doing: str, place: str) -> BackendError:
+def status_failure(status: int, detail: str, doing: str, place: str) -> BackendError:
     if status == 401:
         return BackendError(
             f"{place} refused the key ({doing}, status 401): {detail}. Keys that may only ask models are refused too. Store one"
@@ -79,7 +79,7 @@ def _status_failure(status: int, detail: str, doing: str, place: str) -> Backend
     return BackendError(f"{place} refused {doing} (status {status}): {detail}.", permanent=True, kind=ErrorKind.REQUEST)
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
     """One line, never with a signed address."""
     words = ["…" if "://" in word else word for word in text.split()]
     line = " ".join(words) or "no reason given"

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import fireworks
 import httpx
 
-from recipes.backends.fireworks.config import HOSTED, FireworksConfig, check_model_name
+from recipes.backends.fireworks.config import HOSTED, FireworksConfig, check_model_name, place_of
 from recipes.backends.fireworks.failures import failures
 from recipes.errors import BackendError, ConfigError, ErrorKind
 from recipes.managed_jobs import JobCheckpoint, JobKind, JobOrder, JobPhase, JobStanding
@@ -67,7 +67,7 @@ class FireworksJobs:
         """Connect and find the account. wait: how to pause between questions; it may raise to give up. Raises BackendError,
         ConfigError."""
         self._url = settings.base_url or HOSTED
-        self.place = "Fireworks" if settings.base_url is None else f"The server at {urlsplit(self._url).netloc}"
+        self.place = place_of(settings)
         self._timeout = settings.timeout_seconds
         self._wait = wait
         self._client = fireworks.Fireworks(

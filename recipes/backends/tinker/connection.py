@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from recipes.backends.tinker.config import TinkerConfig
-from recipes.errors import BackendError, ConfigError, ErrorKind, RecipeError
+from recipes.backends.waiting import in_thread, wait_for
+from recipes.errors import BackendError, ConfigError, ErrorKind
 
 if TYPE_CHECKING:
     import tinker
@@ -61,11 +61,16 @@ class Connection:
     async def call(self, work: Callable[[], ResultT], doing: str) -> ResultT:
         """What the SDK only offers as a blocking call, as is the first creation: it begins the session. Raises BackendError."""
         longest = self.settings.connect_seconds + self.settings.timeout_seconds
-        return await self.wait(_in_thread(work), doing, longest=longest)
+        return await self.wait(in_thread(work), doing, longest=longest)
 
     async def wait(self, future: Future[ResultT], doing: str, *, longest: float | None = None) -> ResultT:
         """The result, or BackendError. Cancelling the wait cancels the request."""
-        return await _wait(future, doing, self.place, longest or self.settings.timeout_seconds, self.report)
+        from recipes.backends.tinker.failures import failure_of
+
+        longest = longest or self.settings.timeout_seconds
+        return await wait_for(
+            future, doing, self.place, longest, failure_of=failure_of, report=self.report, note_seconds=NOTE_SECONDS
+        )
 
     def rest(self) -> tinker.RestClient:
         """For what needs no session. The SDK keeps one per address and key."""
@@ -134,49 +139,3 @@ async def _reach(settings: TinkerConfig) -> None:
             permanent=False,
             kind=ErrorKind.CONNECTION,
         ) from None
-
-
-async def _wait(
-    future: Future[ResultT], doing: str, place: str, longest: float, report: Callable[[str, str], None] | None = None
-) -> ResultT:
-    """The result, or BackendError. Cancelling the wait cancels the request. Says every NOTE_SECONDS that it still waits."""
-    from recipes.backends.tinker.failures import failure_of
-
-    wrapped = asyncio.wrap_future(future)
-    waited = 0.0
-    try:
-        while True:
-            pause = min(NOTE_SECONDS, longest - waited)
-            done, _ = await asyncio.wait({wrapped}, timeout=pause)
-            if done:
-                return wrapped.result()
-            waited += pause
-            if waited >= longest:
-                raise BackendError(
-                    f"{place} gave no result for {doing} within {longest:g} seconds.", permanent=False, kind=ErrorKind.TIMEOUT
-                )
-            if report is not None:
-                report("info", f"{place} has not answered for {waited:.0f} seconds ({doing}); still waiting.")
-    except (asyncio.CancelledError, RecipeError):
-        raise
-    except Exception as error:  # noqa: BLE001 - the SDK's own kinds are told apart there
-        raise failure_of(error, doing, place) from error
-    finally:
-        if not wrapped.done():
-            wrapped.cancel()
-
-
-def _in_thread(work: Callable[[], ResultT]) -> Future[ResultT]:
-    """Runs what the SDK only offers as a blocking call. A daemon, since a server that never answers must not keep the worker."""
-    future: Future[ResultT] = Future()
-
-    def run() -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="tinker-open", daemon=True).start()
-    return future

@@ -1,0 +1,228 @@
+"""Training step by step in a session of Fireworks' serverless pool, through its training SDK.
+
+1. Sessions of the pool need nothing to be provisioned: no trainer and no deployment that would cost while it idles. LoRA only.
+2. The service samples from a deployment only, which this program makes none of: algorithms that sample while they train, and
+   evals, are refused before they begin.
+3. One request that the SDK refuses makes it refuse every later one on the same client. So what is wrong is found here first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
+
+from pydantic import BaseModel
+
+from recipes import losses
+from recipes.backends.fireworks.config import HOSTED, FireworksConfig, check_model_name, place_of
+from recipes.backends.waiting import in_thread, wait_for
+from recipes.errors import BackendError, CheckpointError, ConfigError, RecipeError
+from recipes.rendering import load_tokenizer
+from recipes.types import AdamParams, Datum, ForwardBackwardResult, LossCallable, OptimStepResult
+
+if TYPE_CHECKING:
+    from recipes.config import BaseAlgorithmConfig, ModelConfig
+
+ResultT = TypeVar("ResultT")
+
+POOL = "/training/v1/serverless"
+CLOSE_SECONDS = 10.0
+
+
+class FireworksSteps:
+    """A LoRA model in a session of the pool."""
+
+    name: ClassVar[str] = "fireworks"
+    Config: ClassVar[type[BaseModel]] = FireworksConfig
+    ignored_fields: ClassVar[frozenset[str]] = frozenset()
+    gives_topk_prompt_logprobs: ClassVar[bool] = False
+
+    def __init__(
+        self, service: Any, client: Any, tokenizer: Any, settings: FireworksConfig, report: Callable[[str, str], None] | None
+    ) -> None:
+        self._service = service
+        self._client = client
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._report = report
+        self._refused_gradient: str | None = None
+
+    @classmethod
+    async def begin(
+        cls,
+        sdk: Any,
+        settings: FireworksConfig,
+        key: str,
+        *,
+        model: ModelConfig,
+        algorithm: BaseAlgorithmConfig,
+        report: Callable[[str, str], None] | None,
+    ) -> FireworksSteps:
+        """Begin a session with a model in it. Raises ConfigError, BackendError."""
+        check_model_name(model.name)
+        if algorithm.lora_rank < 1:
+            raise ConfigError(
+                "Fireworks' pool trains LoRA adapters only: give a lora_rank of at least 1.",
+                path=("algorithm", "params", "lora_rank"),
+            )
+        if settings.tokenizer is None:
+            raise ConfigError(
+                "Training step by step renders the rows here: name the model's tokenizer, as a hub id.",
+                path=("backend", "params", "tokenizer"),
+            )
+        tokenizer = load_tokenizer(settings.tokenizer)
+        from recipes.backends.fireworks.sdk_failures import failure_of
+
+        def connect() -> tuple[Any, Any]:
+            service = sdk.FiretitanServiceClient(base_url=f"{settings.base_url or HOSTED}{POOL}", api_key=key)
+            if model.init_from_checkpoint:
+                return service, service.create_training_client_from_state(model.init_from_checkpoint)
+            return service, service.create_lora_training_client(model.name, rank=algorithm.lora_rank, seed=algorithm.seed)
+
+        service, client = await wait_for(
+            in_thread(connect),
+            "opening the model",
+            place_of(settings),
+            settings.step_seconds,
+            failure_of=failure_of,
+            report=report,
+        )
+        return cls(service, client, tokenizer, settings, report)
+
+    # training
+
+    def forward_backward_async(
+        self, data: Sequence[Datum], *, loss_fn: str, loss_fn_config: Mapping[str, Any] | None = None
+    ) -> Awaitable[ForwardBackwardResult]:
+        return self._gradient(data, loss_fn, loss_fn_config, forward_only=False)
+
+    def forward_async(
+        self, data: Sequence[Datum], *, loss_fn: str = "cross_entropy", loss_fn_config: Mapping[str, Any] | None = None
+    ) -> Awaitable[ForwardBackwardResult]:
+        return self._gradient(data, loss_fn, loss_fn_config, forward_only=True)
+
+    def forward_backward_custom_async(self, data: Sequence[Datum], loss_fn: LossCallable) -> Awaitable[ForwardBackwardResult]:
+        return self._refuse_gradient(
+            ConfigError("The backend fireworks takes no loss of one's own; local and tinker do.", path=("backend", "kind"))
+        )
+
+    def optim_step_async(self, adam: AdamParams) -> Awaitable[OptimStepResult]:
+        """Not sent behind a gradient that was refused here."""
+        from recipes.backends.fireworks import wire
+
+        if self._refused_gradient is not None:
+            reason, self._refused_gradient = self._refused_gradient, None
+            return _failed(BackendError(f"The step was not taken, because its gradient failed: {reason}", permanent=True))
+        submitted = self._client.optim_step(wire.adam_to_wire(adam))
+        return self._result(submitted, "the optimizer step", wire.optimizer_from_wire)
+
+    def _gradient(
+        self, data: Sequence[Datum], loss_fn: str, config: Mapping[str, Any] | None, *, forward_only: bool
+    ) -> Awaitable[ForwardBackwardResult]:
+        from recipes.backends.fireworks import wire
+
+        try:
+            loss = losses.get(loss_fn)
+            settings = losses.settings_of(loss, config)
+            losses.check(data, loss, vocab_size=len(self._tokenizer))
+        except RecipeError as error:
+            return _failed(error) if forward_only else self._refuse_gradient(error)
+        submit = self._client.forward if forward_only else self._client.forward_backward
+        submitted = submit([wire.datum_to_wire(datum) for datum in data], loss.name, settings or None)
+        doing = "the forward pass" if forward_only else "the gradient"
+        return self._result(submitted, doing, lambda output: wire.gradient_from_wire(output, data))
+
+    def _refuse_gradient(self, error: RecipeError) -> Awaitable[Any]:
+        self._refused_gradient = str(error)
+        return _failed(error)
+
+    # weights
+
+    async def save_for_sampler(self, name: str) -> str:
+        """The SDK adds letters of its own to the name."""
+        saved = await self._call(lambda: self._client.save_weights_for_sampler(name), f"saving {name} for sampling")
+        return str(saved.path)
+
+    async def save_full_state(self, name: str) -> str:
+        saved = await self._call(lambda: self._client.save_state(name, overwrite=True), f"saving the state {name}")
+        return str(saved.path)
+
+    async def load_full_state(self, uri: str) -> None:
+        """Training goes on in a new model of the session."""
+        if "://" not in uri:
+            raise CheckpointError(f"{uri} is no checkpoint of Fireworks.")
+        self._client = await self._wait(
+            lambda: self._service.create_training_client_from_state_with_optimizer(uri), f"loading {uri}"
+        )
+        self._refused_gradient = None
+
+    # what the service does elsewhere
+
+    async def snapshot_sampling_client(self, name: str | None = None) -> NoReturn:
+        raise _no_sampler()
+
+    async def reference_sampling_client(self) -> NoReturn:
+        raise _no_sampler()
+
+    def get_tokenizer(self) -> Any:
+        return self._tokenizer
+
+    async def close(self) -> None:
+        """Give the session's place back. One that does not answer any more is left to its heartbeat."""
+        closing = in_thread(self._end_session)
+        try:
+            await asyncio.wait_for(asyncio.wrap_future(closing), CLOSE_SECONDS)
+        except Exception:  # noqa: BLE001 - whatever is wrong with the server, the work has ended
+            return
+
+    def _end_session(self) -> None:
+        try:
+            if self._settings.is_billed:
+                self._service.delete_training_session()
+        finally:
+            self._service.close()
+
+    async def _call(self, submit: Callable[[], Any], doing: str) -> Any:
+        return await self._wait(lambda: submit().result(), doing)
+
+    async def _wait(self, work: Callable[[], ResultT], doing: str) -> ResultT:
+        from recipes.backends.fireworks.sdk_failures import failure_of
+
+        return await wait_for(
+            in_thread(work),
+            doing,
+            place_of(self._settings),
+            self._settings.step_seconds,
+            failure_of=failure_of,
+            report=self._report,
+        )
+
+    def _result(self, submitted: Any, doing: str, read: Callable[[Any], ResultT]) -> Awaitable[ResultT]:
+        """Waits in a task of its own, so that nobody has to await for the clock to run."""
+
+        async def wait() -> ResultT:
+            return read(await self._wait(submitted.result, doing))
+
+        return _quiet(wait())
+
+
+def _no_sampler() -> ConfigError:
+    return ConfigError(
+        "The backend fireworks does not sample here: choose an algorithm that learns from rows alone (sft, dpo).",
+        path=("backend", "kind"),
+    )
+
+
+def _failed(error: RecipeError) -> Awaitable[Any]:
+    async def fail() -> Any:
+        raise error
+
+    return _quiet(fail())
+
+
+def _quiet(work: Any) -> Awaitable[Any]:
+    """A task whose failure is nobody's surprise: whoever awaits it hears of it, and nobody else has to."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
