@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -78,6 +79,7 @@ class FireworksBackend:
 def import_sdk() -> Any:
     """The training SDK, its telemetry off unless the operator turned it on. Raises ConfigError where it cannot be imported."""
     os.environ.setdefault("TINKER_TELEMETRY", "0")
+    logging.getLogger("fireworks.training").setLevel(logging.ERROR)  # it tells of every session, and of every wait
     try:
         from fireworks.training import sdk
 

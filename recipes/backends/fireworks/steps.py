@@ -145,7 +145,7 @@ class FireworksSteps:
         return str(saved.path)
 
     async def save_full_state(self, name: str) -> str:
-        saved = await self._call(lambda: self._client.save_state(name, overwrite=True), f"saving the state {name}")
+        saved = await self._call(lambda: self._client.save_state(name), f"saving the state {name}")
         return str(saved.path)
 
     async def load_full_state(self, uri: str) -> None:

@@ -110,8 +110,6 @@ def test_log_probabilities_come_back_per_datum_and_validation_leaves_no_gradient
         result = await backend.forward_async(data)
         pairs = zip(data, result.loss_fn_outputs, strict=True)
         total = sum(float((datum.loss_fn_inputs["weights"] * output["logprobs"]).sum()) for datum, output in pairs)
-            float((d.loss_fn_inputs["weights"] * o["logprobs"]).sum()) for d, o in zip(data, result.loss_fn_outputs, strict=True)
-        )
         assert result.metrics["loss:sum"] == pytest.approx(-total, rel=1e-4)
         assert (await backend.optim_step_async(ADAM)).metrics["optim/grad_norm"] == 0
         assert await nll(backend, data) == before
