@@ -3,7 +3,9 @@
 1. Sessions of the pool need nothing to be provisioned: no trainer and no deployment that would cost while it idles. LoRA only.
 2. The service samples from a deployment only, which this program makes none of: algorithms that sample while they train, and
    evals, are refused before they begin.
-3. One request that the SDK refuses makes it refuse every later one on the same client. So what is wrong is found here first.
+3. A state is loaded by its name at the service, in the dialect of Tinker 0.23. Our server speaks a later one, so a resume was
+   seen nowhere: what is tested is that the request names the state, and that a refusal is told.
+4. One request that the SDK refuses makes it refuse every later one on the same client. So what is wrong is found here first.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ ResultT = TypeVar("ResultT")
 
 POOL = "/training/v1/serverless"
 CLOSE_SECONDS = 10.0
+SCHEME = "fireworks://"
+"""Before what the service calls a checkpoint: its own names do not look like addresses."""
 
 
 class FireworksSteps:
@@ -66,6 +70,11 @@ class FireworksSteps:
                 "Fireworks' pool trains LoRA adapters only: give a lora_rank of at least 1.",
                 path=("algorithm", "params", "lora_rank"),
             )
+        if model.init_from_checkpoint:
+            raise ConfigError(
+                "Step by step, Fireworks begins from the model as it is; a job (fireworks_sft) may begin from weights.",
+                path=("model", "init_from_checkpoint"),
+            )
         if settings.tokenizer is None:
             raise ConfigError(
                 "Training step by step renders the rows here: name the model's tokenizer, as a hub id.",
@@ -76,8 +85,6 @@ class FireworksSteps:
 
         def connect() -> tuple[Any, Any]:
             service = sdk.FiretitanServiceClient(base_url=f"{settings.base_url or HOSTED}{POOL}", api_key=key)
-            if model.init_from_checkpoint:
-                return service, service.create_training_client_from_state(model.init_from_checkpoint)
             return service, service.create_lora_training_client(model.name, rank=algorithm.lora_rank, seed=algorithm.seed)
 
         service, client = await wait_for(
@@ -140,20 +147,21 @@ class FireworksSteps:
     # weights
 
     async def save_for_sampler(self, name: str) -> str:
-        """The SDK adds letters of its own to the name."""
-        saved = await self._call(lambda: self._client.save_weights_for_sampler(name), f"saving {name} for sampling")
-        return str(saved.path)
+        """What can be made a model there. The SDK adds letters of its own to the name."""
+        saved = await self._call(lambda: self._client.save_weights_for_sampler(_label(name)), f"saving {name} for sampling")
+        return f"{SCHEME}{saved.path}"
 
     async def save_full_state(self, name: str) -> str:
-        saved = await self._call(lambda: self._client.save_state(name), f"saving the state {name}")
-        return str(saved.path)
+        saved = await self._call(lambda: self._client.save_state(_label(name)), f"saving the state {name}")
+        return f"{SCHEME}{saved.path}"
 
     async def load_full_state(self, uri: str) -> None:
         """Training goes on in a new model of the session."""
-        if "://" not in uri:
-            raise CheckpointError(f"{uri} is no checkpoint of Fireworks.")
+        if not uri.startswith(SCHEME):
+            raise CheckpointError(f"{uri} is no checkpoint of Fireworks; its addresses begin with {SCHEME}.")
+        path = uri.removeprefix(SCHEME)
         self._client = await self._wait(
-            lambda: self._service.create_training_client_from_state_with_optimizer(uri), f"loading {uri}"
+            lambda: self._service.create_training_client_from_state_with_optimizer(path), f"loading {uri}"
         )
         self._refused_gradient = None
 
@@ -205,6 +213,11 @@ class FireworksSteps:
             return read(await self._wait(submitted.result, doing))
 
         return _quiet(wait())
+
+
+def _label(name: str) -> str:
+    """The service takes letters, digits and hyphens."""
+    return name.replace("_", "-")
 
 
 def _no_sampler() -> ConfigError:

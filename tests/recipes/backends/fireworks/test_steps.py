@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 import time
@@ -36,11 +37,54 @@ MODEL = "accounts/fireworks/models/qwen3-8b"
 ROWS = Path(starter.__file__).parent / "rows"
 
 
+class Pool:
+    """Our server below the pool's path, with checkpoints called as Fireworks calls them: account/run-…/name."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = Starlette(routes=[Mount(POOL, app=app)], lifespan=lambda _: app.router.lifespan_context(app))
+        self._ours: dict[bytes, bytes] = {}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        asked, answer = await self._whole(receive), {}
+
+        async def told() -> Any:
+            return {"type": "http.request", "body": asked}
+
+        async def keep(message: Any) -> None:
+            answer.setdefault("start", message)
+            answer["body"] = answer.get("body", b"") + message.get("body", b"")
+
+        await self._app(self._sized(scope, asked), told, keep)
+        body = re.sub(rb"tinker://([0-9a-f]{32}):train:\d+/(?:sampler_)?weights/([a-z0-9-]+)", self._named, answer["body"])
+        await send(self._sized(answer["start"], body))
+        await send({"type": "http.response.body", "body": body})
+
+    async def _whole(self, receive: Any) -> bytes:
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        for theirs, ours in self._ours.items():
+            body = body.replace(theirs, ours)
+        return body
+
+    def _named(self, found: re.Match[bytes]) -> bytes:
+        theirs = b"acme/run-%b/%b" % found.groups()
+        self._ours[theirs] = found[0]
+        return theirs
+
+    def _sized(self, message: Any, body: bytes) -> Any:
+        others = [(name, value) for name, value in message["headers"] if name.lower() != b"content-length"]
+        return {**message, "headers": [*others, (b"content-length", str(len(body)).encode())]}
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the pool lies below a path, as at Fireworks."""
     app = make_server([f"{MODEL}=starter"], root=tmp_path_factory.mktemp("pool"), key=KEY, config=LocalConfig(num_threads=1))
-    outer = Starlette(routes=[Mount(POOL, app=app)], lifespan=lambda _: app.router.lifespan_context(app))
+    outer = Pool(app)
     server = uvicorn.Server(uvicorn.Config(outer, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -154,16 +198,22 @@ def train(run: RunConfig, folder: Path, *callbacks: Witness, rows: Any = None, r
     )
 
 
-def test_a_run_of_sft_learns_stops_and_goes_on(root: str, tmp_path: Path) -> None:
-    run = config(root, "sft", ROWS / "train.jsonl", batch_size=16, max_steps=6, learning_rate=3e-3)
-    whole, first, second = Witness(), Witness(stop_after=3), Witness()
-    assert train(run, tmp_path / "whole", whole).status == "completed"
-    losses = [whole.steps[step]["train/loss"] for step in range(1, 7)]
-    assert losses[-1] < 0.8 * losses[0]
-    assert train(run, tmp_path / "parts", first).status == "cancelled"
-    assert train(run, tmp_path / "parts", second, resume=True).status == "completed"
-    assert [second.steps[step]["train/loss"] for step in (4, 5, 6)] == pytest.approx(losses[3:], rel=1e-5)
-    assert whole.checkpoints[-1].sampler_path and "sampler_weights" in whole.checkpoints[-1].sampler_path
+def test_a_run_of_sft_learns_and_keeps_states_by_the_services_names(root: str, tmp_path: Path) -> None:
+    seen = Witness()
+    run = config(root, "sft", ROWS / "train.jsonl", batch_size=16, max_steps=6, learning_rate=3e-3, save_every=3)
+    assert train(run, tmp_path, seen).error is None
+    assert seen.steps[6]["train/loss"] < 0.8 * seen.steps[1]["train/loss"]
+    assert [each.name for each in seen.checkpoints] == ["step_3", "final"]
+    assert all(str(each.state_path).startswith("fireworks://acme/run-") for each in seen.checkpoints)
+
+
+def test_a_state_is_asked_for_by_its_name_and_a_refusal_is_told(root: str, tmp_path: Path) -> None:
+    """Our server loads weights as later Tinkers do, and says so to this SDK: no resume was seen."""
+    run = config(root, "sft", ROWS / "train.jsonl", batch_size=16, max_steps=3)
+    assert train(run, tmp_path, Witness(stop_after=1)).status == "cancelled"
+    result = train(run, tmp_path, resume=True)
+    assert result.status == "failed" and "refused loading fireworks://acme/run-" in (result.error or "")
+    assert "Weights are loaded into a new model" in (result.error or "")
 
 
 def test_preferences_are_learnt_too(root: str, tmp_path: Path) -> None:
