@@ -102,12 +102,18 @@ def test_the_form_moves_to_where_the_algorithm_trains_and_to_a_model_there(alice
     form = following(alice, {**data, "shown_for": "starter|sft", "backend-device": "cpu"})
     assert form.text("backend") == "fireworks" and form.text("model_name").startswith("accounts/fireworks/models/")
     assert "account_id" in form.settings["backend"].fields and "device" not in form.settings["backend"].fields
-    back = following(alice, {**data, "algorithm": "sft", "backend": "fireworks", "model_name": MODEL, "shown_for": "x|y"})
+    assert "tokenizer" not in form.settings["backend"].fields, "that is for training step by step"
+    back = following(alice, {**data, "algorithm": "rl", "backend": "fireworks", "model_name": MODEL, "shown_for": "x|y"})
     assert back.text("backend") != "fireworks" and back.text("model_name") == "starter"
 
 
+def test_step_by_step_it_asks_for_a_tokenizer_and_not_for_what_jobs_want(alice: User) -> None:
+    shown = RunForm(alice, start={"algorithm": "sft", "backend": "fireworks", "model_name": MODEL}).settings["backend"].fields
+    assert "tokenizer" in shown and not {"account_id", "outage_seconds"} & set(shown)
+
+
 def test_the_form_offers_no_backend_that_the_algorithm_does_not_train_on(alice: User) -> None:
-    for algorithm, offered in (("fireworks_dpo", ["fireworks"]), ("sft", ["local", "mock", "tinker"])):
+    for algorithm, offered in (("fireworks_dpo", ["fireworks"]), ("sft", ["fireworks", "local", "mock", "tinker"])):
         choices = RunForm(alice, start={"algorithm": algorithm}).choices.fields["backend"].choices  # type: ignore[attr-defined]
         assert [kind for kind, _ in choices] == offered
 
