@@ -75,6 +75,9 @@ class BaseAlgorithm:
     gives_rollouts: ClassVar[bool] = False
     """It samples while it trains: pages offer what was said."""
 
+    writes: bool = True
+    """False in a process that only helps with another one's run: callbacks hear nothing from it."""
+
     def __init__(self, **params: Any) -> None:
         try:
             self.cfg = cast(Any, self.Config(**params))
@@ -311,6 +314,8 @@ class _Run:
 
     def _callbacks(self) -> list[Callback]:
         ctx = self.ctx
+        if not self.algorithm.writes:
+            return []
         stores = [ToLogStore(ctx.log_store)] if ctx.log_store is not None else []
         return [MetricsFile(ctx.output_dir / METRICS_FILE), *ctx.callbacks, *stores, *self.algorithm.callbacks]
 

@@ -2,5 +2,5 @@
 
 Rows, masks, pairs, verifiers and settings are those of `sft`, `dpo` and `rl`; TRL takes the steps, in its own order of rows, and
 its checkpoints are what a run goes on from. Importing this loads no vendor package; a run that begins does. Reading order:
-settings → sft → model → training → metric_names.
+settings → sft → model → training → metric_names → processes.
 """

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from recipes.algorithms.base import BaseAlgorithm, Drive
 from recipes.algorithms.trl.metric_names import MetricNames
+from recipes.algorithms.trl.processes import rank
 from recipes.callbacks import Dispatch
 from recipes.checkpoints import Manifest
 from recipes.errors import ConfigError
@@ -25,6 +26,10 @@ class TRLRun(BaseAlgorithm):
 
     needs_backend: ClassVar[bool] = False
     metric_names: ClassVar[MetricNames]
+
+    def __init__(self, **params: Any) -> None:
+        super().__init__(**params)
+        self.writes = rank() == 0
 
     def trainer(self, opened: OpenModel, plan: Plan, arguments: dict[str, Any]) -> Any:
         """TRL's trainer, ready to train. `arguments`: of its config, those that all trainers take."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 import trl  # noqa: F401 - what is missing is told before a model is read
 
+from recipes.algorithms.trl.processes import num_processes
 from recipes.algorithms.trl.settings import MixedPrecision, TRLSettings
 from recipes.backends.local import adapters, storage
 from recipes.backends.local.loading import choose_device, choose_num_threads, is_out_of_memory, load_model
@@ -52,7 +53,7 @@ class OpenModel:
 
     def untrained(self) -> Any:
         """The model as the run began, read again: the reference where all weights are trained."""
-        return load_model(self.source, self.device, torch.float32)
+        return load_model(self.source, _place_to_load(self.device), torch.float32)
 
     def save_for_sampler(self, folder: Path) -> None:
         """What chats, evals and further runs begin from: the adapter in PEFT's format, or the whole model with its tokenizer."""
@@ -77,7 +78,7 @@ def open_model(chosen: ModelConfig, settings: TRLSettings) -> OpenModel:
     dtype = _DTYPES[settings.precision] if settings.lora_rank else torch.float32
     tokenizer = load_tokenizer(chosen.name, renderer_name=settings.renderer_name)
     try:
-        model = load_model(source, device, dtype)
+        model = load_model(source, _place_to_load(device), dtype)
         torch.set_num_threads(choose_num_threads(0, sum(parameter.numel() for parameter in model.parameters())))
         if settings.lora_rank:
             model = adapters.add_adapters(
@@ -93,6 +94,11 @@ def open_model(chosen: ModelConfig, settings: TRLSettings) -> OpenModel:
     if adapter is not None:
         adapters.load_adapter(model, adapter)
     return OpenModel(model, tokenizer, chosen.name, source, device, has_adapters=bool(settings.lora_rank))
+
+
+def _place_to_load(device: torch.device) -> torch.device:
+    """Where several processes share the work, accelerate places each one's part."""
+    return device if num_processes() == 1 else torch.device("cpu")
 
 
 def _device(settings: TRLSettings) -> torch.device:

@@ -12,18 +12,20 @@ from time import perf_counter
 from typing import Any, ClassVar
 
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from recipes.algorithms.trl.base import TRLRun
 from recipes.algorithms.trl.metric_names import MetricNames
 from recipes.algorithms.trl.model import OpenModel
+from recipes.algorithms.trl.processes import num_processes, rank
 from recipes.algorithms.trl.settings import MixedPrecision
 from recipes.backends.local import storage
 from recipes.backends.local.loading import is_out_of_memory
 from recipes.callbacks import Dispatch
 from recipes.checkpoints import FINAL, Cursor, Manifest
-from recipes.errors import BackendError
+from recipes.errors import BackendError, ConfigError
 from recipes.loop import LOSS_IS_NO_NUMBER, Plan, StoppedNow
 from recipes.types import Checkpoint, LoopState, Metrics, StopRequest
 
@@ -96,7 +98,8 @@ class TrainerDrive:
             return
         self._tokens_total = resume_from.tokens_total if resume_from else 0
         self._tokens_before = 0 if self._names.counts_on else self._tokens_total
-        shutil.rmtree(self._work_folder, ignore_errors=True)  # of a process that was killed while TRL saved
+        if rank() == 0:
+            shutil.rmtree(self._work_folder, ignore_errors=True)  # of a process that was killed while TRL saved
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             self._trainer = self._algorithm.trainer(self._opened, self._plan, self._arguments())
@@ -114,13 +117,16 @@ class TrainerDrive:
                 permanent=True,
             ) from error
         finally:
-            shutil.rmtree(self._work_folder, ignore_errors=True)
+            if rank() == 0:
+                shutil.rmtree(self._work_folder, ignore_errors=True)
 
     async def save_what_can_be_saved(self) -> str:
         """After a failure: checkpoint the last completed step, if the weights still are that step's. Says what came of it."""
         step = self._state.step
         if step == self._state.start_step or step in self._saved:
             return "Nothing was trained since the last checkpoint."
+        if num_processes() > 1:
+            return "Nothing more was saved: the other processes are not there to help."
         if not self._weights_are_of_step:
             return "The weights were not saved: the failure came before the update was complete and recorded."
         self._trainer._save_checkpoint(self._trainer.model, None)
@@ -167,6 +173,7 @@ class TrainerDrive:
     def obey(self, control: Any, *, measured: bool) -> None:
         """What is due after this step, as TRL's flags. It measures before it saves. measured: it has just done so."""
         self.begin()
+        self._agree()
         step, last = self._state.step, self._state.step == self._plan.num_steps
         asked = self._state.stop_requested is not StopRequest.NONE
         every = self._algorithm.measure_every
@@ -177,7 +184,14 @@ class TrainerDrive:
     def keep(self, step: int) -> None:
         """Make a checkpoint of what TRL has just saved: its state, then sampler weights, then the row that makes both count."""
         is_final = step == self._plan.num_steps or self._state.stop_requested is StopRequest.EARLY
-        name = FINAL if is_final else f"step_{step}"
+        self._trainer.accelerator.wait_for_everyone()  # each has written its random state
+        if rank() == 0:
+            self._keep(FINAL if is_final else f"step_{step}", step)
+        self._trainer.accelerator.wait_for_everyone()
+        self._saved.add(step)
+        self._clock = perf_counter()
+
+    def _keep(self, name: str, step: int) -> None:
         folder = self._state.output_dir.resolve() / "checkpoints" / storage.checked_name(name)
         with storage.new_folder(folder / "state") as partial:
             written = self._work_folder / f"checkpoint-{step}"
@@ -193,9 +207,14 @@ class TrainerDrive:
             name, step, str(folder / "state"), str(folder / "sampler"), cursor=cursor.model_dump(), metrics=dict(self.metrics)
         )
         self._manifest.append(checkpoint)
-        self._saved.add(step)
         self._dispatch.fire("on_checkpoint", self._state, checkpoint)
-        self._clock = perf_counter()
+
+    def _agree(self) -> None:
+        """Only the first process is told of a stop: the others take over what it knows, so that all end after the same step."""
+        if num_processes() > 1:
+            asked = [str(self._state.stop_requested)]
+            broadcast_object_list(asked)
+            self._state.stop_requested = StopRequest(asked[0])
 
     # what TRL is told
 
@@ -206,13 +225,20 @@ class TrainerDrive:
     def _arguments(self) -> dict[str, Any]:
         """Of any trainer's config. No tracker, no file but the checkpoints asked for, every step logged as it is."""
         cfg = self._algorithm.cfg
-        at_once = cfg.rows_at_once or cfg.rows_per_step
+        share = cfg.rows_per_step // num_processes()
+        at_once = cfg.rows_at_once or share
+        if share * num_processes() != cfg.rows_per_step or share % at_once:
+            raise ConfigError(
+                f"The {cfg.rows_per_step:,} rows of a step cannot be shared by {num_processes()} processes that compute"
+                f" {at_once:,} at once. Choose another batch_size or rows_at_once.",
+                path=("algorithm", "params", "batch_size"),
+            )
         use_cpu = self._opened.device.type == "cpu"
         return {
             "output_dir": str(self._work_folder),
             "per_device_train_batch_size": at_once,
             "per_device_eval_batch_size": at_once,
-            "gradient_accumulation_steps": cfg.rows_per_step // at_once,
+            "gradient_accumulation_steps": share // at_once,
             "max_steps": self._plan.num_steps,
             "optim": "adamw_torch",
             "learning_rate": 1.0,

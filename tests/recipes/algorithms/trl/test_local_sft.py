@@ -18,6 +18,7 @@ from recipes.types import LoopState, Metrics, Row, TrainingBatch
 from tests.recipes.algorithms.test_sft_local import sums
 from tests.recipes.runs_under_test import Witness, run
 
+ROOT = Path(__file__).resolve().parents[4]
 SAVED_HALFWAY: dict[str, Any] = {"validation_fraction": 0.125, "save_at_fractions": [0.5, 1.0]}
 
 
