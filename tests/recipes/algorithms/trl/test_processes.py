@@ -29,8 +29,9 @@ def launch(config: Path, output_dir: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
+    """16 rows are trained, two steps of 8 an epoch: accelerate fills up a smaller one with rows that were seen already."""
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in sums()))
+    rows.write_text("".join(json.dumps(row) + "\n" for row in sums(18)))
     settings = trl_config(max_steps=3, save_every=2, validation_fraction=0.125)
     settings.data.dataset, settings.data.path = None, str(rows)
     write_atomically(tmp_path / "run.yaml", settings.to_yaml())
@@ -38,7 +39,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert "completed after step 3 of 3" in done.stdout
     alone = Witness()
-    run(settings, tmp_path / "one", alone, rows=sums())
+    run(settings, tmp_path / "one", alone, rows=sums(18))
     told = [row for row in read_metrics(tmp_path / "two/metrics.jsonl") if "train/loss" in row["metrics"]]
     assert [row["step"] for row in told] == [1, 2, 3], "each step once, not once per process"
     losses = [row["metrics"]["train/loss"] for row in told]
