@@ -2,8 +2,8 @@
 
     accelerate launch --num_processes 2 -m recipes.algorithms.trl run.yaml --output-dir runs/1 [--resume]
 
-How many GPUs or machines, FSDP, DeepSpeed and mixed precision are settings of accelerate (`accelerate config`, or its options). The
-run directory is as of any other run.
+How many GPUs or machines, FSDP and DeepSpeed are accelerate's own settings (`accelerate config`, or its options). The run
+directory is as of any other run.
 """
 
 from __future__ import annotations
