@@ -59,7 +59,8 @@ def sides_of(
     for key, pooled in tasks.items():
         if not compile_filter(chosen.filter).matches(pooled, metric=chosen.metric, include_errors=chosen.include_errors):
             continue
-        good, bad = [], []
+        good: list[PooledAttempt] = []
+        bad: list[PooledAttempt] = []
         for item in pooled:
             score = score_of(item, chosen.metric)
             if score is None or not has_verdict(item) or len(item.messages) != 2 or not item.messages[1]["content"].strip():
