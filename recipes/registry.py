@@ -135,7 +135,8 @@ def backends_for(algorithm: str) -> list[str]:
     registered = algorithms.get(algorithm)
     if (named := getattr(registered, "runs_on", None)) is not None:
         return [kind for kind in backends.kinds() if kind in named]
-    return sampling_backends() if getattr(registered, "gives_rollouts", False) else backends.kinds()
+    must_sample = any(getattr(registered, word, False) for word in ("gives_rollouts", "needs_sampler"))
+    return sampling_backends() if must_sample else backends.kinds()
 
 
 def sampling_backends() -> list[str]:

@@ -144,6 +144,7 @@ class SDFT(BaseAlgorithm):
     )
     Config: ClassVar[type[BaseModel]] = SDFTConfig
     row_format: ClassVar[RowFormat | None] = RowFormat.MESSAGES
+    needs_sampler: ClassVar[bool] = True
     headline: ClassVar[Headline] = Headline("kl/teacher", "KL to the teacher")
 
     @classmethod
