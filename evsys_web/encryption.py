@@ -26,6 +26,11 @@ def unseal(sealed: str) -> str:
         ) from None
 
 
+def reseal(sealed: str) -> str:
+    """The same text under the first key. Raises ConfigError when none of the keys made it."""
+    return seal(unseal(sealed))
+
+
 def _fernet() -> MultiFernet:
     """Keys are random text of any form; Fernet wants 32 bytes."""
     digests = (hashlib.sha256(key.encode()).digest() for key in settings.CREDENTIAL_KEYS)

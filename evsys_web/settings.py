@@ -108,7 +108,9 @@ def _kept_secret(path: Path, lost: str) -> str:
 
 def _credential_keys() -> list[str]:
     """The first seals, every one opens."""
-    keys = _words("EVSYS_SECRET_KEYS") or [_kept_secret(HOME / "credential_key", "stored credentials have to be entered anew")]
+    keys = _words("EVSYS_SECRET_KEYS")
+    if not keys:  # the file holds two while `manage.py rotate_keys` is at work
+        keys = _kept_secret(HOME / "credential_key", "stored credentials have to be entered anew").split(",")
     if min(map(len, keys)) < 32:
         raise ImproperlyConfigured("A key in EVSYS_SECRET_KEYS is shorter than 32 characters. Give random text, comma-separated.")
     return keys

@@ -20,6 +20,10 @@ from recipes.types import Row
 JSON_COLUMNS = frozenset({"messages", "conversations", "tools", "metadata", "history", "input_messages"})
 """Columns whose cells hold JSON in a CSV file; all other cells are text."""
 PARQUET_BATCH_ROWS = 256
+MAX_PARQUET_BATCH_BYTES = 256 * 2**20
+"""Of what is unpacked at once: a value that a dictionary holds once may stand in every row."""
+MAX_PARQUET_GROWTH, GROWTH_MATTERS_FROM = 1000, 64 * 2**20
+"""Rows shrink to a tenth, repeated ones to a hundredth."""
 CHUNK_BYTES = 1024 * 1024
 
 
@@ -230,10 +234,15 @@ def _scan_parquet(path: Path) -> Iterator[Scanned]:
     try:
         with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
             convert = from_columns if is_ours(file.schema_arrow) else _plain_row
-            for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, use_threads=False):
+            _refuse_bomb(file.metadata, path.stat().st_size)
+            for batch in file.iter_batches(batch_size=_rows_at_once(file.metadata), use_threads=False):
+                if batch.nbytes > MAX_PARQUET_BATCH_BYTES:
+                    At(number + 1, "row").refuse("", Words(f"{batch.num_rows} rows of {batch.nbytes // 2**20} MiB"), _SMALLER)
                 for values in batch.to_pylist():
                     number += 1
                     yield Scanned(number, _converted(values, convert, At(number, "row")), "row")
+    except DataError as error:
+        yield Scanned(number + 1, error, "row")
     except (pyarrow.ArrowException, OSError) as error:
         at = At(number + 1, "row")
         yield Scanned(
@@ -241,6 +250,28 @@ def _scan_parquet(path: Path) -> Iterator[Scanned]:
             at.error("", Words(f"a Parquet file that cannot be read ({shown(Words(str(error)))[:200]})"), "a whole Parquet file"),
             "row",
         )
+
+
+_SMALLER = f"rows of which {PARQUET_BATCH_ROWS} take at most {MAX_PARQUET_BATCH_BYTES // 2**20} MiB"
+
+
+def _refuse_bomb(metadata: Any, num_bytes: int) -> None:
+    """By what the file says of itself, before anything is unpacked. Raises DataError."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    unpacked = sum(group.total_byte_size for group in groups)
+    if unpacked > GROWTH_MATTERS_FROM and unpacked > MAX_PARQUET_GROWTH * num_bytes:
+        found = Words(f"a file that would unpack to {unpacked // max(num_bytes, 1):,} times its size")
+        At(1, "row").refuse("", found, "a Parquet file of rows")
+
+
+def _rows_at_once(metadata: Any) -> int:
+    """So few that they stay within MAX_PARQUET_BATCH_BYTES though each holds the largest value that a dictionary may hold."""
+    largest = 1
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        columns = [group.column(number) for number in range(group.num_columns)]
+        largest = max(largest, *(c.total_uncompressed_size for c in columns if c.has_dictionary_page), 1)
+    return max(1, min(PARQUET_BATCH_ROWS, MAX_PARQUET_BATCH_BYTES // largest))
 
 
 def _converted(values: Row, convert: Callable[[Row, At], Row], at: At) -> Row | DataError:
