@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
 
 from recipes.errors import ConfigError
+
+SHORTEST_UNSAID, MOST_UNSAID = 8, 1_000
+"""Shorter keys are left as they are: they might be words."""
+_opened: dict[str, None] = {}
 
 
 def seal(text: str) -> str:
@@ -18,12 +23,38 @@ def seal(text: str) -> str:
 def unseal(sealed: str) -> str:
     """Raises ConfigError when none of the keys made it."""
     try:
-        return _fernet().decrypt(sealed.encode()).decode()
+        secret = _fernet().decrypt(sealed.encode()).decode()
     except InvalidToken:
         raise ConfigError(
             "A stored credential cannot be opened: the key that sealed it is gone. Enter the credential anew, "
             "or give the former key in EVSYS_SECRET_KEYS as well."
         ) from None
+    if len(secret) >= SHORTEST_UNSAID:
+        _opened[secret] = None
+        while len(_opened) > MOST_UNSAID:
+            del _opened[next(iter(_opened))]
+    return secret
+
+
+def unsaid(text: str) -> str:
+    """The text without any key that this process opened: a server that was sent one may say it aloud in what it refuses."""
+    for secret in tuple(_opened):
+        text = text.replace(secret, "[the key]")
+    return text
+
+
+class Unsaid(logging.Filter):
+    """Keeps opened keys out of a handler's lines."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        if (kept := unsaid(said)) != said:
+            record.msg, record.args = kept, None
+        if record.exc_info:
+            trace = logging.Formatter().formatException(record.exc_info)
+            if (kept := unsaid(trace)) != trace:
+                record.exc_info, record.exc_text = None, kept
+        return True
 
 
 def reseal(sealed: str) -> str:

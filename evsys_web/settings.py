@@ -370,7 +370,7 @@ PROMETHEUS_MULTIPROC_DIR = os.environ.get("PROMETHEUS_MULTIPROC_DIR") or ""  # p
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "filters": {"subject": {"()": "evsys_web.logs.SubjectFilter"}},
+    "filters": {"subject": {"()": "evsys_web.logs.SubjectFilter"}, "unsaid": {"()": "evsys_web.encryption.Unsaid"}},
     "formatters": {
         "line": {
             "class": "evsys_web.logs.LineFormatter",
@@ -384,7 +384,7 @@ LOGGING = {
             "timestamp": "at",
         },
     },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["subject"]}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT, "filters": ["subject", "unsaid"]}},
     "root": {"handlers": ["console"], "level": LOG_LEVEL},
     "loggers": {
         "django.request": {"level": "ERROR"},  # a 404 or 401 is the visitor's affair

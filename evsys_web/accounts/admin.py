@@ -36,6 +36,7 @@ class ProjectAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 class ApiTokenAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("name", "user", "prefix", "scope", "state", "created_at", "expires_at", "last_used_at")
     list_filter = ("scope",)
+    show_full_result_count = False
     list_select_related = ("user",)
     search_fields = ("name", "prefix", "user__username")
     fields = ("user", "name", "scope", "prefix", "created_at", "expires_at", "revoked_at", "last_used_at")
@@ -57,6 +58,8 @@ class BackendCredentialAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     list_display = ("name", "project", "kind", "hint", "created_by", "created_at", "last_used_at")
     list_filter = ("project",)
+    search_fields = ("name", "created_by__username")
+    show_full_result_count = False
     list_select_related = ("project", "created_by")
     fields = ("project", "name", "kind", "hint", "created_by", "created_at", "last_used_at")
     readonly_fields = fields

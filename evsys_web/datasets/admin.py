@@ -44,6 +44,8 @@ class VersionInline(admin.TabularInline[DatasetVersion, Dataset]):
 class DatasetAdmin(admin.ModelAdmin[Dataset]):
     list_display = ("name", "project", "rows_format", "rows", "versions_made", "updated", "created_by", "pages")
     list_filter = ("project",)
+    show_full_result_count = False
+    list_per_page = 50
     search_fields = ("name", "description")
     list_select_related = ("project", "created_by")
     readonly_fields = ("created_by", "created_at")
@@ -124,6 +126,9 @@ class DatasetVersionAdmin(admin.ModelAdmin[DatasetVersion]):
 
     list_display = ("reference", "project", "format", "num_rows", "size", "num_left_out", "created_by", "created_at", "pages")
     list_filter = ("format", "dataset__project")
+    show_full_result_count = False
+    list_per_page = 50
+    ordering = ("-pk",)
     search_fields = ("dataset__name", "source", "content_hash")
     list_select_related = ("dataset__project", "created_by")
     actions = ("validate",)

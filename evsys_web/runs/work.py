@@ -23,6 +23,7 @@ from django.db.models.functions import Coalesce
 from django.utils.timezone import now
 
 from evsys_web.accounts.models import OwnedQuerySet
+from evsys_web.encryption import unsaid
 from evsys_web.runs.chunks import plain
 from evsys_web.runs.status import ACTIVE, ENDED, RESUMABLE, Priority, Standing, Status, Stop
 
@@ -294,8 +295,9 @@ class Chain(Tracked):
 
 
 def storable(text: str) -> str:
-    """No database keeps half a surrogate pair, PostgreSQL no NUL, and errors and events carry what a model or a library said."""
-    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+    """No database keeps half a surrogate pair, PostgreSQL no NUL, and errors and events carry what a model or a library said: or a
+    server, which may repeat the key that it was sent."""
+    return unsaid(text).replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def storable_json(value: Any) -> Any:

@@ -141,3 +141,25 @@ def test_parquet_gives_plain_values_batch_by_batch(path: Path) -> None:
 def test_a_parquet_that_is_cut_off_is_one_sentence(path: Path) -> None:
     path.write_bytes(b"PAR1" + b"x" * 100)
     assert "a Parquet file that cannot be read" in rows(path, FileKind.PARQUET)[0]
+
+
+def test_a_parquet_that_would_unpack_to_thousands_of_times_its_size_is_refused_unread(path: Path) -> None:
+    table = pyarrow.table({"prompt": [" " * 2**20] * 100})
+    pyarrow.parquet.write_table(table, path, compression="zstd", use_dictionary=False)
+    assert path.stat().st_size < 100_000
+    del table
+    before = pyarrow.total_allocated_bytes()
+    [row] = rows(path, FileKind.PARQUET)
+    assert "would unpack to" in row and "times its size" in row
+    assert pyarrow.total_allocated_bytes() - before < 2**20
+
+
+def test_a_value_that_stands_in_every_row_is_unpacked_a_few_rows_at_a_time(path: Path) -> None:
+    """A file of some hundred bytes: its dictionary holds 4 MiB once, its 2,000 rows only point there."""
+    value = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 2_000, pyarrow.int32()), pyarrow.array(["x" * 2**22]))
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": value}), path, compression="zstd", row_group_size=2_000)
+    assert path.stat().st_size < 10_000
+    del value
+    found = scan(path, FileKind.PARQUET)
+    most = max(pyarrow.total_allocated_bytes() for _ in zip(range(200), found, strict=False))
+    assert most < 2 * MAX_PARQUET_BATCH_BYTES

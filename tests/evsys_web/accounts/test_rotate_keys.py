@@ -1,0 +1,67 @@
+"""A new key for what is stored: everything opens under it, and nothing under the one before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from evsys_web.accounts.actions import reveal_credential, store_credential
+from evsys_web.accounts.models import BackendCredential, Project, User
+from evsys_web.encryption import unsaid, unseal
+from evsys_web.notifications.actions import add_channel
+from evsys_web.notifications.models import Channel
+from recipes.errors import ConfigError
+
+SECRET = "sk-a-very-secret-key-0042"
+
+
+@pytest.fixture(autouse=True)
+def stored(alice: User, project: Project, settings: Any, tmp_path: Any) -> None:
+    settings.HOME = tmp_path
+    store_credential(user=alice, project=project, name="mine", secret=SECRET)
+    add_channel(user=alice, project=project, kind="webhook", target="https://example.org/hook", events=["failed"])
+
+
+def test_everything_is_sealed_anew_and_the_former_key_opens_nothing(
+    project: Project, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EVSYS_SECRET_KEYS", raising=False)
+    former, signing = settings.CREDENTIAL_KEYS, unseal(Channel.objects.get().sealed_secret)
+    call_command("rotate_keys")
+    file = settings.HOME / "credential_key"
+    assert file.read_text() == ",".join(settings.CREDENTIAL_KEYS) and file.stat().st_mode & 0o077 == 0
+    assert len(settings.CREDENTIAL_KEYS) == 1 and settings.CREDENTIAL_KEYS != former
+    assert reveal_credential(project=project, name="mine") == SECRET
+    assert unseal(Channel.objects.get().sealed_secret) == signing
+    settings.CREDENTIAL_KEYS = former
+    with pytest.raises(ConfigError):
+        unseal(BackendCredential.objects.get().sealed)
+
+
+def test_keys_from_the_environment_rotate_once_the_new_one_stands_in_front(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVSYS_SECRET_KEYS", "given")
+    with pytest.raises(CommandError, match="Put a new one in front"):
+        call_command("rotate_keys")
+    settings.CREDENTIAL_KEYS = ["n" * 40, *settings.CREDENTIAL_KEYS]
+    call_command("rotate_keys")
+    settings.CREDENTIAL_KEYS = ["n" * 40]
+    assert unseal(BackendCredential.objects.get().sealed) == SECRET
+    assert not (settings.HOME / "credential_key").exists()
+
+
+def test_one_that_no_key_opens_stops_it_and_loses_nothing(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVSYS_SECRET_KEYS", raising=False)
+    BackendCredential.objects.create(project=Project.objects.get(name="Sums"), name="lost", sealed="…")
+    with pytest.raises(CommandError, match="Enter the credential anew"):
+        call_command("rotate_keys")
+    assert len((settings.HOME / "credential_key").read_text().split(",")) == 2
+    assert unseal(BackendCredential.objects.get(name="mine").sealed) == SECRET
+
+
+def test_a_key_that_was_opened_is_not_repeated() -> None:
+    unseal(BackendCredential.objects.get().sealed)
+    assert unsaid(f"Incorrect API key: {SECRET}.") == "Incorrect API key: [the key]."
