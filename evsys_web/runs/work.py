@@ -295,8 +295,8 @@ class Chain(Tracked):
 
 
 def storable(text: str) -> str:
-    """No database keeps half a surrogate pair, PostgreSQL no NUL, and errors and events carry what a model or a library said: or a
-    server, which may repeat the key that it was sent."""
+    """No database keeps half a surrogate pair, PostgreSQL no NUL, and errors and events carry what a model or a library said; or
+    a server, which may repeat the key that it was sent."""
     return unsaid(text).replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 

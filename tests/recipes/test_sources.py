@@ -12,7 +12,7 @@ import pytest
 
 from recipes.errors import DataError
 from recipes.jsonl import MAX_LINE_BYTES
-from recipes.sources import CHUNK_BYTES, FileKind, scan, sniff
+from recipes.sources import CHUNK_BYTES, MAX_PARQUET_BATCH_BYTES, FileKind, scan, sniff
 
 
 @pytest.fixture
