@@ -32,7 +32,7 @@ def test_everything_is_sealed_anew_and_the_former_key_opens_nothing(
     call_command("rotate_keys")
     file = settings.HOME / "credential_key"
     assert file.read_text() == ",".join(settings.CREDENTIAL_KEYS) and file.stat().st_mode & 0o077 == 0
-    assert len(settings.CREDENTIAL_KEYS) == 1 and settings.CREDENTIAL_KEYS != former
+    assert len(settings.CREDENTIAL_KEYS) == 1 and former != settings.CREDENTIAL_KEYS
     assert reveal_credential(project=project, name="mine") == SECRET
     assert unseal(Channel.objects.get().sealed_secret) == signing
     settings.CREDENTIAL_KEYS = former
