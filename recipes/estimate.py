@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recipes.config import Planned, RunConfig, TellsTokenUse
+from recipes.effects import effectless
 from recipes.prices import Weights, is_billed, rate_of
 from recipes.token_use import NONE as NO_TOKENS
 from recipes.token_use import Range as Range
@@ -89,9 +90,9 @@ def estimate(
     this machine. `measured` wins over the hardware's guess."""
     settings = config.algorithm_config()
     if not isinstance(settings, Planned):
-        return Estimate(num_rows, notes=["This algorithm decides by itself how many steps it takes."])
+        return Estimate(num_rows, notes=["This algorithm decides by itself how many steps it takes.", *effectless(config)])
     measured = measured or Measured()
-    notes = []
+    notes = effectless(config)
     steps_per_epoch = math.ceil(num_rows / settings.batch_size)
     steps = settings.total_steps(steps_per_epoch)
     rows_seen = _rows_seen(steps, num_rows, settings.batch_size)

@@ -20,6 +20,7 @@ from evsys_web.runs.backends import check_model_name
 from evsys_web.runs.models import Checkpoint, TrainingRun
 from recipes.backends.local.models import STARTER_NAME
 from recipes.config import ModelConfig, RunConfig
+from recipes.effects import ignored_by
 from recipes.errors import ConfigError
 from recipes.presets import recommended
 from recipes.prices import models_of, models_offered
@@ -185,7 +186,9 @@ class RunForm:
         for part, registered in (("algorithm", algorithm), ("backend", backend if self.needs_backend else None)):
             if registered is not None:
                 initial = params[part] if params[part] is not None else self.preset.params if part == "algorithm" else {}
-                ignored = backend.ignored_fields if backend and part == "algorithm" else ()
+                ignored = (
+                    ignored_by(algorithm) | ignored_by(backend if self.needs_backend else None) if part == "algorithm" else ()
+                )
                 self.settings[part] = ConfigForm(registered.Config, data, prefix=part, initial=initial, ignored=ignored)
         self._leave_out_unused(algorithm, backend)
 

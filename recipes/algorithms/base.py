@@ -19,13 +19,14 @@ from pydantic import BaseModel, ValidationError
 
 from recipes.callbacks import METRICS_FILE, Dispatch, MetricsFile, ToLogStore
 from recipes.checkpoints import Cursor, Manifest, fingerprint_of, refuse_change
-from recipes.config import BackendChoice, BaseAlgorithmConfig, sentences
+from recipes.config import BaseAlgorithmConfig, sentences
+from recipes.effects import without_effect
 from recipes.errors import CheckpointError, ConfigError, RecipeError
 from recipes.loop import Plan, StoppedNow, TrainingLoop, interruptible
 from recipes.protocols import Backend, Callback, Evaluator
 from recipes.registry import backends, callbacks
 from recipes.rows import RowFormat
-from recipes.schedules import WITHOUT_WARMUP, adam_at
+from recipes.schedules import adam_at
 from recipes.types import (
     Checkpoint,
     ForwardBackwardResult,
@@ -71,6 +72,9 @@ class BaseAlgorithm:
 
     needs_backend: ClassVar[bool] = True
     """False: it trains by itself, so that no backend is chosen for it and none is part of what it was made of."""
+
+    ignored_fields: ClassVar[frozenset[str]] = frozenset()
+    """Settings of its Config that it does not use: form, estimate and log say so."""
 
     gives_rollouts: ClassVar[bool] = False
     """It samples while it trains: pages offer what was said."""
@@ -320,17 +324,9 @@ class _Run:
         return [MetricsFile(ctx.output_dir / METRICS_FILE), *ctx.callbacks, *stores, *self.algorithm.callbacks]
 
     def _warn_of_ignored_settings(self) -> None:
-        cfg, backend = self.algorithm.cfg, self.state.backend
-        if cfg.lr_warmup_steps and cfg.lr_schedule in WITHOUT_WARMUP:
-            self.dispatch.event("warning", f"lr_warmup_steps has no effect under the schedule {cfg.lr_schedule.value}.")
         chosen = self.ctx.config.backend.kind
-        if not self.algorithm.needs_backend and chosen != BackendChoice().kind:
-            self.dispatch.event("warning", f"{self.algorithm.name} trains by itself: the backend {chosen} is not used.")
-        for field in sorted(getattr(backend, "ignored_fields", ())):
-            if field in cfg.model_fields_set:
-                self.dispatch.event(
-                    "warning", f"The backend {getattr(backend, 'name', '?')} cannot honour {field}; it has no effect."
-                )
+        for sentence in without_effect(self.algorithm, self.algorithm.cfg, self.state.backend, kind=chosen):
+            self.dispatch.event("warning", sentence)
 
     def _ending(self) -> _Ending:
         state = self.state
