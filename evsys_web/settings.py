@@ -24,6 +24,9 @@
 | RUN_LEASE_SECONDS | 30 | a worker that was not heard of for so long has lost its run |
 | EVSYS_CHAT_MEMORY_MB | half of the memory | what the process that answers chats may take |
 | EVSYS_TINKER_KEY | made at each start | key that `manage.py tinker-server` asks for |
+| EVSYS_KEEP_METRICS_DAYS | 0: for ever | points of runs that ended longer ago are deleted (home/retention.py) |
+| EVSYS_KEEP_ROLLOUTS_DAYS | 0: for ever | so are the samples of reinforcement learning |
+| EVSYS_KEEP_CHECKPOINTS_DAYS | 0: for ever | so are checkpoints that are not the last of their run |
 | LOG_LEVEL | INFO | DEBUG, INFO, WARNING or ERROR |
 | LOG_FORMAT | line | json: one object per line, with the run that it is about, for a collector |
 | OTEL_EXPORTER_OTLP_ENDPOINT | no traces | http://collector:4318 for OpenTelemetry (needs requirements-tracing.txt) |
@@ -304,6 +307,10 @@ CONCURRENCY = {
     "training": _number("EVSYS_TRAINING_CONCURRENCY", 1, low=1, high=64),
     "evals": _number("EVSYS_EVALS_CONCURRENCY", 0, low=0, high=64),
     "default": _number("EVSYS_DEFAULT_CONCURRENCY", 0, low=0, high=64),
+KEEP_DAYS = {
+    "metrics": _number("EVSYS_KEEP_METRICS_DAYS", 0, low=0, high=36500),
+    "rollouts": _number("EVSYS_KEEP_ROLLOUTS_DAYS", 0, low=0, high=36500),
+    "checkpoints": _number("EVSYS_KEEP_CHECKPOINTS_DAYS", 0, low=0, high=36500),
 }
 RUN_LEASE_SECONDS = _number("RUN_LEASE_SECONDS", 30, low=1, high=3600)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 1024 * 1024
@@ -356,7 +363,7 @@ CELERY_TASK_ROUTES = {  # one process reads all by default, so what needs the wh
     "evsys_web.cycles.tasks.*": {"queue": "default"},
     "evsys_web.notifications.tasks.*": {"queue": "messages"},  # a process of its own: an hour's training must not delay them
 }
-SWEEPS = ["evsys_web.notifications.sweeping.sweep", "evsys_web.home.beats.beat"]
+SWEEPS = ["evsys_web.notifications.sweeping.sweep", "evsys_web.home.beats.beat", "evsys_web.home.tasks.sweep"]
 """What every worker looks over now and then besides lost and waiting work: functions of the worker's name, safe to run twice."""
 
 LOG_LEVEL = (os.environ.get("LOG_LEVEL") or "INFO").upper()

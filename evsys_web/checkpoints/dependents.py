@@ -28,7 +28,7 @@ class Dependents(NamedTuple):
 def dependents(checkpoint: Checkpoint, user: User) -> list[Dependents]:
     """Runs that began from it, its evals, and whatever else points at it; kinds without any are left away."""
     found = [_kind("run", "runs", begun_from(checkpoint), user)]
-    for model, rows in _pointing_at(checkpoint):
+    for model, rows in pointing_at(checkpoint):
         found.append(_kind(str(model._meta.verbose_name), str(model._meta.verbose_name_plural), rows, user))
     return [kind for kind in found if kind.num_rows]
 
@@ -49,7 +49,7 @@ def why_kept(checkpoint: Checkpoint) -> str:
         return (
             f"The run {begun.pk} is {begun.get_status_display().lower()} and begins from it. Wait for its end, or stop it first."
         )
-    for model, rows in [*_pointing_at(checkpoint), *_pointing_at(run)]:
+    for model, rows in [*pointing_at(checkpoint), *pointing_at(run)]:
         if issubclass(model, Tracked) and (live := rows.filter(status__in=LIVE).first()) is not None:
             noun = model._meta.verbose_name
             return f"The {noun} {live.pk} is {live.get_status_display().lower()} and uses it. Wait for its end, or stop it first."
@@ -74,7 +74,7 @@ def resume_warning(checkpoint: Checkpoint) -> str:
     return "This is the newest state that the run saved; without it training cannot go on from where it ended."
 
 
-def _pointing_at(target: Checkpoint | TrainingRun) -> list[tuple[type[Model], QuerySet[Any]]]:
+def pointing_at(target: Checkpoint | TrainingRun) -> list[tuple[type[Model], QuerySet[Any]]]:
     """Rows of later apps with a key on it, by model. A part stands for the work that it belongs to: a round for its cycle.
     Exports go with the checkpoint, and clones share nothing with their run, so neither is a dependent."""
     conditions: dict[type[Model], Q] = {}

@@ -1,0 +1,113 @@
+"""What may go after a while, if settings.KEEP_DAYS says so: points, samples and checkpoints of runs that ended long ago.
+
+Nothing goes of a run that anything stands on: that is part of a cycle, whose weights were evaluated, pushed, exported or trained
+on, or that is still to be done. The last checkpoint of a run stays, so that it can be resumed, evaluated and downloaded; the run,
+its settings, events and numbers at the end stay, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Exists, OuterRef
+from django.utils.timezone import now
+
+from evsys_web.checkpoints.actions import remove_checkpoint
+from evsys_web.checkpoints.dependents import begun_from, pointing_at
+from evsys_web.checkpoints.models import Export
+from evsys_web.runs.actions import RunRefused
+from evsys_web.runs.downloads import checkpoint_bytes
+from evsys_web.runs.models import ENDED, Checkpoint, MetricChunk, MetricRow, TrainingRun
+from recipes.rollout_log import ROLLOUTS_FILE
+
+
+class Removal(NamedTuple):
+    """num_bytes: on disk; None where nobody knows. `remove` is not called in a dry run."""
+
+    kind: str
+    run: TrainingRun
+    name: str
+    num_bytes: int | None
+    remove: Callable[[], None]
+
+
+def removals(keep_days: dict[str, int]) -> Iterator[Removal]:
+    """What is too old, oldest runs first. keep_days: as settings.KEEP_DAYS; 0 keeps all of that kind."""
+    for kind, find in {"metrics": _points, "rollouts": _rollouts, "checkpoints": _checkpoints}.items():
+        if days := keep_days.get(kind, 0):
+            yield from find(now() - timedelta(days=days))
+
+
+def prune(keep_days: dict[str, int] | None = None) -> int:
+    """Remove it all; returns how many things went. Safe to run twice, and beside workers."""
+    count = 0
+    for removal in removals(settings.KEEP_DAYS if keep_days is None else keep_days):
+        try:
+            removal.remove()
+        except RunRefused:  # somebody began to use it a moment ago
+            continue
+        count += 1
+    return count
+
+
+def is_stood_on(run: TrainingRun) -> bool:
+    """Something was made from it, or is being made."""
+    if any(rows.exists() for _, rows in pointing_at(run)):
+        return True
+    return any(_is_used(checkpoint) for checkpoint in run.checkpoints.all())
+
+
+def _is_used(checkpoint: Checkpoint) -> bool:
+    return (
+        Export.objects.filter(checkpoint=checkpoint).exists()
+        or begun_from(checkpoint).exists()
+        or any(rows.exists() for _, rows in pointing_at(checkpoint))
+    )
+
+
+def _ended_before(moment: datetime) -> Iterator[TrainingRun]:
+    for run in TrainingRun.objects.filter(status__in=ENDED, finished_at__lt=moment).order_by("finished_at", "pk").iterator():
+        if not is_stood_on(run):
+            yield run
+
+
+def _points(moment: datetime) -> Iterator[Removal]:
+    having = [Exists(model.objects.filter(run=OuterRef("pk"))) for model in (MetricRow, MetricChunk)]
+    with_points = set(TrainingRun.objects.filter(having[0] | having[1]).values_list("pk", flat=True))
+    for run in _ended_before(moment):
+        if run.pk in with_points:
+            yield Removal("metrics", run, "all points", None, lambda run=run: _forget_points(run))  # type: ignore[misc]
+
+
+def _forget_points(run: TrainingRun) -> None:
+    with transaction.atomic():
+        ended = TrainingRun.objects.select_for_update().filter(pk=run.pk, status__in=ENDED).first()
+        if ended is None:
+            raise RunRefused("It runs again.")
+        MetricRow.objects.filter(run=run).delete()
+        MetricChunk.objects.filter(run=run).delete()
+        days = settings.KEEP_DAYS["metrics"]
+        ended.note(f"The points were deleted: they are kept for {days} days." if days else "The points were deleted.")
+
+
+def _rollouts(moment: datetime) -> Iterator[Removal]:
+    for run in _ended_before(moment):
+        file = run.output_dir / ROLLOUTS_FILE
+        if file.is_file():
+            yield Removal("rollouts", run, ROLLOUTS_FILE, file.stat().st_size, file.unlink)
+
+
+def _checkpoints(moment: datetime) -> Iterator[Removal]:
+    """All but the last of each run, by age of the run's end; those that something stands on stay."""
+    runs = TrainingRun.objects.filter(status__in=ENDED, finished_at__lt=moment).order_by("finished_at", "pk")
+    for run in runs.iterator():
+        if any(rows.exists() for _, rows in pointing_at(run)):
+            continue
+        for checkpoint in list(run.checkpoints.order_by("-step", "-pk"))[1:]:
+            if not _is_used(checkpoint):
+                remove = lambda checkpoint=checkpoint: remove_checkpoint(checkpoint)  # noqa: E731
+                yield Removal("checkpoints", run, checkpoint.name, checkpoint_bytes(checkpoint), remove)
