@@ -307,6 +307,7 @@ CONCURRENCY = {
     "training": _number("EVSYS_TRAINING_CONCURRENCY", 1, low=1, high=64),
     "evals": _number("EVSYS_EVALS_CONCURRENCY", 0, low=0, high=64),
     "default": _number("EVSYS_DEFAULT_CONCURRENCY", 0, low=0, high=64),
+}
 KEEP_DAYS = {
     "metrics": _number("EVSYS_KEEP_METRICS_DAYS", 0, low=0, high=36500),
     "rollouts": _number("EVSYS_KEEP_ROLLOUTS_DAYS", 0, low=0, high=36500),
