@@ -6,7 +6,7 @@
 | EVSYS_HOST | 127.0.0.1 | address that `manage.py up` listens on; anything else is reachable by others |
 | PORT | 8000 | its port |
 | EVSYS_HTTPS | 0 | 1 behind a proxy that ends TLS and sets X-Forwarded-Proto: secure cookies, http redirected, HSTS |
-| EVSYS_STORAGE_URL | files in EVSYS_HOME | s3://bucket/prefix for uploads (needs django-storages[s3]) |
+| EVSYS_STORAGE_URL | files in EVSYS_HOME | s3://bucket/prefix for uploads (needs requirements-s3.txt) |
 | SECRET_KEY | made once in EVSYS_HOME | signs sessions |
 | EVSYS_SECRET_KEYS | made once in EVSYS_HOME | encrypt stored credentials, comma-separated: the first seals, all open |
 | EVSYS_ALLOW_PRIVATE_URLS | 0 | 1 lets endpoints lie in private networks; without it at most on this machine (addresses.py) |

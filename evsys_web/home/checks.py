@@ -88,7 +88,7 @@ def broker_is_known(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
 def storage_is_installed(app_configs: Apps, **kwargs: Any) -> list[CheckMessage]:
     module = settings.STORAGES["default"]["BACKEND"].partition(".")[0]
     if module == "storages" and (find_spec("storages") is None or find_spec("boto3") is None):
-        hint = "pip install 'django-storages[s3]', or unset EVSYS_STORAGE_URL to keep uploads in EVSYS_HOME."
+        hint = "pip install -r requirements-s3.txt, or unset EVSYS_STORAGE_URL to keep uploads in EVSYS_HOME."
         return [Error("EVSYS_STORAGE_URL names S3, whose Python packages are missing.", hint=hint, id="evsys.E006")]
     return []
 

@@ -27,7 +27,8 @@ def pins(file: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    "file", ["requirements.txt", "requirements-hosted.txt", "requirements-tracing.txt", "tests/requirements.txt"]
+    "file",
+    ["requirements.txt", "requirements-hosted.txt", "requirements-tracing.txt", "requirements-s3.txt", "tests/requirements.txt"],
 )
 def test_every_line_is_an_exact_pin(file: str) -> None:
     assert pins(file)
@@ -43,8 +44,9 @@ def test_the_tests_pin_nothing_that_is_pinned_already() -> None:
     assert not pins("requirements.txt").keys() & pins("tests/requirements.txt").keys()
 
 
-def test_the_tests_trace_with_what_the_extra_installs() -> None:
-    assert pins("requirements-tracing.txt").items() <= pins("tests/requirements.txt").items()
+@pytest.mark.parametrize("extra", ["requirements-tracing.txt", "requirements-s3.txt"])
+def test_the_tests_use_what_an_extra_installs(extra: str) -> None:
+    assert pins(extra).items() <= pins("tests/requirements.txt").items()
 
 
 def test_torchs_own_needs_stay_unpinned_so_that_any_build_of_it_fits() -> None:

@@ -31,8 +31,12 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--hosted", action="store_true", help="Install no PyTorch (read before this command starts).")
+        parser.add_argument("--prepare-only", action="store_true", help="Tables and the administrator; then end (containers).")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["prepare_only"]:
+            self.prepare()
+            return
         with self.only_one():
             refuse_a_busy_port(settings.HOST, settings.PORT)
             self.prepare()
