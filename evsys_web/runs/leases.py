@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +20,7 @@ from functools import partial
 
 from celery import current_app
 from django.apps import apps
+from django.conf import settings
 from django.db import Error, connections, transaction
 
 from evsys_web.runs.models import Status, TrainingRun
@@ -37,12 +39,19 @@ Send = Callable[[int], object]
 LookOver = Callable[[str], None]
 
 
-def sweep(worker: str, *, send: Send | None, model: type[Tracked] = TrainingRun, concurrency: int = 1) -> None:
+def sweep(
+    worker: str,
+    *,
+    send: Send | None,
+    model: type[Tracked] = TrainingRun,
+    concurrency: int = 1,
+    silence: Silence | None = None,
+) -> None:
     """Declare silent runs lost, and announce waiting ones if this worker has room and does such work (has a `send` for it). Safe
-    to run anywhere, at any time, twice."""
+    to run anywhere, at any time, twice. silence: what this worker remembers of leases; without it the time of day decides."""
     if issubclass(model, Work):
-        for run in rows(model).lost():
-            _give_up(run)
+        for run in silence.lost(model) if silence else rows(model).lost():
+            _give_up(run, stood_still=silence is not None)
     if send is None or is_busy(worker, concurrency):
         return
     for waiting in _waiting(model):
@@ -102,10 +111,10 @@ def held_by(worker: str, model: type[Work]) -> WorkQuerySet:
     return rows(model).active().filter(lease_owner__startswith=f"{worker}/")
 
 
-def _give_up(run: Work) -> None:
+def _give_up(run: Work, *, stood_still: bool) -> None:
     with transaction.atomic():
         sentence = run.lost_sentence()
-        if not run.declare_lost(sentence):
+        if not run.declare_lost(sentence, stood_still=stood_still):
             return
         run.note(sentence, level="error")
         if run.wants_to_go_on and run.status == Status.CRASHED and not run.stop_requested and run.attempt < MAX_ATTEMPTS:
@@ -119,6 +128,26 @@ def _let_go() -> None:
         connection.close()
         if close_pool := getattr(connection, "close_pool", None):
             close_pool()
+
+
+class Silence:
+    """Which leases have stood still for as long as a lease lasts, by a clock that only goes forward. A worker that lives renews
+    several times in that time. The time of day may jump, and differs between machines, so it decides nothing."""
+
+    def __init__(self) -> None:
+        self._seen: dict[type[Work], dict[int, tuple[object, float]]] = {}
+
+    def lost(self, model: type[Work]) -> list[Work]:
+        """Those held by a worker that was not heard of since this was first asked, or since its last sign."""
+        at, before = time.monotonic(), self._seen.get(model, {})
+        held = rows(model).active().filter(model.DONE_HERE).values_list("pk", "lease_owner", "lease_until")
+        seen: dict[int, tuple[object, float]] = {}
+        for pk, *lease in held:
+            known = before.get(pk)
+            seen[pk] = known if known is not None and known[0] == lease else (lease, at)
+        self._seen[model] = seen
+        late = [pk for pk, (_, since) in seen.items() if at - since > settings.RUN_LEASE_SECONDS]
+        return [run for run in rows(model).filter(pk__in=late) if seen[run.pk][0] == [run.lease_owner, run.lease_until]]
 
 
 class Sweeper:
@@ -138,6 +167,7 @@ class Sweeper:
         self._worker = worker
         self._sends = sends
         self._further = further
+        self._silence = Silence()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._keep_sweeping, name="sweeper", daemon=True)
 
@@ -157,7 +187,8 @@ class Sweeper:
         self._try(lambda: ask_back(self._worker))
 
     def _sweep(self, model: type[Tracked]) -> None:
-        sweep(self._worker, send=self._sends.get(model), model=model, concurrency=self._concurrency)
+        send = self._sends.get(model)
+        sweep(self._worker, send=send, model=model, concurrency=self._concurrency, silence=self._silence)
 
     def _try(self, work: Callable[[], None]) -> None:
         """The database or the broker may be away for a while; the next sweep tries again."""

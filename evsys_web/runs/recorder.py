@@ -8,7 +8,9 @@ run is somebody else's: training is told to stop at once, and nothing more is wr
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
 import time
 import traceback
@@ -41,6 +43,11 @@ WATCH_SECONDS = 0.25
 MAX_WAITING = 20_000
 """So many items wait for the database at most; then training waits too."""
 FLUSH_SECONDS = 60.0
+
+FULL_DISK = (
+    "The disk of the worker is full. Free some space (`manage.py prune --dry-run` says what may go), then resume: "
+    "it goes on from what was saved last."
+)
 
 Item = TypeVar("Item")
 
@@ -201,6 +208,9 @@ class Recorder(Generic[Item]):
             work.cancel()
         elif not isinstance(error, Exception):
             work.give_back()
+        elif is_full_disk(error):
+            work.fail(FULL_DISK, error_type="DiskFull")
+            return True
         else:
             self._write_crash(error)
         return False
@@ -359,6 +369,12 @@ class RunRecorder(Recorder[Reported | Begun], Callback):
             run.give_back()
         else:  # a callback of the run's own config ended it, e.g. early stopping
             run.complete()
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Libraries that write themselves (safetensors) only quote the system's words."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return (isinstance(error, OSError) and error.errno in full) or os.strerror(errno.ENOSPC) in str(error)
 
 
 def as_json(values: Mapping[str, float]) -> dict[str, float | str]:

@@ -250,9 +250,11 @@ class Work(Tracked):
         """The worker shuts down: back to the queue, to go on from its last checkpoint."""
         return self._change_held(Q(), status=Status.QUEUED, hinted_at=None, **NO_LEASE)
 
-    def declare_lost(self, error: str) -> bool:
-        """Its worker fell silent. Back to the queue if that worker had announced its end, else crashed."""
-        silent = self.DONE_HERE & Q(status__in=ACTIVE, lease_until__lt=now())
+    def declare_lost(self, error: str, *, stood_still: bool = False) -> bool:
+        """Its worker fell silent. Back to the queue if that worker had announced its end, else crashed. stood_still: the
+        lease was watched for its whole length, and is lost if it still is as this object saw it; else it must have run out."""
+        lease = Q(lease_owner=self.lease_owner, lease_until=self.lease_until) if stood_still else Q(lease_until__lt=now())
+        silent = self.DONE_HERE & Q(status__in=ACTIVE) & lease
         return self._change(
             silent & Q(hand_back=True, stop_requested=Stop.NONE), status=Status.QUEUED, hinted_at=None, **NO_LEASE
         ) or self._change(silent, status=Status.CRASHED, error=error, error_type="WorkerLost", finished_at=now(), **NO_LEASE)

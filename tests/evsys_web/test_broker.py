@@ -83,6 +83,7 @@ def test_a_queue_gets_only_its_own_messages(broker: Connection) -> None:
     assert broker.SimpleQueue("training").get(timeout=1).payload == "for training"
 
 
+@pytest.mark.fault("A message of the file broker is half written", "Nobody sees it.")
 def test_a_half_written_message_is_invisible(broker: Connection, tmp_path: Path) -> None:
     queue = broker.SimpleQueue("default")
     (tmp_path / "q" / ".writing-1").write_text('{"body": "cut o')

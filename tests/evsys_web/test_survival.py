@@ -57,6 +57,9 @@ def steps_with_a_loss(api: httpx.Client, run_id: int) -> list[int]:
     return [int(row["step"]) for row in csv.DictReader(io.StringIO(text)) if row.get("train/mean_nll")]
 
 
+@pytest.mark.fault(
+    "kill -9 of the worker in mid run", "Crashed within a lease, with where it goes on; resumed, no step lost or doubled."
+)
 def test_a_worker_killed_in_mid_run_loses_and_doubles_no_step(stack: Stack, api: httpx.Client) -> None:
     run_id = api.post("/runs", json=CONFIG).raise_for_status().json()["id"]
     wait_for_status(stack, api, run_id, "running", step=12)
@@ -92,6 +95,7 @@ def test_two_runs_queue_behind_each_other(stack: Stack, api: httpx.Client) -> No
     wait_for_status(stack, api, second, "cancelled")
 
 
+@pytest.mark.fault("SIGTERM to the worker in mid run (an update)", "Saved after its step, back in the queue, goes on by itself.")
 def test_a_restart_in_mid_run_hands_it_back_and_goes_on(stack: Stack, api: httpx.Client) -> None:
     run_id = api.post("/runs", json=CONFIG).raise_for_status().json()["id"]
     wait_for_status(stack, api, run_id, "running", step=2)
@@ -100,6 +104,7 @@ def test_a_restart_in_mid_run_hands_it_back_and_goes_on(stack: Stack, api: httpx
     assert steps_with_a_loss(api, run_id) == list(range(1, STEPS + 1))
 
 
+@pytest.mark.fault("kill -9 of the supervisor", "All its processes end; the next start goes on.")
 def test_a_killed_supervisor_leaves_no_process_behind_even_while_training(tmp_path: Path) -> None:
     stack = Stack(tmp_path / "home")
     try:

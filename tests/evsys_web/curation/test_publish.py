@@ -133,6 +133,7 @@ def test_what_cannot_be_published_is_refused_and_leaves_nothing(
     assert not Dataset.objects.exists() and not Curation.objects.exists() and stored_files() == files
 
 
+@pytest.mark.fault("An error at the last row of a publish", "Nothing is published, nothing is left behind.")
 def test_a_failure_at_the_last_row_leaves_nothing(run: EvalRun, alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
     files = stored_files()
     write = actions._Publication._write_sources

@@ -34,6 +34,10 @@ def wait_for_death(worker: subprocess.Popen[bytes], cycle: Cycle, place: str, se
     assert worker.returncode == -9
 
 
+@pytest.mark.fault(
+    "kill -9 of the worker in every move and every part of a cycle, publishing included",
+    "The cycle goes on by itself; each part was made once.",
+)
 def test_a_worker_killed_in_every_move_and_every_part_loses_and_doubles_nothing(
     start_worker: StartWorker, make_cycle: MakeCycle
 ) -> None:

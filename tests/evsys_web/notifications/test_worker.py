@@ -29,6 +29,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.fault("kill -9 of the messenger, the receiver away", "Delivered when both are back.")
 def test_a_failed_run_is_told_although_the_receiver_was_away_and_the_messenger_killed(
     start_worker: StartWorker, alice: Any, project: Any, version: Any
 ) -> None:

@@ -56,6 +56,7 @@ def test_a_stopped_run_is_never_resumed_by_itself(make_run: MakeRun, sent: list[
     assert run.status == Status.CRASHED and sent == []
 
 
+@pytest.mark.fault("The broker loses a message", "An idle worker announces the run again within 10 s.")
 def test_a_queued_run_whose_message_was_lost_is_announced_again_by_an_idle_worker(make_run: MakeRun, sent: list[int]) -> None:
     busy, waiting = make_run(), make_run(hinted_at=now() - timedelta(seconds=60))
     fresh = make_run(hinted_at=now())

@@ -118,6 +118,7 @@ def test_a_long_step_does_not_lose_the_lease(held_run: TrainingRun, settings: Se
         recording.result = result(held_run, "completed")
 
 
+@pytest.mark.fault("A worker comes back whose run was given to another", "It stops at once and writes nothing more.")
 def test_a_worker_that_lost_its_run_stops_at_once_and_writes_nothing_more(held_run: TrainingRun) -> None:
     with RunRecorder(held_run) as recording:
         state = begin(held_run)
@@ -224,6 +225,7 @@ def test_training_that_ends_without_a_result_is_a_crash(held_run: TrainingRun) -
     assert held_run.status == Status.CRASHED
 
 
+@pytest.mark.fault("The database refuses for a moment", "No point is lost.")
 def test_a_database_that_is_away_for_a_moment_costs_no_point(held_run: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> None:
     outage = threading.Event()
     renew = TrainingRun.renew

@@ -76,6 +76,7 @@ def test_nobody_listens_there() -> None:
     assert caught.value.kind is ErrorKind.CONNECTION and not caught.value.permanent
 
 
+@pytest.mark.fault("A hosted backend does not answer", "Failed within the stated time, with a sentence.")
 def test_it_listens_and_says_nothing() -> None:
     assert failure_of(when("healthz", 0)).kind is ErrorKind.TIMEOUT
     assert failure_of(when("create_model", 0)).kind is ErrorKind.TIMEOUT
@@ -86,6 +87,7 @@ def test_a_refused_key_says_where_keys_are_kept() -> None:
     assert error.permanent and error.kind is ErrorKind.AUTH and "Credentials" in str(error)
 
 
+@pytest.mark.fault("A hosted backend answers 500 for ever", "Tried again, then failed with a sentence.")
 @pytest.mark.parametrize("status", [500, 503, 429])
 def test_a_server_that_always_fails_is_given_up(status: int) -> None:
     assert not failure_of(when("retrieve_future", status, request_id="optim_step"), step).permanent
@@ -105,6 +107,7 @@ def test_an_answer_that_is_none_is_an_error_of_the_server() -> None:
     assert isinstance(error, BackendError)
 
 
+@pytest.mark.fault("A hosted backend answers late", "The run waits, and says that it does.")
 def test_a_long_wait_is_told_to_whoever_reads_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "NOTE_SECONDS", 0.4)
     told: list[str] = []

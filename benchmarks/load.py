@@ -1,0 +1,203 @@
+"""A full installation: many runs, a long run, many rows, many writers, many viewers. What does each page take, and what memory?
+
+    python -m benchmarks.load [--quick]
+
+Full: 10,000 runs, a run with 1,000,000 points, a dataset of 100,000 rows, 20 runs that are written at ten steps a second, 200
+viewers of another one. A real server (uvicorn, as `manage.py up` starts it) on loopback and SQLite, asked over one connection.
+Queries are counted in this process, on the same tables. Goals on two cores: list of runs p95 below 200 ms; curve of the long run
+below 1 s; step to viewer p95 below 300 ms; nothing lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import httpx
+import numpy as np
+import psutil
+
+from benchmarks._product import ROOT, held_run, say, throwaway_product
+from benchmarks.live import server, watch
+
+if TYPE_CHECKING:
+    from evsys_web.accounts.models import User
+
+KEY = "train/mean_nll"
+LIST_SECONDS, CURVE_SECONDS, LIVE_SECONDS = 0.2, 1.0, 0.3
+
+
+class Sizes(NamedTuple):
+    runs: int
+    points: int
+    rows: int
+    writers: int
+    viewers: int
+    requests: int
+    steps: int
+
+
+FULL = Sizes(runs=10_000, points=1_000_000, rows=100_000, writers=20, viewers=200, requests=40, steps=100)
+QUICK = Sizes(runs=200, points=10_000, rows=2_000, writers=2, viewers=5, requests=3, steps=20)
+
+
+class Page(NamedTuple):
+    name: str
+    path: str
+    goal: float | None = None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="Does it run, not how fast is it.")
+    quick = parser.parse_args().quick
+    sizes = QUICK if quick else FULL
+    with throwaway_product() as product, server() as port:
+        pages = seed(product.user, sizes, product.home)
+        web = psutil.Process(next(child.pid for child in psutil.Process().children() if "uvicorn" in " ".join(child.cmdline())))
+        before = web.memory_info().rss
+        say(f"{'page':<34}{'queries':>8}{'p50, ms':>9}{'p95, ms':>9}")
+        met = measure(port, product.user, pages, sizes)
+        say(f"\nThe same while {sizes.writers} runs are written:")
+        with writers(product.user, sizes) as processes:
+            met &= measure(port, product.user, pages, sizes)
+            rss = [process.memory_info().rss for process in processes]
+            say(f"memory of a writer: {statistics.median(rss) / 1e6:.0f} MB")
+        say(f"every step of {sizes.writers} writers is there")
+        latencies = watch(port, product.user.pk, sizes.viewers, sizes.steps)
+        p50, p95 = np.percentile(latencies, [50, 95])
+        say(f"\nstep to viewer, {sizes.viewers} viewers: p50 {p50 * 1e3:.0f} ms, p95 {p95 * 1e3:.0f} ms; every event arrived")
+        met &= bool(p95 < LIVE_SECONDS)
+        after = web.memory_info().rss
+        say(f"memory of the web process: {before / 1e6:.0f} MB before, {after / 1e6:.0f} MB after all of it")
+    say(f"Goals: {'met' if met else 'missed'}.")
+    return 0 if met or quick else 1
+
+
+def seed(user: User, sizes: Sizes, home: Path) -> list[Page]:
+    """Fill the tables; returns what will be asked for."""
+    from django.utils.timezone import now
+
+    from evsys_web.datasets.actions import import_dataset
+    from evsys_web.runs.models import Status, TrainingRun
+
+    project = user.default_project()
+    ended = {"status": Status.COMPLETED, "finished_at": now(), "step": 100, "num_steps": 100}
+    runs = (TrainingRun(project=project, created_by=user, name=f"run {number}", **ended) for number in range(sizes.runs))
+    TrainingRun.objects.bulk_create(runs, batch_size=500)
+    long_run = held_run(user)
+    write_points(long_run.pk, sizes.points)
+    long_run.complete()
+    path = home / "rows.jsonl"
+    with path.open("w") as file:
+        for number in range(sizes.rows):
+            turns = [{"role": "user", "content": f"{number} + 1?"}, {"role": "assistant", "content": str(number + 1)}]
+            file.write(json.dumps({"messages": turns}) + "\n")
+    version = import_dataset(user=user, project=project, name="rows", path=path).version
+    last = (sizes.rows - 1) // 50
+    return [
+        Page("home", "/"),
+        Page(f"list of {sizes.runs:,} runs", "/runs/", LIST_SECONDS),
+        Page("list of runs, searched", "/runs/?q=run+7"),
+        Page(f"page of a run, {sizes.points:,} points", f"/runs/{long_run.pk}/"),
+        Page("its curve", f"/api/v1/runs/{long_run.pk}/metrics?key={KEY}", CURVE_SECONDS),
+        Page("runs over REST", "/api/v1/runs?limit=50"),
+        Page(f"first of {sizes.rows:,} rows", f"/datasets/versions/{version.pk}"),
+        Page("last of them", f"/datasets/versions/{version.pk}?page={last}"),
+        Page("readiness", "/health/ready"),
+    ]
+
+
+def write_points(run_pk: int, num_points: int) -> None:
+    """Folded, as a run that has ended leaves them."""
+    from evsys_web.runs import metrics
+    from evsys_web.runs.models import MetricChunk
+
+    rng = np.random.default_rng(0)
+    chunks = []
+    for first in range(1, num_points + 1, metrics.FOLD_ROWS):
+        last = first + metrics.FOLD_ROWS - 1
+        shared = {"run_id": run_pk, "first_seq": first, "last_seq": last, "first_step": first, "last_step": last}
+        at = np.arange(first, last + 1, dtype="<f8").tobytes()
+        values = rng.normal(size=metrics.FOLD_ROWS).astype("<f8").tobytes()
+        for key, data in ((metrics.SEQ, b""), (metrics.STEP, b""), (metrics.AT, at), (KEY, values)):
+            chunks.append(MetricChunk(key=key, count=metrics.FOLD_ROWS, data=data, **shared))
+    MetricChunk.objects.bulk_create(chunks, batch_size=500)
+
+
+def measure(port: int, user: User, pages: list[Page], sizes: Sizes) -> bool:
+    """A line a page; whether all goals are met."""
+    from django.conf import settings
+    from django.test import Client
+
+    from evsys_web.accounts.models import ApiToken
+
+    browser = Client(HTTP_HOST="localhost")
+    browser.force_login(user)
+    cookies = {settings.SESSION_COOKIE_NAME: browser.cookies[settings.SESSION_COOKIE_NAME].value}
+    _, secret = ApiToken.objects.issue(user, name="load")
+    headers = {"Authorization": f"Bearer {secret}"}
+    met = True
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        for page in pages:
+            is_api = page.path.startswith("/api/")
+            times = []
+            for _ in range(sizes.requests + 1):
+                began = time.perf_counter()
+                answer = client.get(page.path, headers=headers if is_api else {}, cookies={} if is_api else cookies)
+                times.append(time.perf_counter() - began)
+                if answer.status_code != 200:
+                    raise SystemExit(f"{page.path} answered {answer.status_code}: {answer.text[:300]}")
+            p50, p95 = np.percentile(times[1:], [50, 95])  # the first reads templates
+            queries = count_queries(browser, page.path, headers if is_api else {})
+            say(f"{page.name:<34}{queries:>8}{p50 * 1e3:>9.1f}{p95 * 1e3:>9.1f}")
+            met &= page.goal is None or bool(p95 < page.goal)
+    return met
+
+
+def count_queries(browser: object, path: str, headers: dict[str, str]) -> int:
+    from django.db import connection
+    from django.test.utils import CaptureQueriesContext
+
+    with CaptureQueriesContext(connection) as captured:
+        browser.get(path, headers=headers)  # type: ignore[attr-defined]
+    return len(captured)
+
+
+@contextmanager
+def writers(user: User, sizes: Sizes) -> Iterator[list[psutil.Process]]:
+    """Processes that each record a run at ten steps a second; at the end every step must be there."""
+    from evsys_web.runs import metrics
+    from evsys_web.runs.models import Status, TrainingRun
+
+    command = [sys.executable, "-m", "benchmarks.live", "--write", str(user.pk), str(sizes.steps)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), **pipes) for _ in range(sizes.writers)]  # type: ignore[call-overload]
+    try:
+        runs = [int(process.stdout.readline()) for process in started]
+        for process in started:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        yield [psutil.Process(process.pid) for process in started]
+        for process in started:
+            process.wait(300)
+    finally:
+        for process in started:
+            process.kill()
+    for run in TrainingRun.objects.filter(pk__in=runs):
+        steps = [row.step for row in metrics.rows(run)]
+        if run.status != Status.COMPLETED or steps != list(range(1, sizes.steps + 1)):
+            raise SystemExit(f"Run {run.pk} is {run.status} with {len(steps)} of {sizes.steps} steps.")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

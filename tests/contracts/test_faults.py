@@ -1,0 +1,65 @@
+"""docs/faults.md is made of the markers on the tests that play the faults: `UPDATE_SNAPSHOTS=1` writes it anew."""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLE = ROOT / "docs" / "faults.md"
+HEAD = """# What happens when something breaks
+
+Made from the markers on the tests that play each fault. They run with every change, on SQLite and on PostgreSQL + Redis where
+they need a database. A worker that was killed is noticed one lease (`RUN_LEASE_SECONDS`, 30 s) after its last sign, or after the
+start of whoever looks.
+
+| fault | outcome | played by |
+|---|---|---|
+"""
+
+
+class Fault(NamedTuple):
+    what: str
+    outcome: str
+    place: str
+
+
+def faults() -> Iterator[Fault]:
+    """Of every test function with `@pytest.mark.fault(what, outcome)`."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            for mark in node.decorator_list:
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.fault":
+                    what, outcome = (str(ast.literal_eval(argument)) for argument in mark.args)
+                    yield Fault(what, outcome, path.relative_to(ROOT).as_posix())
+
+
+def test_the_table_says_what_the_tests_play() -> None:
+    rows = [f"| {fault.what} | {fault.outcome} | [`{fault.place}`](../{fault.place}) |" for fault in faults()]
+    text = HEAD + "\n".join(rows) + "\n"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        TABLE.write_text(text)
+    assert TABLE.read_text() == text, "run UPDATE_SNAPSHOTS=1 pytest tests/contracts/test_faults.py"
+
+
+def test_every_kind_of_fault_is_played() -> None:
+    told = " ".join(fault.what for fault in faults())
+    for word in (
+        "worker",
+        "web process",
+        "messenger",
+        "supervisor",
+        "broker",
+        "PostgreSQL",
+        "cycle",
+        "eval",
+        "disk",
+        "clock",
+        "hosted",
+    ):
+        assert word in told, f"nobody plays a fault of: {word}"

@@ -1,0 +1,67 @@
+"""PostgreSQL and Redis of a test's own, on loopback, to be killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.stack import free_port
+
+
+class Postgres:
+    """A cluster in a folder. Not root's: PostgreSQL refuses to be."""
+
+    def __init__(self, folder: Path) -> None:
+        self.data, self.port = folder / "data", free_port()
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+        self.bin = found[-1].parent if found else Path(shutil.which("initdb") or "initdb").parent
+        self.data.mkdir(parents=True)
+        self.as_owner = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
+        if self.as_owner:
+            shutil.chown(self.data, "postgres")
+            for parent in (folder, *folder.parents):
+                if parent.owner() == "root" and parent != Path("/"):
+                    parent.chmod(parent.stat().st_mode | 0o011)
+        self._run("initdb", "-D", self.data, "-U", "evsys", "--auth=trust", "--no-sync")
+        self.url = f"postgresql://evsys@127.0.0.1:{self.port}/postgres"
+        self.start()
+
+    def start(self) -> None:
+        options = f"-c listen_addresses=127.0.0.1 -p {self.port} -k {self.data}"
+        self._run("pg_ctl", "-D", self.data, "-w", "-l", self.data / "log", "-o", options, "start")
+
+    def kill(self) -> None:
+        """kill -9 of the server and its children, as the kernel does; it recovers at the next start."""
+        leader = int((self.data / "postmaster.pid").read_text().split()[0])
+        children = subprocess.run(["pgrep", "-P", str(leader)], capture_output=True, text=True).stdout.split()
+        for pid in [leader, *map(int, children)]:
+            os.kill(pid, signal.SIGKILL)
+        (self.data / "postmaster.pid").unlink()
+
+    def stop(self) -> None:
+        if (self.data / "postmaster.pid").exists():
+            self._run("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
+
+    def _run(self, program: str, *arguments: object) -> None:
+        command = [*self.as_owner, str(self.bin / program), *map(str, arguments)]
+        environment = os.environ | {"LC_ALL": "C.UTF-8"}
+        subprocess.run(command, check=True, timeout=60, cwd="/", env=environment, stdout=subprocess.DEVNULL)
+
+
+class Redis:
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self) -> None:
+        command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--databases", "64", "--save", ""]
+        self.process = subprocess.Popen([*command, "--dir", str(self.folder)], stdout=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        """Everything that it held is gone."""
+        self.process.kill()
+        self.process.wait(10)
