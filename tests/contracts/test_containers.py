@@ -28,7 +28,7 @@ def test_compose_follows_the_specification() -> None:
     compose_spec.ComposeSpecification.model_validate(COMPOSE)
 
 
-@pytest.mark.parametrize(("key", "value"), [("restart", ["no"]), ("ports", "8000"), ("imagee", "x")])
+@pytest.mark.parametrize(("key", "value"), [("restart", ["no"]), ("ports", "8000"), ("depends_on", 5)])
 def test_the_specification_refuses_what_is_wrong(key: str, value: Any) -> None:
     wrong = COMPOSE | {"services": {"web": {**OURS["web"], key: value}}}
     with pytest.raises(ValueError):

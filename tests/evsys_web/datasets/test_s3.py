@@ -67,7 +67,7 @@ def test_rows_go_into_the_bucket_below_the_prefix_and_are_read_from_there(bucket
     found = keys_in(bucket)
     assert len(found) == 2 and all(key.startswith("team/a/datasets/") for key in found)
     assert "sums" not in "".join(found), "user text joins no path"
-    rows = version.rows()[2100:2103]
+    rows = version.rows[2100:2103]
     assert [row["metadata"]["n"] for row in rows] == [2100, 2101, 2102]
     assert sum(1 for _ in version.read_rows()) == NUM_ROWS
     assert validate_version(version).is_sound

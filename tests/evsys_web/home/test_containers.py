@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -64,6 +65,7 @@ def test_the_services_come_up_answer_and_go_down(stack: Stack, start: Start, tmp
     stack.wait_for(lambda: str(queues) in stack.manage("shell", "-c", COUNT), seconds=90)
     for process in running:
         process.terminate()
-    assert [process.wait(40) for process in running] == [0] * len(running)
+    ends = [process.wait(40) for process in running]
+    assert set(ends) <= {0, -signal.SIGTERM}, "uvicorn goes down in order, and then by the signal that it got"
     assert start("prepare").wait(120) == 0
     assert "Password" not in (tmp_path / "prepare.log").read_text(), "the second time everything is there"
