@@ -6,25 +6,24 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 
 from tests.stack import free_port
 
 
 class Postgres:
-    """A cluster in a folder. Not root's: PostgreSQL refuses to be."""
+    """A cluster in a folder of its own. Not root's: PostgreSQL refuses to be."""
 
-    def __init__(self, folder: Path) -> None:
-        self.data, self.port = folder / "data", free_port()
+    def __init__(self) -> None:
+        # Not below pytest's own folder, which it closes to all other users at each start.
+        self.folder, self.port = Path(tempfile.mkdtemp(prefix="evsys-postgresql-")), free_port()
+        self.data = self.folder / "data"
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
         self.bin = found[-1].parent if found else Path(shutil.which("initdb") or "initdb").parent
-        self.data.mkdir(parents=True)
         self.as_owner = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
         if self.as_owner:
-            shutil.chown(self.data, "postgres")
-            for parent in (folder, *folder.parents):
-                if parent.owner() == "root" and parent != Path("/"):
-                    parent.chmod(parent.stat().st_mode | 0o011)
+            shutil.chown(self.folder, "postgres")
         self._run("initdb", "-D", self.data, "-U", "evsys", "--auth=trust", "--no-sync")
         self.url = f"postgresql://evsys@127.0.0.1:{self.port}/postgres"
         self.start()
@@ -44,6 +43,7 @@ class Postgres:
     def stop(self) -> None:
         if (self.data / "postmaster.pid").exists():
             self._run("pg_ctl", "-D", self.data, "-m", "immediate", "stop")
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _run(self, program: str, *arguments: object) -> None:
         command = [*self.as_owner, str(self.bin / program), *map(str, arguments)]

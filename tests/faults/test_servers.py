@@ -27,8 +27,8 @@ CONFIG = {
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Postgres]:
-    database = Postgres(tmp_path / "postgresql")
+def database() -> Iterator[Postgres]:
+    database = Postgres()
     yield database
     database.stop()
 
