@@ -257,7 +257,7 @@ def test_nobody_listens_there_and_that_is_found_out_in_time() -> None:
     began = time.monotonic()
     with pytest.raises(BackendError):
         opened(url, nothing, step_seconds=2)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60, "the SDK by itself would try for minutes"
 
 
 def test_an_sdk_that_cannot_be_imported_says_what_to_install(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
