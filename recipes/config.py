@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any, Literal, Protocol, Self, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -76,6 +76,9 @@ class CallbackChoice(Settings):
 
 class BaseAlgorithmConfig(Settings):
     """Knobs that every step-driven recipe shares. An algorithm may restate a field to change its default."""
+
+    drops_last_batch: ClassVar[bool] = False
+    """The rows that fill no batch at the end of an epoch are not trained in it."""
 
     learning_rate: float = knob(1e-4, "Peak Adam step size.", gt=0, le=1, essential=True)
     num_epochs: int = knob(1, "Passes over the training rows.", unit="epochs", ge=1, le=1000, essential=True)

@@ -93,9 +93,10 @@ def estimate(
         return Estimate(num_rows, notes=["This algorithm decides by itself how many steps it takes.", *effectless(config)])
     measured = measured or Measured()
     notes = effectless(config)
-    steps_per_epoch = math.ceil(num_rows / settings.batch_size)
+    left_out = getattr(settings, "drops_last_batch", False)  # an installed algorithm need not know the word
+    steps_per_epoch = max(1, num_rows // settings.batch_size) if left_out else math.ceil(num_rows / settings.batch_size)
     steps = settings.total_steps(steps_per_epoch)
-    rows_seen = _rows_seen(steps, num_rows, settings.batch_size)
+    rows_seen = _rows_seen(steps, steps_per_epoch, num_rows, settings.batch_size)
     if settings.batch_size > num_rows:
         notes.append(f"The batch is larger than the data: every step sees all {num_rows:,} rows.")
     if steps < steps_per_epoch:
@@ -220,10 +221,10 @@ def count_parameters(folder: Path) -> int | None:
     return total or None
 
 
-def _rows_seen(steps: int, num_rows: int, batch_size: int) -> int:
+def _rows_seen(steps: int, steps_per_epoch: int, num_rows: int, batch_size: int) -> int:
     """The last batch of an epoch may be a partial one."""
-    epochs, rest = divmod(steps, math.ceil(num_rows / batch_size)) if num_rows else (0, 0)
-    return epochs * num_rows + min(rest * batch_size, num_rows)
+    epochs, rest = divmod(steps, steps_per_epoch) if num_rows else (0, 0)
+    return epochs * min(steps_per_epoch * batch_size, num_rows) + min(rest * batch_size, num_rows)
 
 
 def _per_row(counts: Sequence[float], num_rows: int, spread: float) -> Range:

@@ -47,6 +47,8 @@ class GRPOLoss(StrEnum):
 class LocalRLConfig(TRLSettings, RewardedConfig):
     """Those that rl has for problems, and TRL's."""
 
+    drops_last_batch: ClassVar[bool] = True
+
     grpo_loss: GRPOLoss = knob(GRPOLoss.DAPO, "TRL's loss_type: how the loss is averaged over tokens, and what is clipped.")
     kl_beta: float = knob(
         0.0, "Weight of the divergence from where the run began; 0 measures none and costs nothing.", ge=0, le=100

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from recipes.errors import ConfigError, VerifierError
+from recipes.estimate import estimate
 from recipes.types import Row
 from recipes.verifiers import Numeric
 from tests.recipes.algorithms.trl.test_local_sft import close, same_weights, trl_config
@@ -123,3 +124,8 @@ def test_rows_that_are_no_tasks_are_refused_with_their_number(tmp_path: Path) ->
 def test_settings_that_cannot_train_are_refused_before_anything_is_read(params: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         rl_config(**params)
+
+
+def test_the_estimate_counts_the_steps_that_trl_takes() -> None:
+    found = estimate(rl_config(num_epochs=3, batch_size=2), num_rows=5)
+    assert (found.steps, found.rows_seen) == (6, 12)
