@@ -41,7 +41,8 @@ def ignored_by(registered: Any) -> frozenset[str]:
 
 def _of_each_other(settings: BaseAlgorithmConfig) -> list[str]:
     """Settings that another one switches off."""
-    schedule, changed, found = settings.lr_schedule, _changed(settings), []
+    schedule, changed = settings.lr_schedule, _changed(settings)
+    found: list[str] = []
     if settings.lr_warmup_steps and schedule in WITHOUT_WARMUP:
         found.append(f"lr_warmup_steps has no effect under the schedule {schedule.value}.")
     if settings.lr_min_ratio and schedule in WITHOUT_DECAY:

@@ -186,9 +186,9 @@ class RunForm:
         for part, registered in (("algorithm", algorithm), ("backend", backend if self.needs_backend else None)):
             if registered is not None:
                 initial = params[part] if params[part] is not None else self.preset.params if part == "algorithm" else {}
-                ignored = (
-                    ignored_by(algorithm) | ignored_by(backend if self.needs_backend else None) if part == "algorithm" else ()
-                )
+                ignored: frozenset[str] = frozenset()
+                if part == "algorithm":
+                    ignored = ignored_by(algorithm) | ignored_by(backend if self.needs_backend else None)
                 self.settings[part] = ConfigForm(registered.Config, data, prefix=part, initial=initial, ignored=ignored)
         self._leave_out_unused(algorithm, backend)
 

@@ -65,8 +65,8 @@ def queue_of(model: type[Work]) -> list[Waiting]:
     names = ("pk", "project_id", "created_by_id", "priority", "queue_place")
     waiting = [Waiting(*values) for values in _rows(model).filter(model.WAITING).order_by().values_list(*names)]
     begun = _rows(model).filter(created_by__in={row.user for row in waiting if row.user is not None}, started_at__isnull=False)
-    served = begun.order_by().values_list("created_by_id").annotate(Max("started_at")) if waiting else ()
-    return dealt(waiting, dict(served))
+    served = begun.order_by().values_list("created_by_id").annotate(Max("started_at"))
+    return dealt(waiting, {user: at for user, at in served} if waiting else {})  # noqa: C416 - rows are tuples of anything
 
 
 def take(model: type[W], worker: str, *, named: int | None = None) -> W | None:
@@ -89,7 +89,8 @@ def untold(model: type[Work]) -> None:
 
 def full_projects() -> set[int]:
     """Those with as much work under way as their limit allows."""
-    limits = dict(QueueLimits.objects.exclude(max_running=None).values_list("project_id", "max_running"))
+    known = QueueLimits.objects.exclude(max_running=None).values_list("project_id", "max_running")
+    limits = {project: most for project, most in known if most is not None}
     running = _counts(ACTIVE, list(limits)) if limits else {}
     return {project for project, most in limits.items() if running.get(project, 0) >= most}
 
@@ -111,9 +112,10 @@ def kinds_of_work() -> list[type[Work]]:
 def _begin(model: type[W], pk: int, worker: str, *, project: int | None = None) -> W | None:
     """project: whose limit to keep. Its row is locked while what runs is counted, so that two workers do not both see room."""
     with transaction.atomic():
-        limits = QueueLimits.objects.select_for_update().filter(project=project) if project is not None else ()
-        if list(limits) and project in full_projects():
-            return None
+        if project is not None:
+            list(QueueLimits.objects.select_for_update().filter(project=project))
+            if project in full_projects():
+                return None
         work = cast("W | None", _rows(model).filter(pk=pk).first())
         return work if work is not None and work.start(worker) else None
 

@@ -56,7 +56,8 @@ def test_ones_own_are_in_the_order_of_their_places() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 1), st.integers(0, 5)), max_size=30))
 def test_taking_one_after_the_other_gives_the_order_foretold(rows: list[tuple[int, int, int]]) -> None:
     """What the page shows is what happens: the whole order, and the first of what is left after each start."""
-    left, served, taken = waiting(*rows), {}, []
+    left, taken = waiting(*rows), list[Waiting]()
+    served: dict[int | None, datetime] = {}
     foretold = dealt(left, {})
     for minute in range(len(rows)):
         row = dealt(left, served)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -46,6 +47,10 @@ def wait_until(run: TrainingRun, condition: Callable[[], bool], what: str, secon
             return
         assert time.monotonic() < deadline, f"no {what} after {seconds} s: {run.status}, step {run.step}, {run.error}"
         time.sleep(0.02)
+
+
+def has_completed(run: TrainingRun) -> bool:
+    return run.status == Status.COMPLETED
 
 
 def steps_of(run: TrainingRun) -> list[int]:
@@ -112,7 +117,7 @@ def test_workers_take_what_stands_first_not_what_they_were_told_of(
     move(user=alice, work=rest[1], to="first")
     start_worker()
     for run in (busy, *rest):
-        wait_until(run, lambda run=run: run.status == Status.COMPLETED, "end")  # type: ignore[misc]
+        wait_until(run, partial(has_completed, run), "end")
     begun = TrainingRun.objects.order_by("started_at")
     assert [run.pk for run in begun] == [rest[2].pk, rest[1].pk, busy.pk, rest[0].pk]
     assert {run.attempt for run in begun} == {1}
