@@ -44,10 +44,11 @@ class Sizes(NamedTuple):
     viewers: int
     requests: int
     steps: int
+    writer_steps: int
 
 
-FULL = Sizes(runs=10_000, points=1_000_000, rows=100_000, writers=20, viewers=200, requests=40, steps=100)
-QUICK = Sizes(runs=200, points=10_000, rows=2_000, writers=2, viewers=5, requests=3, steps=20)
+FULL = Sizes(runs=10_000, points=1_000_000, rows=100_000, writers=20, viewers=200, requests=40, steps=100, writer_steps=600)
+QUICK = Sizes(runs=200, points=10_000, rows=2_000, writers=2, viewers=5, requests=3, steps=20, writer_steps=40)
 
 
 class Page(NamedTuple):
@@ -69,9 +70,12 @@ def main() -> int:
         met = measure(port, product.user, pages, sizes)
         say(f"\nThe same while {sizes.writers} runs are written:")
         with writers(product.user, sizes) as processes:
-            met &= measure(port, product.user, pages, sizes)
             rss = [process.memory_info().rss for process in processes]
-            say(f"memory of a writer: {statistics.median(rss) / 1e6:.0f} MB")
+            met &= measure(port, product.user, pages, sizes)
+            num_left = sum(process.status() != psutil.STATUS_ZOMBIE for process in processes)
+        say(
+            f"memory of a writer: {statistics.median(rss) / 1e6:.0f} MB; {num_left} of {sizes.writers} still wrote at the end of it;"
+        )
         say(f"every step of {sizes.writers} writers is there")
         latencies = watch(port, product.user.pk, sizes.viewers, sizes.steps)
         p50, p95 = np.percentile(latencies, [50, 95])
@@ -179,7 +183,7 @@ def writers(user: User, sizes: Sizes) -> Iterator[list[psutil.Process]]:
     from evsys_web.runs import metrics
     from evsys_web.runs.models import Status, TrainingRun
 
-    command = [sys.executable, "-m", "benchmarks.live", "--write", str(user.pk), str(sizes.steps)]
+    command = [sys.executable, "-m", "benchmarks.live", "--write", str(user.pk), str(sizes.writer_steps)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     started = [subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), **pipes) for _ in range(sizes.writers)]  # type: ignore[call-overload]
     try:
@@ -195,8 +199,8 @@ def writers(user: User, sizes: Sizes) -> Iterator[list[psutil.Process]]:
             process.kill()
     for run in TrainingRun.objects.filter(pk__in=runs):
         steps = [row.step for row in metrics.rows(run)]
-        if run.status != Status.COMPLETED or steps != list(range(1, sizes.steps + 1)):
-            raise SystemExit(f"Run {run.pk} is {run.status} with {len(steps)} of {sizes.steps} steps.")
+        if run.status != Status.COMPLETED or steps != list(range(1, sizes.writer_steps + 1)):
+            raise SystemExit(f"Run {run.pk} is {run.status} with {len(steps)} of {sizes.writer_steps} steps.")
 
 
 if __name__ == "__main__":

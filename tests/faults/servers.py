@@ -12,6 +12,16 @@ from pathlib import Path
 from tests.stack import free_port
 
 
+def are_installed() -> bool:
+    return bool(initdb()) and shutil.which("redis-server") is not None
+
+
+def initdb() -> str | None:
+    """Debian keeps it out of the path."""
+    found = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")))
+    return found[-1] if found else shutil.which("initdb")
+
+
 class Postgres:
     """A cluster in a folder of its own. Not root's: PostgreSQL refuses to be."""
 
@@ -19,8 +29,7 @@ class Postgres:
         # Not below pytest's own folder, which it closes to all other users at each start.
         self.folder, self.port = Path(tempfile.mkdtemp(prefix="evsys-postgresql-")), free_port()
         self.data = self.folder / "data"
-        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-        self.bin = found[-1].parent if found else Path(shutil.which("initdb") or "initdb").parent
+        self.bin = Path(initdb() or "initdb").parent
         self.as_owner = ["runuser", "-u", "postgres", "--"] if os.getuid() == 0 else []
         if self.as_owner:
             shutil.chown(self.folder, "postgres")

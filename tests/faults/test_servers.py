@@ -13,10 +13,13 @@ import httpx
 import psutil
 import pytest
 
-from tests.faults.servers import Postgres, Redis
+from tests.faults.servers import Postgres, Redis, are_installed
 from tests.stack import Stack
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not are_installed(), reason="needs PostgreSQL and Redis: apt-get install postgresql redis-server"),
+]
 STEPS = 60
 CONFIG = {
     "name": "survivor",
