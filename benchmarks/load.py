@@ -73,9 +73,7 @@ def main() -> int:
             rss = [process.memory_info().rss for process in processes]
             met &= measure(port, product.user, pages, sizes)
             num_left = sum(process.status() != psutil.STATUS_ZOMBIE for process in processes)
-        say(
-            f"memory of a writer: {statistics.median(rss) / 1e6:.0f} MB; {num_left} of {sizes.writers} still wrote at the end of it;"
-        )
+        say(f"memory of a writer: {statistics.median(rss) / 1e6:.0f} MB; {num_left} of {sizes.writers} still wrote at its end;")
         say(f"every step of {sizes.writers} writers is there")
         latencies = watch(port, product.user.pk, sizes.viewers, sizes.steps)
         p50, p95 = np.percentile(latencies, [50, 95])
