@@ -8,7 +8,7 @@ from django.contrib.admin import AdminSite
 from django.contrib.admin.apps import AdminConfig as StockAdminConfig
 from django.http import HttpRequest
 
-ORDER = ("datasets", "runs", "evals", "curation", "cycles", "notifications", "accounts")
+ORDER = ("datasets", "runs", "sweeps", "evals", "curation", "cycles", "notifications", "accounts")
 
 
 class EvSysAdminSite(AdminSite):

@@ -27,6 +27,8 @@
 | EVSYS_KEEP_METRICS_DAYS | 0: for ever | points of runs that ended longer ago are deleted (home/retention.py) |
 | EVSYS_KEEP_ROLLOUTS_DAYS | 0: for ever | so are the samples of reinforcement learning |
 | EVSYS_KEEP_CHECKPOINTS_DAYS | 0: for ever | so are checkpoints that are not the last of their run |
+| EVSYS_API_RATE | 1200 | calls that an API token may make in a minute; 0 for any number |
+| EVSYS_SESSION_DAYS | 14 | days after which a browser has to sign in again |
 | LOG_LEVEL | INFO | DEBUG, INFO, WARNING or ERROR |
 | LOG_FORMAT | line | json: one object per line, with the run that it is about, for a collector |
 | OTEL_EXPORTER_OTLP_ENDPOINT | no traces | http://collector:4318 for OpenTelemetry (needs requirements-tracing.txt) |
@@ -41,6 +43,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -181,6 +184,7 @@ INSTALLED_APPS = [
     "django.contrib.humanize",
     "django_htmx",
     "ninja",
+    "axes",
     "evsys_web.accounts",
     "evsys_web.datasets",
     "evsys_web.runs",
@@ -197,6 +201,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "evsys_web.measuring.MeasuringMiddleware",
     "evsys_web.security.ContentSecurityPolicyMiddleware",
+    "evsys_web.accounts.origin.OriginMiddleware",
     "evsys_web.api.errors.ProblemMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -207,6 +212,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "axes.middleware.AxesMiddleware",
 ]
 ROOT_URLCONF = "evsys_web.urls"
 ASGI_APPLICATION = "evsys_web.asgi.application"
@@ -262,6 +268,16 @@ DATABASES = {"default": _database()}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_USER_MODEL = "accounts.User"
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AXES_FAILURE_LIMIT = 5
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]  # by name alone, anybody could lock anybody out
+AXES_LOCKOUT_CALLABLE = "evsys_web.accounts.lockout.locked_out"
+AXES_RESET_ON_SUCCESS = True
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+AXES_DISABLE_ACCESS_LOG = True
+AXES_ENABLE_ADMIN = False
+AXES_VERBOSE = False
 LOGIN_URL = "accounts:login"
 LOGIN_REDIRECT_URL = "home:dashboard"
 LOGOUT_REDIRECT_URL = "accounts:login"
@@ -319,6 +335,7 @@ FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHand
 FILE_UPLOAD_TEMP_DIR = HOME / "uploads"
 
 SESSION_COOKIE_NAME = "evsys_session"  # cookies are shared by all ports of a host; "sessionid" is every Django project's
+SESSION_COOKIE_AGE = _number("EVSYS_SESSION_DAYS", 14, low=1, high=365) * 86400
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_NAME = "evsys_csrf"
@@ -349,6 +366,10 @@ if CELERY_BROKER_URL.startswith("filesystem:"):
         "control_folder": str(HOME / "broker" / "control"),
         "polling_interval": 0.05,  # seconds; measured: 26 ms from send to start, about 1 % of a core when idle
     }
+_MEMORY: dict[str, Any] = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+_REDIS: dict[str, Any] = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": CELERY_BROKER_URL}
+CACHES = {"default": _MEMORY, "rates": _REDIS if CELERY_BROKER_URL.startswith("redis") else _MEMORY | {"LOCATION": "rates"}}
+API_RATE = _number("EVSYS_API_RATE", 1200, low=0, high=1_000_000)
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = False  # the row's lease brings lost work back, not the broker
@@ -401,6 +422,7 @@ LOGGING = {
         "uvicorn.access": {"propagate": False},
         "httpx": {"level": "WARNING"},
         "httpx2": {"level": "WARNING"},  # a line for each request to an endpoint
+        "axes": {"level": "WARNING"},  # a line for each sign-in
         "kombu.connection": {"level": "ERROR"},  # a broker of files has no host name
         "celery.worker.strategy": {"level": "WARNING"},  # "Task … received" for each hint
         "celery.app.trace": {"level": "WARNING"},

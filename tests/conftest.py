@@ -1,4 +1,4 @@
-"""People and doors that every test knows: alice owns the project, bob is a member, mallory is a stranger."""
+"""People and doors that every test knows: alice is admin of the project, bob edits, carol looks, mallory is a stranger."""
 
 from __future__ import annotations
 
@@ -34,8 +34,15 @@ def project(alice: User) -> Project:
 @pytest.fixture
 def bob(project: Project) -> User:
     bob = User.objects.create_user("bob", "bob@example.org", "bob's password")
-    Membership.objects.create(project=project, user=bob, role=Role.MEMBER)
+    Membership.objects.create(project=project, user=bob, role=Role.EDITOR)
     return bob
+
+
+@pytest.fixture
+def carol(project: Project) -> User:
+    carol = User.objects.create_user("carol", "carol@example.org", "carol's password")
+    Membership.objects.create(project=project, user=carol, role=Role.VIEWER)
+    return carol
 
 
 @pytest.fixture
@@ -53,13 +60,18 @@ def admin(db: None) -> User:
 
 @pytest.fixture
 def alice_client(alice: User, project: Project) -> Client:
-    """A browser in which alice, owner of `project`, is signed in."""
+    """A browser in which alice, admin of `project`, is signed in."""
     return signed_in(alice)
 
 
 @pytest.fixture
 def bob_client(bob: User) -> Client:
     return signed_in(bob)
+
+
+@pytest.fixture
+def carol_client(carol: User) -> Client:
+    return signed_in(carol)
 
 
 @pytest.fixture
@@ -71,6 +83,12 @@ def mallory_client(mallory: User) -> Client:
 def alice_headers(alice: User, project: Project) -> dict[str, str]:
     """For `client.get(url, headers=alice_headers)`: a bearer token of alice's that may write."""
     return token_headers(alice)
+
+
+@pytest.fixture
+def carol_headers(carol: User) -> dict[str, str]:
+    """A token of carol's that may write; her role may not."""
+    return token_headers(carol)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Writes with two callers or two effects: the first administrator, tokens, credentials; and who may write in a project."""
+"""Writes with two callers or two effects: the first administrator, tokens, credentials."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import secrets
 from datetime import datetime
 from typing import NamedTuple
 
-from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.utils.timezone import now
 
-from evsys_web.accounts.models import ApiToken, BackendCredential, Membership, Project, Role, User
+from evsys_web.accounts.audit import facts, record
+from evsys_web.accounts.models import ApiToken, BackendCredential, Project, User
+from evsys_web.accounts.permissions import require_editor
 from evsys_web.encryption import seal, unseal
 from recipes.errors import ConfigError
 
@@ -41,27 +42,25 @@ def ensure_admin(*, username: str = "admin") -> FirstAdmin:
 
 def issue_token(*, user: User, name: str, scope: str, expires_at: datetime | None) -> IssuedToken:
     """A new token; its secret is in the answer and nowhere else."""
-    return IssuedToken(*ApiToken.objects.issue(user, name=name, scope=scope, expires_at=expires_at))
+    with transaction.atomic():
+        issued = IssuedToken(*ApiToken.objects.issue(user, name=name, scope=scope, expires_at=expires_at))
+        record(user, "made", issued.token, after=facts(issued.token))
+    return issued
 
 
 def revoke_token(*, user: User, token_id: int) -> bool:
     """Ends a token of this person for good. False when it was revoked before; ApiToken.DoesNotExist when it is not theirs."""
     token = ApiToken.objects.of(user).get(pk=token_id)
-    return ApiToken.objects.revoke(token.pk)
-
-
-def require_membership(user: User, project: Project, *, owner: bool = False) -> None:
-    """Raises PermissionDenied unless the person is in the project (and owns it)."""
-    memberships = Membership.objects.filter(project=project, user=user)
-    if owner:
-        memberships = memberships.filter(role=Role.OWNER)
-    if not user.is_superuser and not memberships.exists():
-        raise PermissionDenied("Only an owner of the project may do that." if owner else "You are not in this project.")
+    with transaction.atomic():
+        revoked = ApiToken.objects.revoke(token.pk)
+        if revoked:
+            record(user, "revoked", token)
+    return revoked
 
 
 def store_credential(*, user: User, project: Project, name: str, secret: str, kind: str = "openai") -> BackendCredential:
     """Keep a key under a name, in the place of the one that had it. Nobody reads it again. Raises ConfigError."""
-    require_membership(user, project)
+    require_editor(user, project)
     name, secret = name.strip(), secret.strip()
     if not 0 < len(name) <= 200 or not name.isprintable():
         raise ConfigError("Give the credential a name of 1 to 200 printable characters.", path=("name",))
@@ -69,14 +68,19 @@ def store_credential(*, user: User, project: Project, name: str, secret: str, ki
         raise ConfigError("The key is empty, or holds characters that no HTTP header carries.", path=("secret",))
     hint = secret[-4:] if len(secret) >= 16 else ""
     values = {"sealed": seal(secret), "hint": hint, "kind": kind, "created_by": user, "created_at": now(), "last_used_at": None}
-    credential, _ = BackendCredential.objects.update_or_create(project=project, name=name, defaults=values)
+    with transaction.atomic():
+        is_new = not BackendCredential.objects.filter(project=project, name=name).exists()
+        credential, _ = BackendCredential.objects.update_or_create(project=project, name=name, defaults=values)
+        record(user, "stored" if is_new else "replaced", credential, after={"name": name, "kind": kind, "secret": secret})
     return credential
 
 
 def delete_credential(*, user: User, credential: BackendCredential) -> None:
     """Runs that name it fail from then on, with a sentence."""
-    require_membership(user, credential.project)
-    credential.delete()
+    require_editor(user, credential.project)
+    with transaction.atomic():
+        record(user, "deleted", credential, before=facts(credential))
+        credential.delete()
 
 
 def require_credential(project: Project, name: str | None, *, path: tuple[str, ...]) -> None:

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as StockUserAdmin
-from django.db.models import QuerySet
+from django.contrib.auth.models import Group
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.utils.timezone import now
 
-from evsys_web.accounts.models import ApiToken, BackendCredential, Membership, Project, User
+from evsys_web.accounts.audit import facts, record
+from evsys_web.accounts.models import ApiToken, AuditEntry, BackendCredential, Membership, Project, User
+
+admin.site.unregister(Group)  # roles in projects say who may do what
+
+
+class Audited:
+    """Stock pages that write, with an entry in the audit log for each."""
+
+    def save_model(self, request: HttpRequest, obj: Model, form: Any, change: bool) -> None:
+        before = facts(type(obj)._default_manager.get(pk=obj.pk)) if change else None
+        super().save_model(request, obj, form, change)  # type: ignore[misc]
+        record(request.user, "changed" if change else "made", obj, before=before, after=facts(obj))
+
+    def delete_model(self, request: HttpRequest, obj: Model) -> None:
+        record(request.user, "deleted", obj, before=facts(obj))
+        super().delete_model(request, obj)  # type: ignore[misc]
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
+        for each in queryset:
+            record(request.user, "deleted", each, before=facts(each))
+        super().delete_queryset(request, queryset)  # type: ignore[misc]
 
 
 class MembershipInline(admin.TabularInline):  # type: ignore[type-arg]
@@ -20,20 +42,33 @@ class MembershipInline(admin.TabularInline):  # type: ignore[type-arg]
 
 
 @admin.register(User)
-class UserAdmin(StockUserAdmin):  # type: ignore[type-arg]
+class UserAdmin(Audited, StockUserAdmin):  # type: ignore[type-arg]
     list_display = ("username", "email", "is_active", "is_staff", "last_login")
+
+    def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
+        """Setting somebody's password passes by here and not by `save_model`."""
+        if "password" in str(message):
+            record(request.user, "set the password of", obj)
+        return super().log_change(request, obj, message)
 
 
 @admin.register(Project)
-class ProjectAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class ProjectAdmin(Audited, admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("name", "created_at")
     search_fields = ("name",)
     readonly_fields = ("created_at",)
     inlines: ClassVar = [MembershipInline]
 
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        before = form.instance.roles()
+        super().save_related(request, form, formsets, change)
+        after = form.instance.roles()
+        if before != after:
+            record(request.user, "changed the members of", form.instance, before=before, after=after)
+
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class ApiTokenAdmin(Audited, admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("name", "user", "prefix", "scope", "state", "created_at", "expires_at", "last_used_at")
     list_filter = ("scope",)
     show_full_result_count = False
@@ -48,12 +83,15 @@ class ApiTokenAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.action(description="Revoke", permissions=["change"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiToken]) -> None:
+        usable = list(queryset.filter(revoked_at=None))
         count = queryset.filter(revoked_at=None).update(revoked_at=now())
+        for token in usable:
+            record(request.user, "revoked", token)
         self.message_user(request, f"Revoked: {count}. Whoever uses such a token is refused from now on.")
 
 
 @admin.register(BackendCredential)
-class BackendCredentialAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class BackendCredentialAdmin(Audited, admin.ModelAdmin):  # type: ignore[type-arg]
     """The key itself is nowhere here: it is written on the credentials page, and read by nobody."""
 
     list_display = ("name", "project", "kind", "hint", "created_by", "created_at", "last_used_at")
@@ -65,4 +103,25 @@ class BackendCredentialAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     readonly_fields = fields
 
     def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """To read: entries are added by what people do, and neither changed nor deleted."""
+
+    list_display = ("created_at", "username", "verb", "kind", "thing", "project", "door", "address")
+    list_filter = ("kind", "verb", "project")
+    list_select_related = ("project",)
+    search_fields = ("username", "thing")
+    date_hierarchy = "created_at"
+    show_full_result_count = False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: AuditEntry | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: AuditEntry | None = None) -> bool:
         return False

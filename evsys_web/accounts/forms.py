@@ -58,5 +58,5 @@ class CredentialForm(forms.Form):
         super().__init__(*args, **kwargs)
         projects = self.fields["project"]
         assert isinstance(projects, forms.ModelChoiceField)
-        projects.queryset = Project.objects.visible_to(user).order_by("pk")
+        projects.queryset = Project.objects.editable_by(user).order_by("pk")
         projects.initial = user.default_project().pk

@@ -17,18 +17,27 @@ class User(AbstractUser):
     """A person who signs in."""
 
     def default_project(self) -> Project:
-        """The first project this person belongs to; made on first use."""
-        membership = self.memberships.select_related("project").order_by("pk").first()
-        return membership.project if membership else Project.objects.create_for(self, name=self.username)
+        """The first project this person may work in, else look at; one of their own, made on first use, when there is none."""
+        memberships = list(self.memberships.select_related("project").order_by("pk"))
+        for membership in memberships:
+            if membership.role in EDITING:
+                return membership.project
+        return memberships[0].project if memberships else Project.objects.create_for(self, name=self.username)
 
 
 class ProjectQuerySet(models.QuerySet["Project"]):
     def visible_to(self, user: User) -> Self:
         return self if user.is_superuser else self.filter(memberships__user=user)
 
-    def create_for(self, owner: User, *, name: str) -> Project:
+    def editable_by(self, user: User) -> Self:
+        return self if user.is_superuser else self.filter(memberships__user=user, memberships__role__in=EDITING)
+
+    def administered_by(self, user: User) -> Self:
+        return self if user.is_superuser else self.filter(memberships__user=user, memberships__role=Role.ADMIN)
+
+    def create_for(self, admin: User, *, name: str) -> Project:
         project = self.create(name=name)
-        Membership.objects.create(project=project, user=owner, role=Role.OWNER)
+        Membership.objects.create(project=project, user=admin, role=Role.ADMIN)
         return project
 
 
@@ -43,16 +52,26 @@ class Project(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def roles(self) -> dict[str, str]:
+        """By user name."""
+        return dict(self.memberships.order_by("pk").values_list("user__username", "role"))
+
 
 class Role(models.TextChoices):
-    OWNER = "owner", "Owner"
-    MEMBER = "member", "Member"
+    """What each may do stands in `permissions.py`."""
+
+    VIEWER = "viewer", "Viewer"
+    EDITOR = "editor", "Editor"
+    ADMIN = "admin", "Admin"
+
+
+EDITING = (Role.EDITOR, Role.ADMIN)
 
 
 class Membership(models.Model):
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="memberships")
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
-    role = models.CharField(max_length=10, choices=Role, default=Role.MEMBER)
+    role = models.CharField(max_length=10, choices=Role, default=Role.VIEWER)
 
     class Meta:
         constraints: ClassVar[list[models.BaseConstraint]] = [
@@ -64,10 +83,16 @@ class Membership(models.Model):
 
 
 class OwnedQuerySet(models.QuerySet[Any]):
-    """For models with a `project`: what a person may see is what lies in their projects."""
+    """For models with a `project`, their own or a parent's: what a person may see, and work with, lies in their projects."""
+
+    project_path = "project"
 
     def visible_to(self, user: User) -> Self:
-        return self if user.is_superuser else self.filter(project__memberships__user=user)
+        return self if user.is_superuser else self.filter(**{f"{self.project_path}__memberships__user": user})
+
+    def editable_by(self, user: User) -> Self:
+        in_it = f"{self.project_path}__memberships"
+        return self if user.is_superuser else self.filter(**{f"{in_it}__user": user, f"{in_it}__role__in": EDITING})
 
 
 class Scope(models.TextChoices):
@@ -198,3 +223,85 @@ class IdempotencyRecord(models.Model):
     def remember(self, status: int, body: str, content_type: str) -> None:
         self.status, self.body, self.content_type = status, body, content_type
         self.save(update_fields=["status", "body", "content_type"])
+
+
+class AuditQuerySet(models.QuerySet["AuditEntry"]):
+    def visible_to(self, user: User) -> Self:
+        """Of projects of which they are admin, and what they did to their own account."""
+        if user.is_superuser:
+            return self
+        administered = Project.objects.administered_by(user).values("pk")
+        return self.filter(Q(project__in=administered) | Q(project=None, user=user))
+
+    def about(self, word: str) -> Self:
+        return self.filter(Q(thing__icontains=word) | Q(kind__icontains=word) | Q(verb__icontains=word))
+
+    def update(self, **values: Any) -> int:
+        raise TypeError("Entries of the audit log are not changed.")
+
+    def delete(self) -> tuple[int, dict[str, int]]:
+        raise TypeError("Entries of the audit log are not deleted.")
+
+
+class AuditEntry(models.Model):
+    """changes: {field: [before, after]}; of a new thing before is null, of a deleted one after."""
+
+    created_at = models.DateTimeField(default=now, db_index=True, editable=False)
+    user = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, related_name="+", editable=False)
+    username = models.CharField(max_length=150, blank=True, editable=False)
+    project = models.ForeignKey(Project, on_delete=models.SET_NULL, null=True, related_name="+", editable=False)
+    verb = models.CharField(max_length=40, editable=False)
+    kind = models.CharField(max_length=60, editable=False, help_text="Of what kind the thing is: training run, dataset, …")
+    thing_id = models.CharField(max_length=64, editable=False)
+    thing = models.CharField(max_length=200, editable=False, help_text="What it was called then.")
+    changes = models.JSONField(default=dict, editable=False)
+    door = models.CharField(
+        max_length=60, editable=False, help_text="page, admin, API and the token's prefix, command, or worker."
+    )
+    address = models.GenericIPAddressField(null=True, editable=False)
+
+    objects = AuditQuerySet.as_manager()
+
+    class Meta:
+        verbose_name_plural = "audit entries"
+        ordering: ClassVar[list[str]] = ["-created_at", "-pk"]
+        indexes: ClassVar[list[models.Index]] = [models.Index(fields=["project", "-created_at"], name="audit_by_project")]
+
+    def __str__(self) -> str:
+        return f"{self.username or 'nobody'} {self.verb} {self.kind} {self.thing}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        if self.pk is not None:
+            raise TypeError("Entries of the audit log are not changed.")
+        super().save(*args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        raise TypeError("Entries of the audit log are not deleted.")
+
+
+class InvitationQuerySet(OwnedQuerySet):
+    def open(self) -> Self:
+        return self.filter(accepted_at=None, expires_at__gt=now())
+
+    def matching(self, secret: str) -> Invitation | None:
+        found: Invitation | None = self.open().select_related("project", "created_by").filter(digest=digest_of(secret)).first()
+        return found
+
+
+class Invitation(models.Model):
+    """Lets whoever holds its link join a project, once. The link's secret is stored as a hash."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="invitations")
+    role = models.CharField(max_length=10, choices=Role, default=Role.VIEWER)
+    email = models.EmailField(blank=True, help_text="Whom it is for; the link goes there when this server sends e-mail.")
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    created_by = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+", editable=False)
+    created_at = models.DateTimeField(default=now, editable=False)
+    expires_at = models.DateTimeField(editable=False)
+    accepted_at = models.DateTimeField(null=True, editable=False)
+    accepted_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, related_name="+", editable=False)
+
+    objects = InvitationQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return f"{self.email or 'somebody'} as {self.role}"

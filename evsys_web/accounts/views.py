@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import messages
 from django.contrib.auth import views as auth_views
 from django.contrib.messages.views import SuccessMessageMixin
@@ -10,23 +12,35 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse_lazy
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_http_methods, require_POST
 
 from evsys_web.accounts.actions import delete_credential, issue_token, revoke_token, store_credential
+from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.forms import CredentialForm, ProfileForm, TokenForm
-from evsys_web.accounts.models import ApiToken, BackendCredential, Project, User
+from evsys_web.accounts.models import ApiToken, BackendCredential, User
+from evsys_web.accounts.permissions import require_editor_somewhere
 from recipes.errors import ConfigError
+
+METHODS = ["get", "head", "post", "options"]  # Django's own views take a PUT for a POST
 
 
 class LoginView(auth_views.LoginView):
     template_name = "accounts/login.html"
     redirect_authenticated_user = True
+    http_method_names = METHODS
 
 
 class PasswordView(SuccessMessageMixin, auth_views.PasswordChangeView):  # type: ignore[type-arg]
+    """The one place where a person sets their own password while signed in."""
+
     template_name = "accounts/password.html"
+    http_method_names = METHODS
     success_url = reverse_lazy("accounts:profile")
     success_message = "Your password is changed. Other browsers were signed out."
+
+    def form_valid(self, form: Any) -> HttpResponse:
+        record(signed_in(self.request), "changed the password of", signed_in(self.request))
+        return super().form_valid(form)
 
 
 def signed_in(request: HttpRequest) -> User:
@@ -35,18 +49,22 @@ def signed_in(request: HttpRequest) -> User:
     return request.user
 
 
+@require_http_methods(["GET", "HEAD", "POST"])
 def profile(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
+    before = facts(user)
     form = ProfileForm(request.POST or None, instance=user)
     if request.method == "POST" and form.is_valid():
         form.save()
+        record(user, "changed", user, before=before, after=facts(user))
         messages.success(request, "Your profile is saved.")
         return redirect("accounts:profile")
-    projects = Project.objects.filter(memberships__user=user).order_by("pk")
-    return render(request, "accounts/profile.html", {"form": form, "projects": projects})
+    memberships = user.memberships.select_related("project").order_by("pk")
+    return render(request, "accounts/profile.html", {"form": form, "memberships": memberships})
 
 
 @never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
 @sensitive_variables("secret")
 def tokens(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
@@ -74,10 +92,13 @@ def revoke(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @never_cache
+@require_http_methods(["GET", "HEAD", "POST"])
 @sensitive_post_parameters("secret")
 @sensitive_variables("form")
 def credentials(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
+    if request.method == "POST":
+        require_editor_somewhere(user)
     form = CredentialForm(request.POST or None, user=user)
     if request.method == "POST" and form.is_valid():
         try:

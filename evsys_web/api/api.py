@@ -9,12 +9,16 @@ from ninja.openapi.schema import OpenAPISchema
 
 from evsys_web.api import errors
 from evsys_web.api.auth import TokenAuth
+from evsys_web.api.rates import TokenThrottle
 
 DESCRIPTION = """Everything a page can do.
 
 **Sign in** by a token from the API tokens page: `Authorization: Bearer evs_…`. Reading needs the scope *read*, all else *write*.
 
 **Create** calls take an `Idempotency-Key` header: the same key with the same body gives the same answer for 24 hours.
+
+**Rates** are counted per token and minute: `X-RateLimit-Limit`, `-Remaining` and `-Reset` (seconds) say how it stands; beyond it
+the answer is 429 with `Retry-After`.
 
 **Lists** return `{items, next_cursor}`; pass `next_cursor` as `cursor` to go on.
 
@@ -49,6 +53,7 @@ api = Api(
     docs_url="/docs",
     openapi_url="/openapi.json",
     auth=TokenAuth(),
+    throttle=TokenThrottle(),
 )
 errors.install(api)
 api.add_router("/v1/datasets", "evsys_web.datasets.api.router")
@@ -66,5 +71,7 @@ api.add_router("/v1/cycles", "evsys_web.cycles.api.router")
 api.add_router("/v1/sweeps", "evsys_web.sweeps.api.router")
 api.add_router("/v1/queue", "evsys_web.queue.api.router")
 api.add_router("/v1/credentials", "evsys_web.accounts.api.router")
+api.add_router("/v1/projects", "evsys_web.accounts.projects_api.router")
+api.add_router("/v1/audit", "evsys_web.accounts.audit_api.router")
 api.add_router("/v1/benchmarks", "evsys_web.evals.benchmarks_api.router")
 api.add_router("/v1/notifications", "evsys_web.notifications.api.router")

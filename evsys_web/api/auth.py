@@ -7,6 +7,7 @@ from ninja.errors import HttpError
 from ninja.security import HttpBearer
 
 from evsys_web.accounts.models import ApiToken, User
+from evsys_web.accounts.origin import came_by_token
 
 READING = {"GET", "HEAD", "OPTIONS"}
 
@@ -22,6 +23,7 @@ class TokenAuth(HttpBearer):
             raise HttpError(403, "This token may only read. Make one with the scope “read and write” on the API tokens page.")
         ApiToken.objects.touch(found.pk)
         request.user = found.user
+        came_by_token(found.prefix)
         return found
 
 

@@ -16,9 +16,10 @@ from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, Request
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from ninja import NinjaAPI, Schema
-from ninja.errors import AuthenticationError, HttpError, ValidationError
+from ninja.errors import AuthenticationError, HttpError, Throttled, ValidationError
 from pydantic import Field
 
+from evsys_web.api.rates import tell_rate
 from recipes.errors import BackendError, CheckpointError, ConfigError, DataError, RecipeError
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ SENTENCES = {
     HTTPStatus.NOT_FOUND: "There is nothing at this address, or it belongs to a project you are not in.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than 10 MB. Rows of any size go to a dataset's versions.",
     HTTPStatus.METHOD_NOT_ALLOWED: "This address does not answer that method; the Allow header names those it does.",
+    HTTPStatus.TOO_MANY_REQUESTS: "Too many calls with this token in a minute; Retry-After says in how many seconds to go on.",
     HTTPStatus.INTERNAL_SERVER_ERROR: "Something broke on the server. The details are in its log.",
 }
 
@@ -150,6 +152,7 @@ def install(api: NinjaAPI) -> None:
 
     when(Exception, broke)
     when(HttpError, refused)
+    when(Throttled, lambda error: problem(429))
     when(AuthenticationError, lambda error: problem(401))
     when(RequestDataTooBig, lambda error: problem(413))
     when(PermissionDenied, lambda error: problem(403, _sentence(str(error)) if str(error) else ""))
@@ -186,6 +189,7 @@ class ProblemMiddleware:
 
 
 def _as_problem(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    tell_rate(request, response)
     foreign = response.headers.get("Content-Type", "") != MEDIA_TYPE
     if not (request.path_info.startswith("/api/") and response.status_code >= 400 and foreign):
         return response

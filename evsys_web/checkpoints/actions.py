@@ -9,8 +9,9 @@ from pathlib import Path
 
 from django.db import transaction
 
-from evsys_web.accounts.actions import require_membership
+from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import User
+from evsys_web.accounts.permissions import require_maker
 from evsys_web.checkpoints.dependents import why_kept
 from evsys_web.checkpoints.models import Export
 from evsys_web.runs.actions import RunRefused
@@ -21,11 +22,13 @@ from recipes.errors import CheckpointError
 
 
 def delete_checkpoint(*, user: User, checkpoint: Checkpoint) -> None:
-    """Remove the row and its files; what was made from it stays. For whoever started the run, and the project's owners.
+    """Remove the row and its files; what was made from it stays. For whoever started the run, and the project's admins.
     Raises RunRefused while something needs it."""
     run = checkpoint.run
-    require_membership(user, run.project, owner=run.created_by_id != user.pk)
-    remove_checkpoint(checkpoint)
+    require_maker(user, run.project, run.created_by_id)
+    with transaction.atomic():
+        record(user, "deleted", checkpoint, before=facts(checkpoint))
+        remove_checkpoint(checkpoint)
 
 
 def remove_checkpoint(checkpoint: Checkpoint) -> None:

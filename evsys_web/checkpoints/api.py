@@ -8,6 +8,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from ninja import Query, Router, Status
 
+from evsys_web.accounts.permissions import require_editor
 from evsys_web.api.auth import caller
 from evsys_web.api.pagination import Page, Slice, paginate
 from evsys_web.checkpoints import actions
@@ -61,7 +62,9 @@ def download(request: HttpRequest, checkpoint_id: int, file: str = "") -> HttpRe
 def chat_with_checkpoint(request: HttpRequest, checkpoint_id: int, body: ChatRequest) -> HttpResponseBase:
     """Events: `begin` with the seeds, `loading` while models are read, `text` of a side as it is drawn, `end` of a side with
     its whole reply, `error`, and `done` last. Hanging up ends the sampling; nothing is stored."""
-    return stream_replies(_checkpoint(request, checkpoint_id), body)
+    checkpoint = _checkpoint(request, checkpoint_id)
+    require_editor(caller(request), checkpoint.run.project)
+    return stream_replies(checkpoint, body)
 
 
 def _checkpoint(request: HttpRequest, checkpoint_id: int) -> Checkpoint:

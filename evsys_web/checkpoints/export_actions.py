@@ -7,8 +7,9 @@ import shutil
 from django.db import transaction
 from django.db.models import QuerySet
 
-from evsys_web.accounts.actions import require_membership
+from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import BackendCredential, User
+from evsys_web.accounts.permissions import require_editor
 from evsys_web.checkpoints.models import Destination, Export, Weights
 from evsys_web.checkpoints.tasks import export_checkpoint
 from evsys_web.hub import checked_repository
@@ -25,7 +26,7 @@ SPARE = 1.1
 def launch_merge(*, user: User, checkpoint: Checkpoint, key: str | None = None) -> Export:
     """Merged weights to download: those that there are, or that are being made, else new ones are queued.
     Raises ConfigError, CheckpointError."""
-    require_membership(user, checkpoint.run.project)
+    require_editor(user, checkpoint.run.project)
     num_bytes = size_of(checkpoint, Weights.MERGED)
     if _holds_all_weights(checkpoint):
         raise CheckpointError("This checkpoint holds all weights already: download it as it is.")
@@ -49,7 +50,7 @@ def launch_push(
 ) -> Export:
     """Queue a push to the hub. Raises ConfigError, CheckpointError."""
     project = checkpoint.run.project
-    require_membership(user, project)
+    require_editor(user, project)
     checked_repository(repository)
     if weights not in Weights.values:
         raise ConfigError(f"weights is one of {', '.join(Weights.values)}.", path=("weights",))
@@ -62,15 +63,18 @@ def launch_push(
 
 def stop_export(*, user: User, export: Export) -> Export:
     """A queued one is cancelled at once, a running one before its next phase. Raises RunRefused."""
-    require_membership(user, export.project)
-    if not export.request_stop():
-        raise RunRefused(f"This export is {export.get_status_display().lower()} and cannot be stopped.")
+    require_editor(user, export.project)
+    before = export.status
+    with transaction.atomic():
+        if not export.request_stop():
+            raise RunRefused(f"This export is {export.get_status_display().lower()} and cannot be stopped.")
+        record(user, "stopped", export, before={"status": before}, after={"status": export.status})
     return export
 
 
 def remove_export(*, user: User, export: Export) -> None:
     """The row, and merged weights with it; what was pushed stays on the hub. Raises RunRefused."""
-    require_membership(user, export.project)
+    require_editor(user, export.project)
     with transaction.atomic():
         locked = Export.objects.select_for_update().filter(pk=export.pk).first()
         if locked is None:
@@ -78,6 +82,7 @@ def remove_export(*, user: User, export: Export) -> None:
         if locked.is_active:
             raise RunRefused(f"This export is {locked.get_status_display().lower()}. Stop it first, then remove it.")
         folder = locked.folder
+        record(user, "removed", locked, before=facts(locked))
         locked.delete()
         transaction.on_commit(lambda: shutil.rmtree(folder, ignore_errors=True))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST, require_safe
 
+from evsys_web.accounts.permissions import require_editor
 from evsys_web.accounts.views import signed_in
 from evsys_web.attachments import attachment, zip_chunks
 from evsys_web.checkpoints.export_actions import launch_merge, launch_push, remove_export, stop_export
@@ -29,7 +29,7 @@ def merge(request: HttpRequest, pk: int) -> HttpResponse:
     checkpoint = found(request, pk)
     try:
         launch_merge(user=signed_in(request), checkpoint=checkpoint)
-    except (RecipeError, PermissionDenied) as refusal:
+    except RecipeError as refusal:
         messages.error(request, str(refusal))
     return redirect(checkpoint)
 
@@ -37,6 +37,7 @@ def merge(request: HttpRequest, pk: int) -> HttpResponse:
 @require_POST
 def push(request: HttpRequest, pk: int) -> HttpResponse:
     checkpoint = found(request, pk)
+    require_editor(signed_in(request), checkpoint.run.project)
     form = PushForm(checkpoint, request.POST)
     if form.is_valid():
         data = form.cleaned_data
@@ -50,7 +51,7 @@ def push(request: HttpRequest, pk: int) -> HttpResponse:
                 is_private=data["is_private"],
                 key=data["submission_key"],
             )
-        except (RecipeError, PermissionDenied) as refusal:
+        except RecipeError as refusal:
             messages.error(request, str(refusal))
     else:
         messages.error(request, " ".join(f"{form[name].label}: {error}" for name, each in form.errors.items() for error in each))

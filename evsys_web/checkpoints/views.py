@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
@@ -14,6 +13,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_safe
 from django.views.decorators.vary import vary_on_headers
 
+from evsys_web.accounts.permissions import require_maker
 from evsys_web.accounts.views import signed_in
 from evsys_web.checkpoints.actions import delete_checkpoint
 from evsys_web.checkpoints.dependents import dependents, resume_warning, why_kept
@@ -100,10 +100,11 @@ def download(request: HttpRequest, pk: int) -> HttpResponseBase:
 def delete(request: HttpRequest, pk: int) -> HttpResponse:
     checkpoint = found(request, pk)
     user = signed_in(request)
+    require_maker(user, checkpoint.run.project, checkpoint.run.created_by_id)
     if request.method == "POST":
         try:
             delete_checkpoint(user=user, checkpoint=checkpoint)
-        except (RunRefused, PermissionDenied) as refusal:
+        except RunRefused as refusal:
             messages.error(request, str(refusal))
             return redirect(checkpoint)
         messages.success(request, f"The checkpoint {checkpoint.name} of {checkpoint.run.name} is deleted.")

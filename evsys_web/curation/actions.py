@@ -9,11 +9,12 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-from django.db import connection
+from django.db import connection, transaction
 from django.utils.timezone import now
 
-from evsys_web.accounts.actions import require_membership
+from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import Project, User
+from evsys_web.accounts.permissions import require_editor
 from evsys_web.curation.models import CuratedRow, Curation, Filter, Side
 from evsys_web.curation.pools import Sources, open_sources
 from evsys_web.curation.rows import rows_of
@@ -52,7 +53,7 @@ def publish(
     Rows are streamed from the database into a file. Then version, curation and the source of every row become visible in one
     transaction, or nothing does. Raises PermissionDenied; ConfigError for a name, eval runs or settings; DataError where no
     attempt has the metric."""
-    require_membership(user, project)
+    require_editor(user, project)
     if not eval_runs or any(run.project_id != project.pk for run in eval_runs):
         raise ConfigError("Choose eval runs of this project.", path=("eval_runs",))
     sources = open_sources(eval_runs)
@@ -75,19 +76,24 @@ def publish(
 
 def save_filter(*, user: User, project: Project, name: str, settings: CurationSettings) -> Filter:
     """Keep settings under a name, in the place of those that had it. Raises PermissionDenied, ConfigError."""
-    require_membership(user, project)
+    require_editor(user, project)
     name = storable(name.strip())
     if not 0 < len(name) <= 200:
         raise ConfigError("Give the filter a name of 1 to 200 characters.", path=("name",))
     values = {"settings": settings.model_dump(mode="json"), "created_by": user, "updated_at": now()}
-    saved, _ = Filter.objects.update_or_create(project=project, name=name, defaults=values)
+    with transaction.atomic():
+        earlier = Filter.objects.filter(project=project, name=name).first()
+        saved, _ = Filter.objects.update_or_create(project=project, name=name, defaults=values)
+        record(user, "saved", saved, before=facts(earlier) if earlier else None, after=facts(saved))
     return saved
 
 
 def delete_filter(*, user: User, saved: Filter) -> None:
     """What was published with it stays. Raises PermissionDenied."""
-    require_membership(user, saved.project)
-    saved.delete()
+    require_editor(user, saved.project)
+    with transaction.atomic():
+        record(user, "deleted", saved, before=facts(saved))
+        saved.delete()
 
 
 class _Publication:
@@ -137,6 +143,7 @@ class _Publication:
             counts=self.selection.preview.counts() | {"skipped": self.selection.preview.skipped},
         )
         self.curation.eval_runs.set(self.sources.runs)
+        record(self.user, "published", self.curation, after=facts(self.curation))
         if not CuratedRow.objects.filter(version=version).exists():
             self._write_sources(version)
 

@@ -6,13 +6,13 @@ from itertools import groupby
 from typing import Any
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from evsys_web.accounts.permissions import editors_only, require_editor_somewhere
 from evsys_web.accounts.views import signed_in
 from evsys_web.config_forms import label_of
 from evsys_web.curation import actions
@@ -49,6 +49,7 @@ def new_curation(request: HttpRequest) -> HttpResponse:
     if request.method != "POST":
         form = WorkbenchForm(user, request.GET)
         return _page(request, form)
+    require_editor_somewhere(user)
     form = WorkbenchForm(user, request.POST)
     if not form.is_valid():
         return _page(request, form, refusal=" ".join(form.mistakes()) or str(form.filter_error))
@@ -60,7 +61,7 @@ def new_curation(request: HttpRequest) -> HttpResponse:
             settings=form.settings,
             name=form.dataset_name,
         )
-    except (ConfigError, FilterError, DataError, PermissionDenied) as refused:
+    except (ConfigError, FilterError, DataError) as refused:
         return _page(request, form, refusal=str(refused))
     version = published.version
     if published.created:
@@ -110,6 +111,7 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_POST
+@editors_only
 def save_filter(request: HttpRequest) -> HttpResponse:
     """The workbench's settings under a name, then the workbench as it was."""
     user = signed_in(request)
@@ -120,7 +122,7 @@ def save_filter(request: HttpRequest) -> HttpResponse:
         saved = actions.save_filter(
             user=user, project=form.runs[0].project, name=request.POST.get("filter_name", ""), settings=form.settings
         )
-    except (ConfigError, PermissionDenied) as refused:
+    except ConfigError as refused:
         return _page(request, form, refusal=str(refused))
     messages.success(request, f"Saved as {saved.name}.")
     return redirect(form.url)
@@ -162,7 +164,8 @@ def row_sources(request: HttpRequest, pk: int) -> HttpResponse:
 
 def _version(request: HttpRequest, pk: int) -> DatasetVersion:
     versions = DatasetVersion.objects.ready().visible_to(signed_in(request))
-    return get_object_or_404(versions.select_related("dataset"), pk=pk)
+    version: DatasetVersion = get_object_or_404(versions.select_related("dataset"), pk=pk)
+    return version
 
 
 def _page(request: HttpRequest, form: WorkbenchForm, *, refusal: str = "") -> HttpResponse:

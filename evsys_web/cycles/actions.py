@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from django.db import transaction
 
-from evsys_web.accounts.actions import require_membership
+from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import Project, User
+from evsys_web.accounts.permissions import require_editor, require_maker
 from evsys_web.cycles.benchmarks import benchmark_for, refuse_unfit_sides, spelled_out
 from evsys_web.cycles.models import Cycle
 from evsys_web.cycles.tasks import advance_cycle
@@ -30,7 +31,7 @@ def launch_cycle(
 ) -> Cycle:
     """Queue a cycle on the benchmarks that its config names; those of named tasks are found, or made. The same key from the same
     person gives the cycle that it made the first time. Raises ConfigError, DataError, or PermissionDenied."""
-    require_membership(user, project)
+    require_editor(user, project)
     if made := made_before(Cycle, user, idempotency_key):
         return made
     config.check()
@@ -59,11 +60,13 @@ def launch_cycle(
 def stop_cycle(*, user: User, cycle: Cycle) -> Cycle:
     """What is queued is cancelled at once; else the part under way stops after its step, at the second call at once.
     Raises RunRefused."""
-    require_membership(user, cycle.project)
+    require_editor(user, cycle.project)
+    before = cycle.status
     with transaction.atomic():
         if not cycle.request_stop():
             raise RunRefused(_standing_sentence(cycle, "stopped"))
         cycle.note(f"Stop asked by {user}.")
+        record(user, "stopped", cycle, before={"status": before}, after={"status": cycle.status})
         part = cycle.part
         if part is not None and part.can_stop and part.request_stop():
             part.note(f"Stop of the cycle asked by {user}.")
@@ -73,24 +76,27 @@ def stop_cycle(*, user: User, cycle: Cycle) -> Cycle:
 
 def resume_cycle(*, user: User, cycle: Cycle) -> Cycle:
     """Queue an ended cycle again, to go on with the part that did not complete. Raises RunRefused."""
-    require_membership(user, cycle.project)
+    require_editor(user, cycle.project)
+    before = cycle.status
     with transaction.atomic():
         if not cycle.queue():
             raise RunRefused(_standing_sentence(cycle, "resumed"))
         cycle.note(f"Resume asked by {user}.")
+        record(user, "resumed", cycle, before={"status": before}, after={"status": cycle.status})
         announce(cycle, advance_cycle)
     return cycle
 
 
 def delete_cycle(*, user: User, cycle: Cycle) -> None:
-    """Its evals, datasets and runs stay. For whoever started it, and the project's owners. Raises RunRefused."""
-    require_membership(user, cycle.project, owner=cycle.created_by_id != user.pk)
+    """Its evals, datasets and runs stay. For whoever started it, and the project's admins. Raises RunRefused."""
+    require_maker(user, cycle.project, cycle.created_by_id)
     with transaction.atomic():
         locked = Cycle.objects.select_for_update().filter(pk=cycle.pk).first()
         if locked is None:
             return
         if locked.is_active:
             raise RunRefused(f"This cycle is {locked.get_status_display().lower()}. Stop it first, then delete it.")
+        record(user, "deleted", locked, before=facts(locked))
         locked.delete()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -13,6 +12,7 @@ from django.utils.http import urlencode
 from django.views.decorators.http import require_http_methods, require_POST
 
 from evsys_web.accounts.models import User
+from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
 from evsys_web.cycles.actions import launch_cycle
 from evsys_web.cycles.first import launch_first_cycle
@@ -28,6 +28,7 @@ from recipes.errors import ConfigError, DataError
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@editors_only
 def new_cycle(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     if request.method != "POST":
@@ -44,7 +45,7 @@ def new_cycle(request: HttpRequest) -> HttpResponse:
             )
         except ConfigError as error:
             form.refuse(error)
-        except (DataError, PermissionDenied) as refusal:
+        except DataError as refusal:
             form.choices.add_error(None, str(refusal))
         else:
             return redirect(cycle)
@@ -52,18 +53,20 @@ def new_cycle(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
+@editors_only
 def first_cycle(request: HttpRequest) -> HttpResponse:
     """The guided first cycle, in the person's first project."""
     user = signed_in(request)
     key = request.POST.get("submission_key", "")[:200] or None
     try:
         return redirect(launch_first_cycle(user=user, project=user.default_project(), idempotency_key=key))
-    except (ConfigError, DataError, PermissionDenied) as refusal:
+    except (ConfigError, DataError) as refusal:
         messages.error(request, str(refusal))
         return redirect("cycles:list")
 
 
 @require_POST
+@editors_only
 def settings_fragment(request: HttpRequest) -> HttpResponse:
     """The fields that another model, algorithm or backend calls for; what was typed stays."""
     user = signed_in(request)
@@ -79,6 +82,7 @@ def settings_fragment(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
+@editors_only
 def size_fragment(request: HttpRequest) -> HttpResponse:
     """How many attempts the settings as typed make at most."""
     form = CycleForm(signed_in(request), request.POST)
@@ -100,6 +104,7 @@ def size_fragment(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
+@editors_only
 def export_fragment(request: HttpRequest) -> HttpResponse:
     """The settings as typed, as YAML and as a call of the API."""
     form = CycleForm(signed_in(request), request.POST)
@@ -111,6 +116,7 @@ def export_fragment(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
+@editors_only
 def starter(request: HttpRequest) -> HttpResponse:
     """The bundled benchmarks (the same ones when asked again), then the form with both chosen."""
     user = signed_in(request)

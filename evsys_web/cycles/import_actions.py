@@ -20,8 +20,9 @@ from typing import Any
 from django.db import transaction
 from django.utils.timezone import is_aware
 
-from evsys_web.accounts.actions import require_membership
+from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import Project, User
+from evsys_web.accounts.permissions import require_editor
 from evsys_web.curation.models import CuratedRow, Curation
 from evsys_web.cycles.archive import (
     BASELINE,
@@ -62,9 +63,10 @@ BATCH = 500
 
 def import_cycle(*, user: User, project: Project, path: Path) -> Cycle:
     """Raises PermissionDenied; DataError or ConfigError with a sentence for what cannot be used; then no part of it is left."""
-    require_membership(user, project)
+    require_editor(user, project)
     with opened(path) as archive, ExitStack() as undo:
         cycle = _Importer(archive, user, project, undo).cycle()
+        record(user, "imported", cycle, after=facts(cycle))
         undo.pop_all()
     return cycle
 

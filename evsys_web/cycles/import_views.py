@@ -7,13 +7,13 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 from django_htmx.http import HttpResponseClientRedirect
 
 from evsys_web.accounts.models import Project, User
+from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
 from evsys_web.cycles.import_actions import import_cycle
 from evsys_web.datasets.views import on_disk
@@ -28,11 +28,12 @@ class ImportForm(forms.Form):
         super().__init__(*args, **kwargs)
         projects = self.fields["project"]
         assert isinstance(projects, forms.ModelChoiceField)
-        projects.queryset = Project.objects.visible_to(user).order_by("pk")
+        projects.queryset = Project.objects.editable_by(user).order_by("pk")
         projects.initial = user.default_project().pk
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@editors_only
 def upload(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     sent = (request.POST, request.FILES) if request.method == "POST" else (None, None)
@@ -41,7 +42,7 @@ def upload(request: HttpRequest) -> HttpResponse:
         file = on_disk(form.cleaned_data["file"])
         try:
             cycle = import_cycle(user=user, project=form.cleaned_data["project"], path=Path(file.temporary_file_path()))
-        except (RecipeError, PermissionDenied) as refusal:
+        except RecipeError as refusal:
             form.add_error(None, str(refusal))
         else:
             messages.success(request, "The cycle is imported, and its rounds were judged anew from their attempts.")

@@ -10,13 +10,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import ValidationError
 from django.core.files import File
 from django.core.files.uploadedfile import UploadedFile
 from django.db import models, transaction
 from django.utils.timezone import now
 
+from evsys_web.accounts.audit import facts
+from evsys_web.accounts.audit import record as record_change
 from evsys_web.accounts.models import Project, User
+from evsys_web.accounts.permissions import require_editor
 from evsys_web.datasets.intake import Intake, ReadingNeeded, RowsRefused, SpilledFile, propose, take_in, take_in_splits
 from evsys_web.datasets.models import Dataset, DatasetVersion, StagedUpload, VersionStatus
 from evsys_web.datasets.splits import content_hash
@@ -78,7 +81,7 @@ def import_dataset(
     Raises PermissionDenied; ConfigError for the name; ReadingNeeded when the rows are foreign and no reading is given;
     RowsRefused when rows are bad and may not be left out, or none is good; DataError for a file that cannot be read at all.
     """
-    _require_visible(user, project.pk)
+    require_editor(user, project)
     check_name(name)
     proposal = propose(path, filename)
     if reading is None:
@@ -121,7 +124,7 @@ def publish_splits(
 
     Raises PermissionDenied; ConfigError for a name; DataError at the first bad row or for a split without any: nothing is stored.
     """
-    _require_visible(user, project.pk)
+    require_editor(user, project)
     check_name(name)
     intake = take_in_splits(splits, row_format)
     try:
@@ -149,11 +152,14 @@ class Made(NamedTuple):
 
 def create_dataset(*, user: User, project: Project, name: str, description: str = "") -> Made:
     """An empty dataset, or the one of that name. Raises PermissionDenied, ConfigError."""
-    _require_visible(user, project.pk)
+    require_editor(user, project)
     check_name(name)
-    return Made(
-        *Dataset.objects.get_or_create(project=project, name=name, defaults={"description": description, "created_by": user})
-    )
+    with transaction.atomic():
+        values = {"description": description, "created_by": user}
+        made = Made(*Dataset.objects.get_or_create(project=project, name=name, defaults=values))
+        if made.created:
+            record_change(user, "made", made.dataset, after=facts(made.dataset))
+    return made
 
 
 def check_name(name: str) -> None:
@@ -192,6 +198,7 @@ def _publish(
             version.file.save("rows.jsonl", intake.lines, save=False)
             version.offsets.save("rows.offsets", intake.offsets, save=False)
             version.save()
+            record_change(user, "published", version, after=facts(version))
         except BaseException:
             _delete_files(version.file, version.offsets)
             raise
@@ -223,6 +230,7 @@ def stage_upload(
     upload.seek(0)
     staged.file.save("upload", upload, save=False)
     record_refusal(staged, why)
+    record_change(user, "uploaded", staged, after=facts(staged))
     return staged
 
 
@@ -276,6 +284,13 @@ def local_copy(field_file: models.fields.files.FieldFile) -> Iterator[Path]:
             yield Path(copy.temporary_file_path())
     else:
         yield path
+
+
+def discard_staged(*, user: User, staged: StagedUpload) -> None:
+    """Its owner does not want it any more. Raises PermissionDenied."""
+    require_editor(user, staged.project)
+    record_change(user, "discarded", staged, before=facts(staged))
+    forget_staged(staged)
 
 
 def forget_staged(staged: StagedUpload) -> None:
@@ -353,8 +368,9 @@ def import_starter_tasks(project: Project, user: User, tasks: StarterTasks = STA
 @transaction.atomic
 def delete_dataset(*, user: User, dataset: Dataset) -> None:
     """Delete a dataset and the files of all its versions. Runs keep the name of what they were trained on."""
-    _require_visible(user, dataset.project_id)
+    require_editor(user, dataset.project)
     files = [file for version in dataset.versions.all() for file in (version.file, version.offsets)]
+    record_change(user, "deleted", dataset, before=facts(dataset))
     dataset.delete()
     transaction.on_commit(lambda: _delete_files(*files))
 
@@ -362,15 +378,11 @@ def delete_dataset(*, user: User, dataset: Dataset) -> None:
 @transaction.atomic
 def delete_version(*, user: User, version: DatasetVersion) -> None:
     """Delete one version and its files; the dataset stays, and its numbers are not given again."""
-    _require_visible(user, version.dataset.project_id)
+    require_editor(user, version.dataset.project)
     files = (version.file, version.offsets)
+    record_change(user, "deleted", version, before=facts(version))
     version.delete()
     transaction.on_commit(lambda: _delete_files(*files))
-
-
-def _require_visible(user: User, project_id: int) -> None:
-    if not Project.objects.visible_to(user).filter(pk=project_id).exists():
-        raise PermissionDenied("This project is not yours.")
 
 
 def _delete_files(*files: models.fields.files.FieldFile) -> None:

@@ -311,7 +311,8 @@ def _dataset(request: HttpRequest, dataset_id: int) -> Dataset:
 
 def _version(request: HttpRequest, version_id: int) -> DatasetVersion:
     versions = DatasetVersion.objects.ready().visible_to(caller(request)).select_related("dataset", "created_by")
-    return get_object_or_404(versions, pk=version_id)
+    version: DatasetVersion = get_object_or_404(versions, pk=version_id)
+    return version
 
 
 def _project(user: User, project_id: int | None) -> Project:

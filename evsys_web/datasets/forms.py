@@ -55,7 +55,7 @@ class UploadForm(forms.Form):
         self.user = user
         field = self.fields["project"]
         assert isinstance(field, forms.ModelChoiceField)
-        field.queryset = Project.objects.visible_to(user).distinct().order_by("pk")
+        field.queryset = Project.objects.editable_by(user).distinct().order_by("pk")
         field.empty_label = None
         field.initial = user.default_project().pk
         if len(field.queryset[:2]) < 2:

@@ -6,8 +6,9 @@ from typing import Any
 
 from django.db import transaction
 
-from evsys_web.accounts.actions import require_membership
+from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import BackendCredential, Project, User
+from evsys_web.accounts.permissions import require_editor
 from evsys_web.datasets.actions import check_name
 from evsys_web.datasets.downloads import ExportFormat
 from evsys_web.datasets.hub import check_repo_id
@@ -27,7 +28,7 @@ def publish_version(
 ) -> HubTransfer:
     """Queue a commit of the version to a dataset on the hub, with a stored key. Raises PermissionDenied, ConfigError."""
     project = version.dataset.project
-    require_membership(user, project)
+    require_editor(user, project)
     repo_id = check_repo_id(repo_id, needs_owner=True)
     if not credential:
         raise ConfigError("Publishing needs a key of the hub that may write. Store one under Credentials.", path=("credential",))
@@ -57,7 +58,7 @@ def import_from_hub(
     convert: bool = False,
 ) -> HubTransfer:
     """Queue an import; without a name the dataset is called as on the hub. Raises PermissionDenied, ConfigError."""
-    require_membership(user, project)
+    require_editor(user, project)
     repo_id = check_repo_id(repo_id)
     name = name.strip() or repo_id.rpartition("/")[2]
     check_name(name)
@@ -81,16 +82,19 @@ def import_from_hub(
 
 def go_again(*, user: User, found: HubTransfer) -> bool:
     """Back to the queue, if it failed or nothing was heard of it for long. Raises PermissionDenied."""
-    require_membership(user, found.project)
-    won = found.queue_again()
-    if won:
-        _announce(found)
+    require_editor(user, found.project)
+    with transaction.atomic():
+        won = found.queue_again()
+        if won:
+            record(user, "tried again", found)
+            _announce(found)
     return won
 
 
 def _queued(**values: Any) -> HubTransfer:
     with transaction.atomic():
         made: HubTransfer = HubTransfer.objects.create(**values)
+        record(values["created_by"], "launched", made, after=facts(made))
         _announce(made)
     return made
 

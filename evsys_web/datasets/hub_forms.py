@@ -66,7 +66,7 @@ class HubImportForm(forms.Form):
     def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.user = user
-        projects = Project.objects.visible_to(user).distinct().order_by("pk")
+        projects = Project.objects.editable_by(user).distinct().order_by("pk")
         field = self.fields["project"]
         assert isinstance(field, forms.ModelChoiceField)
         field.queryset, field.empty_label, field.initial = projects, None, user.default_project().pk

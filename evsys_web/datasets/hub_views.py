@@ -11,6 +11,7 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
 from evsys_web.accounts.models import User
+from evsys_web.accounts.permissions import editors_only, require_editor
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets.downloads import ExportFormat
 from evsys_web.datasets.hub_actions import go_again, import_from_hub, publish_version
@@ -26,6 +27,7 @@ SHOWN_TRANSFERS = 20
 def publish_page(request: HttpRequest, pk: int) -> HttpResponse:
     version = ready_version(request, pk)
     user = signed_in(request)
+    require_editor(user, version.dataset.project)
     transfers = HubTransfer.objects.filter(direction=Direction.PUSH, version__dataset=version.dataset_id)
     if request.headers.get("HX-Request"):
         return _list(request, transfers)
@@ -51,6 +53,7 @@ def publish_page(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 @require_http_methods(["GET", "POST"])
+@editors_only
 def import_page(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     transfers = HubTransfer.objects.visible_to(user).filter(direction=Direction.PULL)

@@ -55,7 +55,8 @@ class DatasetQuerySet(OwnedQuerySet):
             _refuse_reference(f"There is no dataset version {reference!r} that you can see.")
         if len({version.dataset_id for version in found}) > 1:
             _refuse_reference(f"Several of your projects have a dataset {name!r}; choose it in one of them.")
-        return found[0]
+        version: DatasetVersion = found[0]
+        return version
 
 
 def _refuse_reference(sentence: str) -> NoReturn:
@@ -108,9 +109,8 @@ class Format(models.TextChoices):
     TASK = "task", "Task"
 
 
-class DatasetVersionQuerySet(models.QuerySet["DatasetVersion"]):
-    def visible_to(self, user: User) -> Self:
-        return self if user.is_superuser else self.filter(dataset__project__memberships__user=user)
+class DatasetVersionQuerySet(OwnedQuerySet):
+    project_path = "dataset__project"
 
     def ready(self) -> Self:
         return self.filter(status=VersionStatus.READY)

@@ -11,6 +11,7 @@ from django.http.response import HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods
 
+from evsys_web.accounts.permissions import require_editor
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets import actions
 from evsys_web.datasets.chats import shown_row
@@ -34,8 +35,10 @@ def _staged(request: HttpRequest, pk: object) -> StagedUpload:
 @require_http_methods(["GET", "POST"])
 def staged(request: HttpRequest, pk: object) -> HttpResponse:
     kept = _staged(request, pk)
+    if request.method == "POST":
+        require_editor(signed_in(request), kept.project)
     if request.POST.get("action") == "discard":
-        actions.forget_staged(kept)
+        actions.discard_staged(user=signed_in(request), staged=kept)
         messages.info(request, "The upload was discarded. Nothing was stored.")
         return redirect("datasets:upload")
     with actions.local_copy(kept.file) as path:

@@ -15,6 +15,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.http import HttpResponseClientRedirect
 
+from evsys_web.accounts.permissions import editors_only, require_editor
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets import actions
 from evsys_web.datasets.browser import Asked, browse, tabs
@@ -41,6 +42,7 @@ def list_datasets(request: HttpRequest) -> HttpResponse:
 
 
 @require_http_methods(["GET", "POST"])
+@editors_only
 def upload(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     sent = (request.POST, request.FILES) if request.method == "POST" else (None, None)
@@ -99,6 +101,7 @@ def say_imported(request: HttpRequest, imported: actions.Imported) -> None:
 
 
 @require_POST
+@editors_only
 def add_starter_rows(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     return redirect(actions.import_starter_rows(user.default_project(), user))
@@ -114,7 +117,8 @@ def dataset(request: HttpRequest, pk: int) -> HttpResponse:
 def ready_version(request: HttpRequest, pk: int) -> DatasetVersion:
     """404 for one that is not there or not the person's."""
     versions = DatasetVersion.objects.ready().visible_to(signed_in(request))
-    return get_object_or_404(versions.select_related("dataset__project", "created_by"), pk=pk)
+    version: DatasetVersion = get_object_or_404(versions.select_related("dataset__project", "created_by"), pk=pk)
+    return version
 
 
 @require_GET
@@ -178,9 +182,11 @@ def download(request: HttpRequest, pk: int) -> HttpResponseBase:
 
 @require_http_methods(["GET", "POST"])
 def delete(request: HttpRequest, pk: int) -> HttpResponse:
-    found = get_object_or_404(Dataset.objects.visible_to(signed_in(request)), pk=pk)
+    user = signed_in(request)
+    found = get_object_or_404(Dataset.objects.visible_to(user), pk=pk)
+    require_editor(user, found.project)
     if request.method == "POST":
-        actions.delete_dataset(user=signed_in(request), dataset=found)
+        actions.delete_dataset(user=user, dataset=found)
         messages.success(request, f"{found.name} and its files are deleted.")
         return redirect("datasets:list")
     versions = list(found.versions.all())
@@ -190,9 +196,10 @@ def delete(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_http_methods(["GET", "POST"])
 def delete_one(request: HttpRequest, pk: int) -> HttpResponse:
-    version = ready_version(request, pk)
+    version, user = ready_version(request, pk), signed_in(request)
+    require_editor(user, version.dataset.project)
     if request.method == "POST":
-        actions.delete_version(user=signed_in(request), version=version)
+        actions.delete_version(user=user, version=version)
         messages.success(request, f"{version.reference} and its files are deleted.")
         return redirect(version.dataset)
     context = {"dataset": version.dataset, "version": version, "versions": [version], "dependents": dependents([version])}

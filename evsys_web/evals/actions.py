@@ -8,8 +8,10 @@ from typing import Any, cast
 
 from django.db import IntegrityError, transaction
 
-from evsys_web.accounts.actions import require_credential, require_membership
+from evsys_web.accounts.actions import require_credential
+from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import Project, User
+from evsys_web.accounts.permissions import require_editor, require_maker
 from evsys_web.addresses import refuse_private
 from evsys_web.datasets.models import DatasetVersion, Format, VersionStatus
 from evsys_web.evals.models import Benchmark, EvalRun
@@ -43,7 +45,7 @@ def create_benchmark(
 ) -> Benchmark:
     """A benchmark of this name, of all tasks or those of a split. Its first tasks are tried on the verifier.
     Raises ConfigError, DataError."""
-    require_membership(user, project)
+    require_editor(user, project)
     name = storable(name.strip())
     if not 0 < len(name) <= 200:
         raise ConfigError("Give the benchmark a name of 1 to 200 characters.", path=("name",))
@@ -64,6 +66,7 @@ def create_benchmark(
                 verifier=choice.model_dump(mode="json"),
                 num_tasks=dataset_version.stretch(split).num_rows,
             )
+            record(user, "made", benchmark, after=facts(benchmark))
     except IntegrityError:  # by somebody else, at the same moment
         raise taken from None
     return benchmark
@@ -80,7 +83,7 @@ def benchmark_of(
 ) -> Benchmark:
     """The project's benchmark of these tasks and this verifier; made, under this name or one drawn from both, when there is none.
     Raises ConfigError, DataError."""
-    require_membership(user, project)
+    require_editor(user, project)
     choice = checked_verifier(verifier, dataset_version, project, split)
     values = choice.model_dump(mode="json")
     for benchmark in Benchmark.objects.filter(project=project, dataset_version=dataset_version, split=split or ""):
@@ -97,8 +100,10 @@ def benchmark_of(
 
 def delete_benchmark(*, user: User, benchmark: Benchmark) -> None:
     """Its eval runs stay, and keep what they were made of."""
-    require_membership(user, benchmark.project, owner=benchmark.created_by_id != user.pk)
-    benchmark.delete()
+    require_maker(user, benchmark.project, benchmark.created_by_id)
+    with transaction.atomic():
+        record(user, "deleted", benchmark, before=facts(benchmark))
+        benchmark.delete()
 
 
 def launch_eval(
@@ -117,7 +122,7 @@ def launch_eval(
     weights come from; found by their path when left away. The same key from the same person gives the run that it made the first
     time. is_part: of work that is under way already, which no full queue may end. Raises ConfigError, DataError, or
     PermissionDenied for what is not the caller's."""
-    require_membership(user, project)
+    require_editor(user, project)
     if made := made_before(EvalRun, user, idempotency_key):
         return made
     version = benchmark.dataset_version
@@ -154,11 +159,13 @@ def launch_eval(
 
 def stop_eval(*, user: User, run: EvalRun) -> EvalRun:
     """A queued run is cancelled at once; of a running one, attempts in flight get a few seconds. Raises RunRefused."""
-    require_membership(user, run.project)
+    require_editor(user, run.project)
+    before = run.status
     with transaction.atomic():
         if not run.is_done_here or not run.request_stop():
             raise RunRefused(_standing_sentence(run, "stopped"))
         run.note(f"Stop asked by {user}.")
+        record(user, "stopped", run, before={"status": before}, after={"status": run.status})
     return run
 
 
@@ -172,20 +179,21 @@ def retry_errors(*, user: User, run: EvalRun) -> EvalRun:
     """Queue an ended run again, also a completed one, for its attempts that ended in an error. Raises RunRefused."""
     run.refresh_from_db()
     if run.has_ended and not run.num_errors:
-        require_membership(user, run.project)
+        require_editor(user, run.project)
         raise RunRefused("No attempt of this run ended in an error.")
     return _queue_again(user, run, "retried", even_completed=True)
 
 
 def delete_eval(*, user: User, run: EvalRun) -> None:
-    """Remove the run and its attempts. For whoever started it, and the project's owners. Raises RunRefused."""
-    require_membership(user, run.project, owner=run.created_by_id != user.pk)
+    """Remove the run and its attempts. For whoever started it, and the project's admins. Raises RunRefused."""
+    require_maker(user, run.project, run.created_by_id)
     with transaction.atomic():
         locked = EvalRun.objects.select_for_update().filter(pk=run.pk).first()
         if locked is None:
             return
         if locked.is_active:
             raise RunRefused(f"This run is {locked.get_status_display().lower()}. Stop it first, then delete it.")
+        record(user, "deleted", locked, before=facts(locked))
         locked.attempts.all()._raw_delete(locked.attempts.db)
         locked.tasks.all()._raw_delete(locked.tasks.db)
         locked.delete()
@@ -239,14 +247,16 @@ def _label(config: EvalConfig, checkpoint: Checkpoint | None) -> str:
 
 
 def _queue_again(user: User, run: EvalRun, what: str, *, even_completed: bool) -> EvalRun:
-    require_membership(user, run.project)
+    require_editor(user, run.project)
     run.refresh_from_db()
     if run.dataset_version_id is None and run.is_done_here:
         raise RunRefused(f"The dataset {run.dataset_reference} was deleted, so this run cannot go on.")
+    before = run.status
     with transaction.atomic():
         if not run.queue(even_completed=even_completed):
             raise RunRefused(_standing_sentence(run, what))
         run.note(f"{'Resume' if what == 'resumed' else 'Retry of errors'} asked by {user}.")
+        record(user, what, run, before={"status": before}, after={"status": run.status})
         announce(run, run_eval)
     return run
 

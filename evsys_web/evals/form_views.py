@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -12,6 +11,7 @@ from django.urls import reverse
 from django.views.decorators.http import require_http_methods, require_POST
 
 from evsys_web.accounts.models import BackendCredential, User
+from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
 from evsys_web.evals.actions import benchmark_of, launch_eval
 from evsys_web.evals.forms import EvalForm, benchmarks_for, start_from, task_versions_for
@@ -31,6 +31,7 @@ NUM_MISFITS_SHOWN = 5
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@editors_only
 def new_eval(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     if request.method != "POST":
@@ -43,14 +44,13 @@ def new_eval(request: HttpRequest) -> HttpResponse:
             form.refuse(error)
         except DataError as error:
             form.choices.add_error("dataset_version" if form.is_new_benchmark else "benchmark", str(error))
-        except PermissionDenied as refusal:
-            form.choices.add_error(None, str(refusal))
         else:
             return redirect(run)
     return _page(request, form)
 
 
 @require_POST
+@editors_only
 def settings_fragment(request: HttpRequest) -> HttpResponse:
     """The fields that another source, benchmark or verifier calls for; what was typed stays."""
     user = signed_in(request)
@@ -67,6 +67,7 @@ def settings_fragment(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
+@editors_only
 def size_fragment(request: HttpRequest) -> HttpResponse:
     """How many attempts the settings as typed make, and whether the verifier can judge the tasks."""
     form = EvalForm(signed_in(request), request.POST)
@@ -89,6 +90,7 @@ def size_fragment(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
+@editors_only
 def starter(request: HttpRequest) -> HttpResponse:
     """The bundled benchmark (the same one when asked again), then the form to evaluate on it."""
     user = signed_in(request)

@@ -91,7 +91,7 @@ class ChoicesForm(forms.Form):
         self._offer("benchmark", benchmarks_for(user))
         self._offer("dataset_version", task_versions_for(user))
         offer_splits(self, first=("", "all tasks"))
-        self._offer("credential", BackendCredential.objects.visible_to(user).order_by("name"))
+        self._offer("credential", BackendCredential.objects.editable_by(user).order_by("name"))
         self._offer("cloned_from", EvalRun.objects.visible_to(user))
         self._offer_checkpoints(checkpoints_for(user))
         self.fields["verifier"].choices = [(kind, words(kind)) for kind in verifiers.kinds()]  # type: ignore[attr-defined]
@@ -281,7 +281,7 @@ def start_from(config: EvalConfig) -> dict[str, Any]:
 
 def benchmarks_for(user: User) -> QuerySet[Benchmark]:
     """Those whose tasks are still there, newest first."""
-    found: QuerySet[Benchmark] = Benchmark.objects.visible_to(user).exclude(dataset_version=None)
+    found: QuerySet[Benchmark] = Benchmark.objects.editable_by(user).exclude(dataset_version=None)
     return found.select_related("dataset_version__dataset").order_by("-pk")
 
 

@@ -11,10 +11,11 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from django.core.exceptions import PermissionDenied
 from django.db import connection, transaction
 
+from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import Project, User
+from evsys_web.accounts.permissions import require_editor
 from evsys_web.evals.models import Attempt, Benchmark, EvalRun, EvalTask
 from evsys_web.evals.recorder import UPDATE_TASK, Counter, attempt_row, prompt_of
 from evsys_web.runs.work import storable, storable_json
@@ -61,8 +62,7 @@ def import_attempts(
 
     Raises PermissionDenied; ConfigError for a name or benchmark; DataError for what holds no attempts; AttemptsRefused, with
     nothing imported, when some are bad and may not be left out."""
-    if not Project.objects.visible_to(user).filter(pk=project.pk).exists():
-        raise PermissionDenied("You are not in this project.")
+    require_editor(user, project)
     if benchmark is not None and benchmark.project_id != project.pk:
         raise ConfigError("This benchmark belongs to another project.", path=("benchmark",))
     source = recognise(path, filename)._replace(only_model=only_model)
@@ -88,6 +88,7 @@ def import_attempts(
     except BaseException:
         run.delete()
         raise
+    record(user, "imported", run, after=facts(run))
     return ImportedRun(run, report)
 
 

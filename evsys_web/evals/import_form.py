@@ -47,12 +47,12 @@ class ImportForm(forms.Form):
         self.user = user
         projects, benchmarks = self.fields["project"], self.fields["benchmark"]
         assert isinstance(projects, forms.ModelChoiceField) and isinstance(benchmarks, forms.ModelChoiceField)
-        projects.queryset = Project.objects.visible_to(user).distinct().order_by("pk")
+        projects.queryset = Project.objects.editable_by(user).distinct().order_by("pk")
         projects.empty_label = None
         projects.initial = user.default_project().pk
         if len(projects.queryset[:2]) < 2:
             projects.widget = forms.HiddenInput()
-        benchmarks.queryset = Benchmark.objects.visible_to(user).select_related("project").distinct().order_by("name", "pk")
+        benchmarks.queryset = Benchmark.objects.editable_by(user).select_related("project").distinct().order_by("name", "pk")
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods
 from django_htmx.http import HttpResponseClientRedirect
 
+from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets.views import on_disk
 from evsys_web.evals.import_actions import AttemptsRefused, ImportedRun, counted, import_attempts
@@ -22,6 +22,7 @@ NUM_SHOWN = 20
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@editors_only
 def upload(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     sent = (request.POST, request.FILES) if request.method == "POST" else (None, None)
@@ -31,7 +32,7 @@ def upload(request: HttpRequest) -> HttpResponse:
             imported = _import(request, form.cleaned_data)
         except AttemptsRefused as refusal:
             form.add_error(None, _sentences(refusal))
-        except (ConfigError, DataError, PermissionDenied) as error:
+        except (ConfigError, DataError) as error:
             form.add_error(None, str(error))
         else:
             messages.success(request, _said(imported))

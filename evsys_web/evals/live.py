@@ -7,6 +7,7 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponseBase
 from django.shortcuts import get_object_or_404
+from django.views.decorators.http import require_safe
 
 from evsys_web import sse
 from evsys_web.accounts.models import User
@@ -18,6 +19,7 @@ PAGE_SIZE = 1000
 COLUMNS = ("position", "outcome", "n", "num_correct", "num_errors", "accuracy", "sum_reward")
 
 
+@require_safe
 def live(request: HttpRequest, pk: int) -> HttpResponseBase:
     """The page's stream (`evals:live`)."""
     assert isinstance(request.user, User)  # LoginRequiredMiddleware saw to it

@@ -14,10 +14,11 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.http import urlencode
 from django.utils.timezone import now
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_POST, require_safe
 from django.views.decorators.vary import vary_on_headers
 
 from evsys_web.accounts.models import User
+from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
 from evsys_web.cycles.models import Cycle
 from evsys_web.datasets.actions import import_starter_rows
@@ -60,6 +61,7 @@ DESTINATIONS = (
 BROKEN = (Status.FAILED, Status.CRASHED)
 
 
+@require_safe
 @vary_on_headers("HX-Request")
 def dashboard(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
@@ -101,6 +103,7 @@ def _cycles_shown(user: User) -> list[Cycle]:
 
 
 @require_POST
+@editors_only
 def starter(request: HttpRequest) -> HttpResponse:
     """The bundled rows as a dataset (the same one when asked again), then the form to train on them."""
     user = signed_in(request)
@@ -108,6 +111,7 @@ def starter(request: HttpRequest) -> HttpResponse:
     return redirect(f"{reverse('runs:new')}?{urlencode({'dataset_version': version.pk})}")
 
 
+@require_safe
 def search(request: HttpRequest) -> HttpResponse:
     """Cycles, runs, evals and datasets whose name contains every word, and pages; without words the newest of each."""
     user = signed_in(request)

@@ -14,8 +14,9 @@ from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
 from django.utils.timezone import now
 
-from evsys_web.accounts.actions import require_membership
+from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import Project, User
+from evsys_web.accounts.permissions import require_editor
 from evsys_web.addresses import refuse_private
 from evsys_web.encryption import seal
 from evsys_web.notifications.models import CHOOSABLE, Channel, Delivery, Event, Kind, Notice
@@ -36,7 +37,7 @@ class AddedChannel(NamedTuple):
 
 def add_channel(*, user: User, project: Project, kind: str, target: str, events: Sequence[str]) -> AddedChannel:
     """Tell this URL or address of the project's events from now on. Raises ConfigError."""
-    require_membership(user, project)
+    require_editor(user, project)
     target = checked_url(target) if kind == Kind.WEBHOOK else checked_address(target)
     chosen = checked_events(events)
     if Channel.objects.filter(project=project).count() >= MAX_CHANNELS:
@@ -52,6 +53,7 @@ def add_channel(*, user: User, project: Project, kind: str, target: str, events:
                 events=chosen,
                 sealed_secret=seal(secret) if secret else "",
             )
+            record(user, "added", channel, after=facts(channel))
     except IntegrityError:
         raise ConfigError("This project tells that address already. Change its events on its page.", path=("target",)) from None
     return AddedChannel(channel, secret)
@@ -59,31 +61,38 @@ def add_channel(*, user: User, project: Project, kind: str, target: str, events:
 
 def choose_events(*, user: User, channel: Channel, events: Sequence[str]) -> Channel:
     """Raises ConfigError."""
-    require_membership(user, channel.project)
-    channel.events = checked_events(events)
-    channel.save(update_fields=["events"])
+    require_editor(user, channel.project)
+    before, channel.events = channel.events, checked_events(events)
+    with transaction.atomic():
+        channel.save(update_fields=["events"])
+        record(user, "changed", channel, before={"events": before}, after={"events": channel.events})
     return channel
 
 
 def switch_channel(*, user: User, channel: Channel, on: bool) -> Channel:
     """What happened while it was off is not caught up; what waits to be sent is given up."""
-    require_membership(user, channel.project)
-    if on:
-        channel.turn_on()
-    else:
-        channel.turn_off(f"Turned off by {user}.")
+    require_editor(user, channel.project)
+    before = channel.is_on
+    with transaction.atomic():
+        if on:
+            channel.turn_on()
+        else:
+            channel.turn_off(f"Turned off by {user}.")
+        record(user, "turned on" if on else "turned off", channel, before={"is_on": before}, after={"is_on": on})
     return channel
 
 
 def delete_channel(*, user: User, channel: Channel) -> None:
     """With everything that was sent to it."""
-    require_membership(user, channel.project)
-    channel.delete()
+    require_editor(user, channel.project)
+    with transaction.atomic():
+        record(user, "deleted", channel, before=facts(channel))
+        channel.delete()
 
 
 def send_test(*, user: User, channel: Channel) -> Delivery:
     """A message that says it is a test, tried once; also to a channel that is off. Raises RunRefused when asked too often."""
-    require_membership(user, channel.project)
+    require_editor(user, channel.project)
     if channel.deliveries.filter(notice__event=Event.TEST, created_at__gt=now() - BETWEEN_TESTS).exists():
         raise RunRefused("A test was sent a moment ago. Wait a few seconds.")
     with transaction.atomic():
@@ -96,6 +105,7 @@ def send_test(*, user: User, channel: Channel) -> Delivery:
             occurred_at=at,
         )
         delivery = Delivery.objects.create(notice=notice, channel=channel)
+        record(user, "tested", channel)
         announce(delivery)
     return delivery
 

@@ -31,7 +31,7 @@ class ChannelForm(EventsForm):
         super().__init__(data, prefix=kind.value)
         projects, target = self.fields["project"], self.fields["target"]
         assert isinstance(projects, forms.ModelChoiceField)
-        projects.queryset = Project.objects.visible_to(user).order_by("pk")
+        projects.queryset = Project.objects.editable_by(user).order_by("pk")
         projects.initial = user.default_project().pk
         projects.help_text = "Whose runs, evals and cycles."
         if kind is Kind.WEBHOOK:

@@ -15,7 +15,7 @@ from django.db.models import F, Q
 from django.urls import reverse
 from django.utils.timezone import now
 
-from evsys_web.accounts.models import OwnedQuerySet, User
+from evsys_web.accounts.models import OwnedQuerySet
 from evsys_web.runs.work import storable
 
 CLAIM = timedelta(minutes=2)
@@ -142,9 +142,8 @@ class DeliveryStatus(models.TextChoices):
     FAILED = "failed", "Given up"
 
 
-class DeliveryQuerySet(models.QuerySet["Delivery"]):
-    def visible_to(self, user: User) -> Self:
-        return self if user.is_superuser else self.filter(channel__project__memberships__user=user)
+class DeliveryQuerySet(OwnedQuerySet):
+    project_path = "channel__project"
 
     def abandoned(self) -> Self:
         """Claimed by a worker that is gone."""

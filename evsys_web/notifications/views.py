@@ -13,6 +13,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
+from evsys_web.accounts.permissions import require_editor, require_editor_somewhere
 from evsys_web.accounts.views import signed_in
 from evsys_web.notifications.actions import add_channel, choose_events, delete_channel, send_test, switch_channel
 from evsys_web.notifications.forms import ChannelForm, EventsForm
@@ -29,6 +30,8 @@ DELIVERIES_PER_PAGE = 25
 @require_http_methods(["GET", "HEAD", "POST"])
 def channels(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
+    if request.method == "POST":
+        require_editor_somewhere(user)
     sent = next((kind for kind in Kind if kind.value == request.POST.get("kind")), None)
     forms = {kind: ChannelForm(request.POST if kind is sent else None, user=user, kind=kind) for kind in Kind}
     added = None
@@ -55,6 +58,8 @@ def channels(request: HttpRequest) -> HttpResponse:
 def channel_detail(request: HttpRequest, pk: int) -> HttpResponse:
     """POST chooses other events."""
     channel = found(request, pk)
+    if request.method == "POST":
+        require_editor(signed_in(request), channel.project)
     form = EventsForm(request.POST or None, initial={"events": channel.events})
     if request.method == "POST" and form.is_valid():
         choose_events(user=signed_in(request), channel=channel, events=form.cleaned_data["events"])

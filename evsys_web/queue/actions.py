@@ -1,18 +1,18 @@
 """Every change of the queue that a page and the API share. Each checks that the caller may, and says no in a sentence.
 
 Moving changes the order of one person's work of one priority; whose turn it is among people is not theirs to move. Whoever made
-something, and the owners of its project, may move it and give it low or normal priority; high is the owners' to give.
+something, and the admins of its project, may move it and give it low or normal priority; high is the admins' to give.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from django.core.exceptions import PermissionDenied
 from django.db import transaction
 
-from evsys_web.accounts.actions import require_membership
+from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import Project, User
+from evsys_web.accounts.permissions import require_admin, require_maker
 from evsys_web.runs.actions import RunRefused
 from evsys_web.runs.models import QueueLimits
 from evsys_web.runs.status import Priority
@@ -41,6 +41,7 @@ def move(*, user: User, work: Work, to: Move) -> bool:
         for other, place in zip(moved, _places([each.place for each in group]), strict=True):
             if other.pk in rows and other.place != place:
                 rows[other.pk].place_at(place)
+        record(user, "moved", work, before={"turn": here + 1}, after={"turn": there + 1})
     return True
 
 
@@ -48,28 +49,28 @@ def set_priority(*, user: User, work: Work, priority: Priority) -> None:
     """Raises RunRefused for what has ended."""
     _require_say(user, work)
     if priority == Priority.HIGH:
-        require_membership(user, work.project, owner=True)  # type: ignore[attr-defined]
-    if not work.prioritize(priority):
-        raise RunRefused("It has ended, so it has no priority any more.")
+        require_admin(user, work.project)  # type: ignore[attr-defined]
+    before = work.priority
+    with transaction.atomic():
+        if not work.prioritize(priority):
+            raise RunRefused("It has ended, so it has no priority any more.")
+        record(user, "changed the priority of", work, before={"priority": before}, after={"priority": priority})
 
 
 def set_limits(*, user: User, project: Project, max_running: int | None, max_waiting: int | None) -> QueueLimits:
-    """What is under way already goes on, and what waits goes on waiting. For owners."""
-    require_membership(user, project, owner=True)
-    limits, _ = QueueLimits.objects.update_or_create(
-        project=project, defaults={"max_running": max_running, "max_waiting": max_waiting}
-    )
+    """What is under way already goes on, and what waits goes on waiting. For admins."""
+    require_admin(user, project)
+    values = {"max_running": max_running, "max_waiting": max_waiting}
+    with transaction.atomic():
+        earlier = QueueLimits.objects.filter(project=project).first()
+        limits, _ = QueueLimits.objects.update_or_create(project=project, defaults=values)
+        record(user, "set", limits, before=facts(earlier) if earlier else None, after=values)
     return limits
 
 
 def _require_say(user: User, work: Work) -> None:
     project: Project = work.project  # type: ignore[attr-defined]
-    require_membership(user, project)
-    if work.created_by_id != user.pk:  # type: ignore[attr-defined]
-        try:
-            require_membership(user, project, owner=True)
-        except PermissionDenied:
-            raise PermissionDenied("Only whoever started it, and owners of its project, may change its place.") from None
+    require_maker(user, project, work.created_by_id)  # type: ignore[attr-defined]
 
 
 def _places(places: list[float]) -> list[float]:

@@ -53,7 +53,7 @@ class QueueOut(Schema):
 
 class ChangeIn(Schema):
     to: Move | None = Field(None, description="Among your own of one priority.")
-    priority: PriorityWord | None = Field(None, description="high is for owners of the project to give.")
+    priority: PriorityWord | None = Field(None, description="high is for admins of the project to give.")
 
 
 class LimitsIn(Schema):
@@ -87,7 +87,7 @@ def get_limits(request: HttpRequest, project_id: int) -> QueueLimits:
     return QueueLimits.objects.filter(project=project).first() or QueueLimits(project=project)
 
 
-@router.put("/limits/{int:project_id}", response=LimitsIn, summary="Set both limits; for owners of the project")
+@router.put("/limits/{int:project_id}", response=LimitsIn, summary="Set both limits; for admins of the project")
 def put_limits(request: HttpRequest, project_id: int, body: LimitsIn) -> QueueLimits:
     user = caller(request)
     project = get_object_or_404(Project.objects.visible_to(user), pk=project_id)

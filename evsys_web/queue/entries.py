@@ -123,7 +123,7 @@ def _groups(order: Iterable[Any]) -> dict[tuple[int | None, int], list[int]]:
 
 
 def _owned(user: User) -> set[int]:
-    return set(Membership.objects.filter(user=user, role=Role.OWNER).values_list("project", flat=True))
+    return set(Membership.objects.filter(user=user, role=Role.ADMIN).values_list("project", flat=True))
 
 
 def _parents(kind: str, pks: Sequence[int]) -> dict[int, Parent]:

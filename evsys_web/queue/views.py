@@ -12,6 +12,7 @@ from django.views.decorators.http import require_POST, require_safe
 from django.views.decorators.vary import vary_on_headers
 
 from evsys_web.accounts.models import Membership, Project, Role
+from evsys_web.accounts.permissions import require_admin, require_editor
 from evsys_web.accounts.views import signed_in
 from evsys_web.queue.actions import Move, move, set_limits, set_priority
 from evsys_web.queue.entries import KINDS, queues_for
@@ -37,6 +38,7 @@ def change(request: HttpRequest, kind: str, pk: int) -> HttpResponse:
     """By `to` (first, up, down, last) or `priority`. Answers with the queue as it is then, where script asked."""
     user = signed_in(request)
     work = get_object_or_404(WorkQuerySet(KINDS[kind]).visible_to(user).select_related("project"), pk=pk)
+    require_editor(user, work.project)
     to, priority = request.POST.get("to", ""), PRIORITIES.get(request.POST.get("priority", ""))
     refusal = ""
     try:
@@ -57,10 +59,11 @@ def change(request: HttpRequest, kind: str, pk: int) -> HttpResponse:
 def limits(request: HttpRequest, pk: int) -> HttpResponse:
     user = signed_in(request)
     project = get_object_or_404(Project.objects.visible_to(user), pk=pk)
+    require_admin(user, project)
     try:
         running, waiting = (_limit(request.POST.get(name, "")) for name in ("max_running", "max_waiting"))
         set_limits(user=user, project=project, max_running=running, max_waiting=waiting)
-    except (ValueError, PermissionDenied) as error:
+    except ValueError as error:
         messages.error(request, str(error))
     else:
         messages.success(request, f"The limits of {project} are kept.")
@@ -82,12 +85,12 @@ def _context(request: HttpRequest) -> dict[str, Any]:
 
 
 def _projects(request: HttpRequest) -> list[dict[str, Any]]:
-    """Those whose limits the reader sees, and may change where they own them."""
+    """Those whose limits the reader sees, and may change where they are admin."""
     user = signed_in(request)
-    owned = set(Membership.objects.filter(user=user, role=Role.OWNER).values_list("project", flat=True))
+    administered = set(Membership.objects.filter(user=user, role=Role.ADMIN).values_list("project", flat=True))
     projects = list(Project.objects.visible_to(user).order_by("name", "pk").distinct())
     known = {each.project_id: each for each in QueueLimits.objects.filter(project__in=projects)}
     return [
-        {"project": project, "limits": known.get(project.pk), "is_owned": user.is_superuser or project.pk in owned}
+        {"project": project, "limits": known.get(project.pk), "is_owned": user.is_superuser or project.pk in administered}
         for project in projects
     ]

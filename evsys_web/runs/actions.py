@@ -12,8 +12,9 @@ from django.conf import settings
 from django.db import transaction
 from django.utils.timezone import now
 
-from evsys_web.accounts.actions import require_membership
+from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import Project, User
+from evsys_web.accounts.permissions import require_editor, require_maker
 from evsys_web.datasets.models import DatasetVersion, VersionStatus
 from evsys_web.runs import metrics
 from evsys_web.runs.backends import check_backend, check_model_name
@@ -45,7 +46,7 @@ def launch_run(
 ) -> TrainingRun:
     """Queue a run. The same key from the same person gives the run that it made the first time. is_part: of work that is under
     way already, which no full queue may end. Raises ConfigError, or PermissionDenied for a project that is not the caller's."""
-    require_membership(user, project)
+    require_editor(user, project)
     if made := made_before(TrainingRun, user, idempotency_key):
         return made
     split = _usable(dataset_version, project).training_split(config.data.split)
@@ -76,31 +77,35 @@ def launch_run(
 
 def stop_run(*, user: User, run: TrainingRun) -> TrainingRun:
     """A queued run is cancelled at once, a running one after its step, at the second call at once. Raises RunRefused."""
-    require_membership(user, run.project)
+    require_editor(user, run.project)
+    before = run.status
     with transaction.atomic():
         if run.is_external or not run.request_stop():
             raise RunRefused(_standing_sentence(run, "stopped"))
         run.note(f"Stop asked by {user}.")
+        record(user, "stopped", run, before={"status": before}, after={"status": run.status})
     return run
 
 
 def resume_run(*, user: User, run: TrainingRun) -> TrainingRun:
     """Queue an ended run again, to go on from its newest checkpoint. Raises RunRefused."""
-    require_membership(user, run.project)
+    require_editor(user, run.project)
     run.refresh_from_db()
     if run.dataset_version_id is None and not run.is_external:
         raise RunRefused(f"The dataset {run.dataset_reference} was deleted, so this run cannot go on. Clone it with another one.")
+    before = run.status
     with transaction.atomic():
         if not run.queue():
             raise RunRefused(_standing_sentence(run, "resumed"))
         run.note(f"Resume asked by {user}.")
+        record(user, "resumed", run, before={"status": before}, after={"status": run.status})
         announce(run, train_run)
     return run
 
 
 def delete_run(*, user: User, run: TrainingRun) -> None:
-    """Remove the run, its points and its folder. For whoever started it, and the project's owners. Raises RunRefused."""
-    require_membership(user, run.project, owner=run.created_by_id != user.pk)
+    """Remove the run, its points and its folder. For whoever started it, and the project's admins. Raises RunRefused."""
+    require_maker(user, run.project, run.created_by_id)
     folder = run.output_dir
     with transaction.atomic():
         locked = TrainingRun.objects.select_for_update().filter(pk=run.pk).first()
@@ -108,6 +113,7 @@ def delete_run(*, user: User, run: TrainingRun) -> None:
             return
         if locked.is_active and not locked.is_external:
             raise RunRefused(f"This run is {locked.get_status_display().lower()}. Stop it first, then delete it.")
+        record(user, "deleted", locked, before=facts(locked))
         locked.delete()
         forget = partial(remove_folder, folder, project_id=run.project_id, config=run.config)
         transaction.on_commit(forget)
@@ -117,7 +123,7 @@ def launch_external_run(
     *, user: User, project: Project, name: str, num_steps: int = 0, config: dict[str, Any] | None = None
 ) -> TrainingRun:
     """A run that is trained elsewhere and reports in by `log_points`."""
-    require_membership(user, project)
+    require_editor(user, project)
     if "\\u0000" in json.dumps(config or {}):
         raise ConfigError("The config holds a NUL character, which no database keeps.", path=("config",))
     run: TrainingRun = TrainingRun.objects.create(
@@ -130,13 +136,14 @@ def launch_external_run(
         status=Status.RUNNING,
         started_at=now(),
     )
+    record(user, "announced", run, after=facts(run))
     return run
 
 
 def log_points(*, user: User, run: TrainingRun, points: Sequence[Point]) -> int:
     """Store what is new of the points and return how many values that was. Of two values for the same step and key the first
     stays, so a batch may be sent again. Raises RunRefused for a run that is not external or has ended."""
-    require_membership(user, run.project)
+    require_editor(user, run.project)
     with transaction.atomic():
         if not run.report_in(step=max((point.step for point in points), default=0)):
             raise RunRefused(_external_sentence(run))
@@ -155,11 +162,12 @@ def log_points(*, user: User, run: TrainingRun, points: Sequence[Point]) -> int:
 
 def finish_external_run(*, user: User, run: TrainingRun, status: Status, error: str = "") -> TrainingRun:
     """The run that was trained elsewhere has ended. Raises RunRefused."""
-    require_membership(user, run.project)
+    require_editor(user, run.project)
     with transaction.atomic():
         if not run.report_end(status, error=error):
             raise RunRefused(_external_sentence(run))
         metrics.fold(run)
+        record(user, "finished", run, before={"status": Status.RUNNING}, after={"status": status, "error": error})
     return run
 
 

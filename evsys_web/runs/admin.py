@@ -10,13 +10,14 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from evsys_web.accounts.admin import Audited
 from evsys_web.accounts.views import signed_in
 from evsys_web.runs import actions
 from evsys_web.runs.models import Checkpoint, TrainingRun
 from recipes.errors import RecipeError
 
 
-class ReadOnly:
+class ReadOnly(Audited):
     """Rows are made by workers and actions alone. Lists ask for one page by the primary key, and count once: there may be
     hundreds of thousands of rows."""
 

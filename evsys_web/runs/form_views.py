@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
 from evsys_web.accounts.models import User
+from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets.models import Dataset, DatasetVersion
 from evsys_web.runs.actions import launch_run
@@ -35,6 +35,7 @@ MAX_YAML_BYTES = 1_000_000
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@editors_only
 def new_run(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     if request.method != "POST":
@@ -52,20 +53,20 @@ def new_run(request: HttpRequest) -> HttpResponse:
             )
         except ConfigError as error:
             form.refuse(error)
-        except PermissionDenied as refusal:
-            form.choices.add_error("dataset_version", str(refusal))
         else:
             return redirect(run)
     return _page(request, form)
 
 
 @require_POST
+@editors_only
 def again(request: HttpRequest) -> HttpResponse:
     """The form with these settings in it, for a page that was made from them. Nothing is started."""
     return _page(request, RunForm(signed_in(request), request.POST))
 
 
 @require_POST
+@editors_only
 def settings_fragment(request: HttpRequest) -> HttpResponse:
     """The fields of another algorithm, backend or model; what was typed stays."""
     form = following(signed_in(request), request.POST)
@@ -73,6 +74,7 @@ def settings_fragment(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
+@editors_only
 def estimate_fragment(request: HttpRequest) -> HttpResponse:
     """What the settings as typed will take; nothing is said of mistakes before the form is sent."""
     user = signed_in(request)
@@ -87,6 +89,7 @@ def estimate_fragment(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
+@editors_only
 def export_fragment(request: HttpRequest) -> HttpResponse:
     """The settings as typed, as YAML and as a call of the API."""
     form = RunForm(signed_in(request), request.POST)
@@ -98,6 +101,7 @@ def export_fragment(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
+@editors_only
 def import_yaml(request: HttpRequest) -> HttpResponse:
     """YAML, pasted or as a file, becomes a filled-in form; nothing is started."""
     user = signed_in(request)
@@ -204,7 +208,7 @@ def _page(request: HttpRequest, form: RunForm, **context: Any) -> HttpResponse:
     context |= {
         "form": form,
         "models": models_on_offer(user),
-        "has_datasets": DatasetVersion.objects.ready().visible_to(user).exists(),
+        "has_datasets": DatasetVersion.objects.ready().editable_by(user).exists(),
         "failures": load_failures(algorithms, backends, callbacks),
     }
     return render(request, "runs/new.html", context)

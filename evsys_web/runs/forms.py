@@ -320,7 +320,7 @@ def versions_for(user: User) -> QuerySet[DatasetVersion]:
 
 def ready_versions(user: User) -> QuerySet[DatasetVersion]:
     return (
-        DatasetVersion.objects.ready().visible_to(user).select_related("dataset").order_by("dataset__name", "-number").distinct()
+        DatasetVersion.objects.ready().editable_by(user).select_related("dataset").order_by("dataset__name", "-number").distinct()
     )
 
 

@@ -8,6 +8,7 @@ from celery import Task
 from django.db import IntegrityError, transaction
 from django.utils.timezone import now
 
+from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import User
 from evsys_web.runs.status import Status
 from evsys_web.runs.work import Tracked
@@ -29,6 +30,7 @@ def queue_once(kind: type[W], task: Task, *, user: User, key: str | None, **valu
             work: W = kind._default_manager.create(
                 created_by=user, status=Status.QUEUED, hinted_at=now(), submission_key=key or "", **values
             )
+            record(user, "launched", work, after=facts(work))
             announce(work, task)
     except IntegrityError:
         made = made_before(kind, user, key)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404
+from django.views.decorators.http import require_safe
 
 from evsys_web import sse
 from evsys_web.accounts.models import User
@@ -21,6 +22,7 @@ PAGE_SIZE = 1000
 AnyWork = TypeVar("AnyWork", bound=Work)
 
 
+@require_safe
 def live(request: HttpRequest, pk: int) -> HttpResponseBase:
     """The page's stream (`runs:live`)."""
     assert isinstance(request.user, User)  # LoginRequiredMiddleware saw to it

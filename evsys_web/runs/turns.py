@@ -100,7 +100,7 @@ def refuse_full_queue(project: Project) -> None:
     most = QueueLimits.objects.filter(project=project).values_list("max_waiting", flat=True).first()
     if most is not None and _counts((Status.QUEUED,), [project.pk]).get(project.pk, 0) >= most:
         raise ConfigError(
-            f"{project} may have {most} runs and evals waiting at a time, and has. Wait, cancel some, or ask an owner for more.",
+            f"{project} may have {most} runs and evals waiting at a time, and has. Wait, cancel some, or ask an admin for more.",
             path=("project",),
         )
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied
 from django.core.paginator import Page, Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -59,7 +58,7 @@ def act(request: HttpRequest, action: Callable[[User], Any], *, back: str, said:
     """Do it and go back, with what it was refused for, or with `said`."""
     try:
         action(signed_in(request))
-    except (RunRefused, PermissionDenied) as refusal:
+    except RunRefused as refusal:
         messages.error(request, str(refusal))
     else:
         if said:

@@ -8,8 +8,9 @@ from functools import partial
 
 from django.db import IntegrityError, transaction
 
-from evsys_web.accounts.actions import require_membership
+from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import Project, User
+from evsys_web.accounts.permissions import require_editor, require_maker
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.runs.actions import RunRefused, launch_run, resume_run, stop_run
 from evsys_web.runs.models import TrainingRun
@@ -32,7 +33,7 @@ def launch_sweep(
 ) -> Sweep:
     """Queue every run of the sweep, or none. The same key from the same person gives the sweep that it made the first time.
     Raises ConfigError naming axis and value, or PermissionDenied for a project that is not the caller's."""
-    require_membership(user, project)
+    require_editor(user, project)
     if idempotency_key and (made := _made_before(user, idempotency_key)):
         return made
     split = None if "data.split" in config.matrix.axes else dataset_version.training_split(config.data.split)
@@ -53,6 +54,7 @@ def launch_sweep(
             SweepRun.objects.bulk_create(
                 [SweepRun(sweep=sweep, run=launch(each), combination=each.combination, seed=each.seed) for each in planned]
             )
+            record(user, "launched", sweep, after=facts(sweep))
     except IntegrityError:  # the same key at the same moment
         if idempotency_key and (made := _made_before(user, idempotency_key)):
             return made
@@ -71,9 +73,9 @@ def resume_sweep(*, user: User, sweep: Sweep) -> int:
 
 
 def delete_sweep(*, user: User, sweep: Sweep) -> None:
-    """Remove the sweep with its runs, their points and checkpoints. For whoever started it, and the project's owners.
+    """Remove the sweep with its runs, their points and checkpoints. For whoever started it, and the project's admins.
     Raises RunRefused while one of them waits or runs."""
-    require_membership(user, sweep.project, owner=sweep.created_by_id != user.pk)
+    require_maker(user, sweep.project, sweep.created_by_id)
     with transaction.atomic():
         locked = list(TrainingRun.objects.select_for_update().filter(sweep_place__sweep=sweep))
         live = [run for run in locked if run.is_active or run.status == Status.QUEUED]
@@ -82,6 +84,7 @@ def delete_sweep(*, user: User, sweep: Sweep) -> None:
             raise RunRefused(f"{len(live)} {noun} still at work. Stop the sweep first, then delete it.")
         folders = [run.output_dir for run in locked]
         TrainingRun.objects.filter(pk__in=[run.pk for run in locked]).delete()
+        record(user, "deleted", sweep, before=facts(sweep))
         sweep.delete()
         for folder in folders:
             transaction.on_commit(partial(shutil.rmtree, folder, ignore_errors=True))
@@ -101,7 +104,7 @@ def _launch(
 
 def _each(sweep: Sweep, statuses: tuple[str, ...], action: Callable[..., TrainingRun], user: User, otherwise: str) -> int:
     """How many runs in these states were acted on; one that changed meanwhile is not counted."""
-    require_membership(user, sweep.project)
+    require_editor(user, sweep.project)
     num_done = 0
     for run in TrainingRun.objects.filter(sweep_place__sweep=sweep, status__in=statuses).select_related("project").order_by("pk"):
         try:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
+from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.runs.form_views import asked_number, start_of, starting_point, yaml_sent
@@ -22,6 +22,7 @@ from recipes.sweep_config import SweepConfig
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+@editors_only
 def new_sweep(request: HttpRequest) -> HttpResponse:
     """Posted to by the run's form ("Try several"), with its settings; nothing is started by that."""
     user = signed_in(request)
@@ -39,6 +40,7 @@ def new_sweep(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
+@editors_only
 def launch(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     form = SweepForm(user, request.POST)
@@ -53,14 +55,13 @@ def launch(request: HttpRequest) -> HttpResponse:
             )
         except ConfigError as error:
             form.refuse(error)
-        except PermissionDenied as refusal:
-            form.errors.append(str(refusal))
         else:
             return redirect(sweep)
     return _page(request, form)
 
 
 @require_POST
+@editors_only
 def plan_fragment(request: HttpRequest) -> HttpResponse:
     """How many runs, and what they will take; nothing is said of rows that are not filled in yet."""
     user = signed_in(request)
@@ -74,6 +75,7 @@ def plan_fragment(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
+@editors_only
 def export_fragment(request: HttpRequest) -> HttpResponse:
     form = SweepForm(signed_in(request), request.POST)
     context: dict[str, Any] = {"mistakes": [] if form.is_valid() else form.mistakes()}
@@ -84,6 +86,7 @@ def export_fragment(request: HttpRequest) -> HttpResponse:
 
 
 @require_POST
+@editors_only
 def import_yaml(request: HttpRequest) -> HttpResponse:
     """YAML, pasted or as a file, becomes a filled-in form; nothing is started."""
     user = signed_in(request)
@@ -101,6 +104,6 @@ def import_yaml(request: HttpRequest) -> HttpResponse:
 
 def _page(request: HttpRequest, form: SweepForm, **context: Any) -> HttpResponse:
     user = signed_in(request)
-    has_datasets = DatasetVersion.objects.ready().visible_to(user).exists()
+    has_datasets = DatasetVersion.objects.ready().editable_by(user).exists()
     context |= {"form": form, "has_datasets": has_datasets, "bound_sentence": bound_sentence()}
     return render(request, "sweeps/new.html", context)

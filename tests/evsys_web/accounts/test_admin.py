@@ -20,7 +20,7 @@ def test_it_is_for_staff_only(alice_client: Client) -> None:
 
 def test_datasets_stand_first_and_people_last(staff: Client) -> None:
     apps = [app["app_label"] for app in staff.get("/admin/").context["app_list"]]
-    assert apps == ["datasets", "runs", "evals", "curation", "cycles", "notifications", "accounts", "auth"]
+    assert apps == ["datasets", "runs", "sweeps", "evals", "curation", "cycles", "notifications", "accounts"]
 
 
 def test_it_wears_our_colours_and_the_strict_policy(staff: Client) -> None:
@@ -56,10 +56,10 @@ def test_staff_put_a_person_into_a_project(staff: Client, project: Project, mall
         "memberships-0-id": member.pk,
         "memberships-0-project": project.pk,
         "memberships-0-user": member.user_id,
-        "memberships-0-role": "owner",
+        "memberships-0-role": "admin",
         "memberships-1-project": project.pk,
         "memberships-1-user": mallory.pk,
-        "memberships-1-role": "member",
+        "memberships-1-role": "viewer",
     }
     assert staff.post(f"/admin/accounts/project/{project.pk}/change/", form).status_code == 302
     assert Project.objects.visible_to(mallory).filter(pk=project.pk).exists()

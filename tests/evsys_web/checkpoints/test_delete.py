@@ -146,6 +146,6 @@ def test_a_member_deletes_only_what_is_hers_and_a_stranger_nothing(
     bob_client: Client, mallory_client: Client, checkpoint: Checkpoint
 ) -> None:
     url = reverse("checkpoints:delete", args=[checkpoint.pk])
-    assert "Only an owner" in bob_client.post(url, follow=True).content.decode()
+    assert "Only whoever made this" in bob_client.post(url, follow=True).content.decode()
     assert mallory_client.post(url).status_code == 404
     assert Checkpoint.objects.filter(pk=checkpoint.pk).exists()

@@ -15,7 +15,7 @@ from tests.evsys_web.evals.eval_runs import build_eval
 
 VERDICTS = {"a": [True, True], "b": [False, False], "c": [True, False], "d": [None, None], "e": [None, True]}
 PARTS = ("", "header", "figures", "tasks", "curve", "events", "yaml", "live", "tasks/1")
-QUERY_BUDGET = 7  # session, user, the eval, count, tasks, filters, events
+QUERY_BUDGET = 8  # session, user, roles, the eval, count, tasks, filters, events
 
 
 def body(client: Client, path: str, **parameters: str) -> str:

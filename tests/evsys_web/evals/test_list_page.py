@@ -9,7 +9,7 @@ from evsys_web.evals.models import EvalRun
 from evsys_web.runs.status import Status
 from tests.evsys_web.evals.eval_runs import build_eval
 
-QUERY_BUDGET = 5  # session, user, count, keys, rows
+QUERY_BUDGET = 6  # session, user, roles, count, keys, rows
 
 
 def page(client: Client, **parameters: str) -> str:

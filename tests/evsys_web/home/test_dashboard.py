@@ -107,5 +107,5 @@ def test_it_asks_the_database_as_often_for_many_runs_as_for_one(
         make_run(f"r{index}", Status.RUNNING)
         make_run(f"e{index}", Status.COMPLETED, finished_at=now())
         make_dataset(f"d{index}")
-    with django_assert_num_queries(9):  # session, user, counts of runs and of evals, cycles, live, ended, evals, datasets
+    with django_assert_num_queries(10):  # session, user, roles, counts of runs and of evals, cycles, live, ended, evals, datasets
         alice_client.get("/")

@@ -71,11 +71,11 @@ def test_nobody_moves_before_others_only_among_their_own(alice: User, bob: User,
 
 def test_who_may_change_what(alice: User, bob: User, mallory: User, make_run: MakeRun) -> None:
     hers, his = make_run(name="hers"), make_run(name="his", created_by=bob)
-    with pytest.raises(PermissionDenied, match="Only whoever started it"):
+    with pytest.raises(PermissionDenied, match="Only whoever made this"):
         move(user=bob, work=hers, to="last")
     with pytest.raises(PermissionDenied):
         move(user=mallory, work=hers, to="last")
-    with pytest.raises(PermissionDenied, match="Only an owner"):
+    with pytest.raises(PermissionDenied, match="Only an admin"):
         set_priority(user=bob, work=his, priority=Priority.HIGH)
     set_priority(user=bob, work=his, priority=Priority.LOW)
     set_priority(user=alice, work=his, priority=Priority.HIGH)
@@ -117,7 +117,7 @@ def test_buttons_move_and_prioritize(alice_client: Client, runs: dict[str, Train
         assert alice_client.post(f"/queue/runs/{runs['c'].pk}/move", nothing).status_code == 302
     assert "".join(names()) == "cdab"
     refused = signed_in(bob).post(f"/queue/runs/{runs['a'].pk}/move", {"to": "first"}, headers=HTMX).content.decode()
-    assert "Only whoever started it" in refused
+    assert "Only whoever made this" in refused
 
 
 @pytest.mark.parametrize("text", ["-1", "many", "1e3", "99999999999999999999", "٣"])
@@ -129,7 +129,7 @@ def test_a_limit_that_is_none_is_refused_with_a_sentence(alice_client: Client, p
 def test_limits_are_set_and_taken_away(alice_client: Client, bob_client: Client, project: Project) -> None:
     alice_client.post(f"/queue/limits/{project.pk}", {"max_running": "2", "max_waiting": ""})
     assert QueueLimits.objects.values_list("max_running", "max_waiting").get() == (2, None)
-    assert b"Only an owner" in bob_client.post(f"/queue/limits/{project.pk}", {"max_running": ""}, follow=True).content
+    assert b"Only an admin" in bob_client.post(f"/queue/limits/{project.pk}", {"max_running": ""}, follow=True).content
     assert b'value="2"' in alice_client.get("/queue/").content
     alice_client.post(f"/queue/limits/{project.pk}", {})
     assert QueueLimits.objects.get().max_running is None

@@ -146,6 +146,6 @@ def test_a_deleted_run_takes_its_folder_along(
 
 
 def test_a_member_deletes_only_runs_of_their_own(bob: User, run: TrainingRun, make_run: MakeRun) -> None:
-    with pytest.raises(PermissionDenied, match="Only an owner"):
+    with pytest.raises(PermissionDenied, match="Only whoever made this"):
         delete_run(user=bob, run=run)
     delete_run(user=bob, run=make_run(created_by=bob))

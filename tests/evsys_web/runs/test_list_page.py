@@ -12,7 +12,7 @@ from evsys_web.runs.models import Status, TrainingRun
 from tests.evsys_web.runs.conftest import mock_config
 
 URL = "/runs/"
-QUERY_BUDGET = 7  # session, user, count, keys, rows, and two for the losses
+QUERY_BUDGET = 8  # session, user, roles, count, keys, rows, and two for the losses
 
 
 def page(client: Client, **parameters: str) -> str:

@@ -115,7 +115,7 @@ def test_a_button_that_comes_too_late_is_answered_with_a_sentence(alice_client: 
 
 def test_a_member_cannot_delete_what_somebody_else_started(bob_client: Client, make_run):
     run = make_run(status=Status.COMPLETED)
-    assert "Only an owner" in bob_client.post(f"/runs/{run.pk}/delete", follow=True).content.decode()
+    assert "Only whoever made this" in bob_client.post(f"/runs/{run.pk}/delete", follow=True).content.decode()
     assert TrainingRun.objects.filter(pk=run.pk).exists()
 
 

@@ -1,0 +1,30 @@
+"""What somebody is answered who typed too many wrong passwords: django-axes counts, per user name and address."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from axes.models import AccessAttempt
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.timezone import now
+
+
+def locked_out(request: HttpRequest, *_: Any) -> HttpResponse:
+    """429 with when to try again. Nothing in it says whether there is such a user."""
+    until = _last_failure(request) + settings.AXES_COOLOFF_TIME
+    seconds = max(1, int((until - now()).total_seconds()))
+    context = {"until": until, "minutes": -(-seconds // 60)}
+    response = render(request, "accounts/locked_out.html", context, status=429)
+    response["Retry-After"] = str(seconds)
+    return response
+
+
+def _last_failure(request: HttpRequest) -> datetime:
+    attempts = AccessAttempt.objects.filter(
+        username=request.POST.get("username", "")[:255], ip_address=request.META.get("REMOTE_ADDR")
+    )
+    newest: datetime | None = attempts.order_by("-attempt_time").values_list("attempt_time", flat=True).first()
+    return newest or now()
