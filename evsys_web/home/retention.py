@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 from django.conf import settings
@@ -80,7 +81,7 @@ def _points(moment: datetime) -> Iterator[Removal]:
     with_points = set(TrainingRun.objects.filter(having[0] | having[1]).values_list("pk", flat=True))
     for run in _ended_before(moment):
         if run.pk in with_points:
-            yield Removal("metrics", run, "all points", None, lambda run=run: _forget_points(run))  # type: ignore[misc]
+            yield Removal("metrics", run, "all points", None, partial(_forget_points, run))
 
 
 def _forget_points(run: TrainingRun) -> None:
@@ -109,5 +110,6 @@ def _checkpoints(moment: datetime) -> Iterator[Removal]:
             continue
         for checkpoint in list(run.checkpoints.order_by("-step", "-pk"))[1:]:
             if not _is_used(checkpoint):
-                remove = lambda checkpoint=checkpoint: remove_checkpoint(checkpoint)  # noqa: E731
-                yield Removal("checkpoints", run, checkpoint.name, checkpoint_bytes(checkpoint), remove)
+                yield Removal(
+                    "checkpoints", run, checkpoint.name, checkpoint_bytes(checkpoint), partial(remove_checkpoint, checkpoint)
+                )
