@@ -1,5 +1,5 @@
-"""Requests that schemathesis makes from the OpenAPI document, good ones and broken ones, as nobody, as one who may read and as
-one who may write: no answer of 500 and above, and every answer as the document says."""
+"""Requests that schemathesis makes from the OpenAPI document, good ones and broken ones, as nobody, stranger, viewer and
+editor: no answer of 500 and above, and every answer as the document says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from evsys_web.api.api import api
-from tests.contracts import test_urls
+from tests.conftest import token_headers
+from tests.contracts.world import World
+from tests.contracts.world import world as world
 
 CHECKS = [
     not_a_server_error,
@@ -38,7 +40,6 @@ REFUSALS = {400, 401, 403, 404, 405, 409, 413, 415, 422, 429}
 """What an operation may answer besides what it lists: the document gives them one shape, under "default"."""
 SCHEMA = schemathesis.openapi.from_dict(api.get_openapi_schema(path_params={}))
 OPERATIONS = {result.ok().label: result.ok() for result in SCHEMA.get_all_operations()}
-of_alice = test_urls.keys
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(120)]
 
 
@@ -54,7 +55,7 @@ def wsgi() -> Iterator[Any]:
 
 @pytest.mark.parametrize("label", OPERATIONS)
 def test_no_request_breaks_it_or_gets_an_answer_that_the_document_does_not_know(
-    label: str, wsgi: Any, of_alice: dict[str, str], roles: dict[str, dict[str, str]]
+    label: str, wsgi: Any, world: World, roles: dict[str, dict[str, str]]
 ) -> None:
     operation = OPERATIONS[label]
     operation.app = wsgi
@@ -65,7 +66,7 @@ def test_no_request_breaks_it_or_gets_an_answer_that_the_document_does_not_know(
     @given(case=requests, role=st.sampled_from(sorted(roles)), is_there=st.booleans())
     def ask(case: Any, role: str, is_there: bool) -> None:
         if is_there:  # an id that names something: else nearly every request ends at 404
-            case.path_parameters = {**case.path_parameters, **existing(operation.path, of_alice)}
+            case.path_parameters = {**case.path_parameters, **existing(operation.path, world.keys)}
         response = case.call(headers=roles[role])
         is_judged = role == "editor" and not is_there  # who may not ask is refused first; what was broken may be whole again
         case.validate_response(response, checks=[*CHECKS, negative_data_rejection] if is_judged else CHECKS, headers=roles[role])
@@ -83,5 +84,6 @@ def existing(path: str, keys: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.fixture
-def roles(alice_headers: dict[str, str], read_only_headers: dict[str, str]) -> dict[str, dict[str, str]]:
-    return {"nobody": {}, "viewer": read_only_headers, "editor": alice_headers}
+def roles(world: World) -> dict[str, dict[str, str]]:
+    people = {"stranger": world.mallory, "viewer": world.carol, "editor": world.bob}
+    return {"nobody": {}, **{role: token_headers(user) for role, user in people.items()}}

@@ -10,11 +10,11 @@ from django.test import Client, override_settings
 
 from evsys_web.accounts.models import User
 from evsys_web.security import POLICY
-from tests.conftest import signed_in
-from tests.contracts import test_urls
+from tests.conftest import signed_in, token_headers
 from tests.contracts.test_urls import ALL, address
+from tests.contracts.world import World
+from tests.contracts.world import world as world
 
-of_alice = test_urls.keys
 ADMIN_PAGES = [
     "admin/",
     "admin/datasets/dataset/",
@@ -43,18 +43,18 @@ def test_the_policy_names_our_own_files_and_nothing_that_runs_text() -> None:
     assert "data:" in rules["img-src"] and POLICY.count("data:") == 1
 
 
-def test_every_answer_carries_the_policy(of_alice: dict[str, str], alice: User) -> None:
-    for path in [address(route, of_alice) for route in ALL]:
-        for client in (Client(), signed_in(alice)):
+def test_every_answer_carries_the_policy(world: World) -> None:
+    for path in [address(route, world.keys) for route in ALL]:
+        for client in (Client(), signed_in(world.alice)):
             response = client.get(path)
             assert {name: response.headers.get(name) for name in HEADERS} == HEADERS, f"{path} ({response.status_code})"
             assert "Access-Control-Allow-Origin" not in response.headers
 
 
-def test_no_page_holds_what_the_policy_would_refuse(of_alice: dict[str, str], alice: User, admin: User) -> None:
+def test_no_page_holds_what_the_policy_would_refuse(world: World, admin: User) -> None:
     num_pages = 0
     for route in PAGES + ADMIN_PAGES:
-        response = signed_in(admin if route.startswith("admin/") else alice).get(address(route, of_alice))
+        response = signed_in(admin if route.startswith("admin/") else world.alice).get(address(route, world.keys))
         if response.streaming or "html" not in response.headers.get("Content-Type", ""):
             continue
         num_pages += 1
@@ -67,28 +67,30 @@ def test_no_page_holds_what_the_policy_would_refuse(of_alice: dict[str, str], al
 
 
 @pytest.mark.parametrize("host", FOREIGN)
-def test_a_name_that_somebody_else_gave_this_address_is_refused(host: str, alice: User, alice_headers: dict[str, str]) -> None:
+def test_a_name_that_somebody_else_gave_this_address_is_refused(host: str, world: World) -> None:
     """DNS rebinding: a page of theirs would be of the same origin as ours."""
     for path in ("/", "/accounts/login/", "/api/v1/runs", "/api/openapi.json", "/admin/login/", "/health/live"):
-        response = signed_in(alice).get(path, headers={"host": host, **(alice_headers if path.startswith("/api/v1") else {})})
+        response = signed_in(world.alice).get(
+            path, headers={"host": host, **(token_headers(world.alice) if path.startswith("/api/v1") else {})}
+        )
         assert response.status_code == 400, path
 
 
-def test_nothing_is_sent_for_somebody_by_a_page_of_another_site(of_alice: dict[str, str], alice: User) -> None:
+def test_nothing_is_sent_for_somebody_by_a_page_of_another_site(world: World) -> None:
     """With the session's cookie, but without our token; and with our token from elsewhere."""
     client = Client(enforce_csrf_checks=True)
-    client.force_login(alice)
+    client.force_login(world.alice)
     client.get("/accounts/")
     token = client.cookies["evsys_csrf"].value
-    for path in [address(route, of_alice) for route in PAGES if not route.startswith("health/")]:
+    for path in [address(route, world.keys) for route in PAGES if not route.startswith("health/")]:
         bare = client.post(path, {})
         foreign = client.post(path, {"csrfmiddlewaretoken": token}, headers={"origin": "https://evil.example"})
         assert {bare.status_code, foreign.status_code} <= {403, 405}, f"{path} answered {bare.status_code}, {foreign.status_code}"
 
 
-def test_cookies_stay_with_this_site_and_away_from_scripts(client: Client, alice: User) -> None:
+def test_cookies_stay_with_this_site_and_away_from_scripts(client: Client, world: World) -> None:
     client.get("/accounts/login/")
-    client.post("/accounts/login/", {"username": "alice", "password": "alice's password"})
+    client.post("/accounts/login/", {"username": "alice", "password": "a password"})
     session, csrf = client.cookies["evsys_session"], client.cookies["evsys_csrf"]
     assert session["httponly"] and session["samesite"] == csrf["samesite"] == "Lax"
     assert session["domain"] == csrf["domain"] == ""
