@@ -91,7 +91,7 @@ class Curation(models.Model):
 
     @property
     def is_pairs(self) -> bool:
-        return self.settings.get("rows") == "pairs"
+        return bool(self.settings.get("rows") == "pairs")
 
     @property
     def num_other_sources(self) -> int:

@@ -203,8 +203,8 @@ def _relocate_configs(model: type[Model], old: str, new: str) -> None:
 
 def _moved(text: str, old: str, new: str) -> str:
     """JSON text with paths below `old` now below `new`."""
-    quoted = [json.dumps(f"{path}/", ensure_ascii=False)[:-1] for path in (old, new)]  # a path begins its string
-    return text.replace(*quoted)
+    before, after = (json.dumps(f"{path}/", ensure_ascii=False)[:-1] for path in (old, new))  # a path begins its string
+    return text.replace(before, after)
 
 
 def _applied() -> list[tuple[str, str]]:

@@ -55,7 +55,9 @@ class Entry(NamedTuple):
     @property
     def since(self) -> datetime:
         """When it began, or began to wait."""
-        return (self.work.started_at or self.work.created_at) if self.position is None else self.work.queued_at
+        work = self.work
+        since: datetime = (work.started_at or work.created_at) if self.position is None else work.queued_at
+        return since
 
     @property
     def word(self) -> str:

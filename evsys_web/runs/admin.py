@@ -23,7 +23,7 @@ class ReadOnly(Audited):
 
     show_full_result_count = False
     list_per_page = 50
-    ordering = ("-pk",)
+    ordering: Any = ("-pk",)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -38,7 +38,7 @@ class WorkAdmin(ReadOnly, admin.ModelAdmin[Any]):
     stop: Callable[[Any, Any], object]
     resume: Callable[[Any, Any], object]
     delete: Callable[[Any, Any], object]
-    actions: ClassVar[Any] = ("stop_chosen", "resume_chosen")
+    actions: Any = ("stop_chosen", "resume_chosen")
     date_hierarchy = "created_at"
 
     @admin.action(description="Stop", permissions=["operate"])

@@ -90,7 +90,7 @@ def untold(model: type[Work]) -> None:
 def full_projects() -> set[int]:
     """Those with as much work under way as their limit allows."""
     known = QueueLimits.objects.exclude(max_running=None).values_list("project_id", "max_running")
-    limits = {project: most for project, most in known if most is not None}
+    limits: dict[int, int] = {project: most for project, most in known if most is not None}
     running = _counts(ACTIVE, list(limits)) if limits else {}
     return {project for project, most in limits.items() if running.get(project, 0) >= most}
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pydantic import BaseModel
 
@@ -73,7 +73,8 @@ class FireworksBackend:
         sdk = import_sdk()
         from recipes.backends.fireworks.steps import FireworksSteps
 
-        return await FireworksSteps.begin(sdk, settings, key, model=model, algorithm=algorithm, report=report)
+        session = await FireworksSteps.begin(sdk, settings, key, model=model, algorithm=algorithm, report=report)
+        return cast("Backend", session)  # all of one but `open`, which is here
 
 
 def import_sdk() -> Any:

@@ -236,6 +236,6 @@ def _failed(error: RecipeError) -> Awaitable[Any]:
 
 def _quiet(work: Any) -> Awaitable[Any]:
     """A task whose failure is nobody's surprise: whoever awaits it hears of it, and nobody else has to."""
-    task = asyncio.ensure_future(work)
+    task: asyncio.Future[Any] = asyncio.ensure_future(work)
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task

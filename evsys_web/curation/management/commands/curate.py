@@ -23,6 +23,7 @@ from recipes.errors import ConfigError, RecipeError
 
 BAR_WIDTH = 40
 NUM_REASONS = 10
+CLOSED: dict[Any, str] = {Select: "|".join(Select), Rows: "|".join(Rows)}
 
 
 class Command(BaseCommand):
@@ -37,8 +38,7 @@ class Command(BaseCommand):
             if field.annotation is bool:
                 parser.add_argument(option, action=BooleanOptionalAction, help=sentence)
             else:
-                closed = next((each for each in (Select, Rows) if field.annotation is each), None)
-                parser.add_argument(option, metavar="|".join(closed) if closed else None, help=sentence)
+                parser.add_argument(option, metavar=CLOSED.get(field.annotation), help=sentence)
         parser.add_argument("--dry-run", action="store_true", help="Print what would come of it and write nothing.")
         add_user_argument(parser)
         parser.add_argument("--json", action="store_true", help="Print JSON and nothing else.")
