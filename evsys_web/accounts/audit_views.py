@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from django import forms
 from django.core.paginator import Paginator
@@ -27,7 +27,7 @@ class AuditForm(forms.Form):
     thing = forms.CharField(required=False, max_length=200, label="What", help_text="Words of its name, its kind, or the deed.")
     since = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
     until = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
-    use_required_attribute: ClassVar[bool] = False
+    use_required_attribute = False
 
     def __init__(self, *args: Any, viewer: User, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
@@ -19,7 +21,7 @@ class BenchmarkAdmin(ReadOnly, admin.ModelAdmin[Benchmark]):
     search_fields = ("name", "dataset_reference")
     list_select_related = ("project", "created_by")
 
-    def delete_model(self, request: HttpRequest, obj: Benchmark) -> None:
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
         actions.delete_benchmark(user=signed_in(request), benchmark=obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Benchmark]) -> None:

@@ -122,6 +122,7 @@ def test_broken_json_in_a_file_of_ours_is_named_by_its_row(alice: User, project:
 def test_an_export_is_streamed(alice: User, project: Project) -> None:
     text = "x" * 20_000
     version = published(alice, project, RowFormat.MESSAGES, train=(chat(str(number), text) for number in range(2500)))
+    next(iter(exported(version, ExportFormat.PARQUET)))  # imports what it needs, which is not counted
     tracemalloc.start()
     try:
         size = sum(len(chunk) for chunk in exported(version, ExportFormat.PARQUET))
