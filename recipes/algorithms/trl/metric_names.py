@@ -14,13 +14,13 @@ _OF_EVERY_TRAINER = {
     "epoch": "progress/epoch",
     "entropy": "train/entropy",
     "aux_loss": "train/aux_loss",
-    "mean_token_accuracy": "train/token_accuracy",
+    "mean_token_accuracy": "train/token_accuracy",  # nosec B105 # no password
     "num_tokens": "tokens/total",
 }
 _EVAL_OF_EVERY_TRAINER = {
     "eval_loss": "eval/validation_loss",
     "eval_entropy": "eval/validation_entropy",
-    "eval_mean_token_accuracy": "eval/validation_token_accuracy",
+    "eval_mean_token_accuracy": "eval/validation_token_accuracy",  # nosec B105
 }
 _SUMMARY = frozenset({"train_runtime", "train_loss", "train_samples_per_second", "train_steps_per_second", "total_flos"})
 """What a Trainer logs once more when it is done, under the last step: that step is told already."""
