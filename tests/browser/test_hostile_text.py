@@ -1,5 +1,5 @@
 """Hostile text in every field that is shown anywhere, through every page that shows it, on a phone's screen in a real Chromium:
-no script runs and the content policy has nothing to refuse."""
+no script runs, the content policy has nothing to refuse, and no page grows wider than the screen."""
 
 from __future__ import annotations
 
@@ -110,5 +110,7 @@ def test_hostile_text_runs_nowhere(visit: Callable[..., Visitor], stack: Stack, 
         )  # None: "#logs" of the same
         settle(page)
         assert page.evaluate(f"() => {RAN}") is None, f"{address} ran hostile text"
+        if not address.startswith("/search"):  # a fragment, bare here
+            assert page.evaluate("() => document.documentElement.scrollWidth") <= PHONE["width"], f"{address} sticks out"
         assert page.locator("a[href^='javascript' i], [onerror], [onload], [onmouseover]").count() == 0, address
     visitor.complaints = [complaint for complaint in visitor.complaints if "/favicon.ico" not in complaint]  # of a bare fragment
