@@ -273,6 +273,7 @@ AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]  # by name alone, anybody could lock anybody out
 AXES_LOCKOUT_CALLABLE = "evsys_web.accounts.lockout.locked_out"
+AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "next"]  # the link of an invitation is a secret
 AXES_RESET_ON_SUCCESS = True
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_DISABLE_ACCESS_LOG = True
@@ -368,6 +369,7 @@ if CELERY_BROKER_URL.startswith("filesystem:"):
     }
 _MEMORY: dict[str, Any] = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
 _REDIS: dict[str, Any] = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": CELERY_BROKER_URL}
+_REDIS["OPTIONS"] = {"socket_connect_timeout": 1, "socket_timeout": 1}  # seconds; a call must not wait for a counter
 CACHES = {"default": _MEMORY, "rates": _REDIS if CELERY_BROKER_URL.startswith("redis") else _MEMORY | {"LOCATION": "rates"}}
 API_RATE = _number("EVSYS_API_RATE", 1200, low=0, high=1_000_000)
 CELERY_ACCEPT_CONTENT = ["json"]

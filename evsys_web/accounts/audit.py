@@ -7,6 +7,7 @@ here; that somebody stopped a run is. Secrets are named and not shown.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from evsys_web.accounts.origin import origin
 LONGEST_VALUE = 2_000
 """Characters of JSON; a longer value is cut, and says so."""
 HIDDEN = "•••"
+NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+"""The escape in JSON of a character that no database keeps; not a backslash that somebody typed, which is two in JSON."""
 SECRETS = ("password", "secret", "sealed", "digest", "token_hash", "api_key")
 
 
@@ -70,7 +73,7 @@ def _shown(name: str, value: Any) -> Any:
         return value
     if any(word in name.lower() for word in SECRETS):
         return HIDDEN
-    text = json.dumps(value, cls=DjangoJSONEncoder, default=str).replace("\\u0000", "")
+    text = NUL.sub(r"\1", json.dumps(value, cls=DjangoJSONEncoder, default=str))
     return json.loads(text) if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}… ({len(text):,} characters)"
 
 

@@ -15,7 +15,7 @@ from django.utils.timezone import now
 
 from evsys_web.accounts.audit import record
 from evsys_web.accounts.models import Invitation, Membership, Project, Role, User, digest_of
-from evsys_web.accounts.permissions import require_admin
+from evsys_web.accounts.permissions import may_administer, require_admin
 from recipes.errors import ConfigError
 
 OPEN_FOR = timedelta(days=7)
@@ -50,7 +50,7 @@ def change_role(*, user: User, membership: Membership, role: str) -> Membership:
         raise ConfigError(f"Choose a role: {', '.join(Role.values)}.", path=("role",))
     with transaction.atomic():
         _lock(membership.project)
-        membership.refresh_from_db()
+        _read_again(membership)
         if role != Role.ADMIN:
             _refuse_last_admin(membership)
         before, membership.role = membership.role, role
@@ -65,7 +65,7 @@ def remove_member(*, user: User, membership: Membership) -> None:
         require_admin(user, membership.project)
     with transaction.atomic():
         _lock(membership.project)
-        membership.refresh_from_db()
+        _read_again(membership)
         _refuse_last_admin(membership)
         record(user, "left" if membership.user_id == user.pk else "removed", membership, before={"role": membership.role})
         membership.delete()
@@ -98,8 +98,13 @@ def withdraw(*, user: User, invitation: Invitation) -> None:
 
 
 def accept(*, user: User, invitation: Invitation) -> bool:
-    """Join the project; somebody who is in it keeps the higher role. False when the link was used, withdrawn, or is too old."""
+    """Join the project; somebody who is in it keeps the higher role. False when the link was used, withdrawn, or is too old, or
+    when whoever made it may not let people in any more."""
     with transaction.atomic():
+        _lock(invitation.project)
+        inviter = User.objects.filter(pk=invitation.created_by_id, is_active=True).first()
+        if inviter is None or not may_administer(inviter, invitation.project):
+            return False
         still_open = Invitation.objects.open().filter(pk=invitation.pk)
         if not still_open.update(accepted_at=now(), accepted_by=user):
             return False
@@ -117,6 +122,14 @@ def accept(*, user: User, invitation: Invitation) -> bool:
 def _lock(project: Project) -> None:
     """Two admins who demote each other at the same moment must not both succeed."""
     Project.objects.select_for_update().get(pk=project.pk)
+
+
+def _read_again(membership: Membership) -> None:
+    """Under the lock. Raises ConfigError when another admin was faster."""
+    try:
+        membership.refresh_from_db()
+    except Membership.DoesNotExist:
+        raise ConfigError("They are not in the project any more.", path=()) from None
 
 
 def _refuse_last_admin(membership: Membership) -> None:

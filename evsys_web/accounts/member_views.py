@@ -29,7 +29,9 @@ class InviteForm(forms.Form):
     role = forms.ChoiceField(
         choices=Role.choices, initial=Role.EDITOR, help_text="Viewers look, editors work, admins also say who is in the project."
     )
-    email = forms.EmailField(required=False, label="E-mail", help_text="Left empty, you get the link to pass on yourself.")
+    email = forms.EmailField(
+        required=False, max_length=254, label="E-mail", help_text="Left empty, you get the link to pass on yourself."
+    )
     use_required_attribute = False
 
 
@@ -120,11 +122,13 @@ def invitation(request: HttpRequest, secret: str) -> HttpResponse:
     user = request.user if isinstance(request.user, User) else None
     form = AccountForm(request.POST or None) if user is None else None
     if request.method == "POST":
-        if user is None and form is not None and form.is_valid():
-            user = _joined_with_new_account(request, form, found)
-        elif user is not None and not actions.accept(user=user, invitation=found):
-            user = None
-        if user is not None:
+        if form is None:
+            joined = user is not None and actions.accept(user=user, invitation=found)
+        else:
+            joined = form.is_valid() and _joined_with_new_account(request, form, found) is not None
+        if not joined and not (form is not None and form.errors):
+            return render(request, "accounts/invitation.html", {"invitation": None}, status=410)
+        if joined:
             messages.success(request, f"You are in {found.project} now, as {found.get_role_display().lower()}.")
             return redirect("home:dashboard")
     status = 422 if form is not None and form.errors else 200

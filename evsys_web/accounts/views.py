@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib import messages
 from django.contrib.auth import views as auth_views
 from django.contrib.messages.views import SuccessMessageMixin
+from django.db import transaction
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse_lazy
@@ -55,8 +56,9 @@ def profile(request: HttpRequest) -> HttpResponse:
     before = facts(user)
     form = ProfileForm(request.POST or None, instance=user)
     if request.method == "POST" and form.is_valid():
-        form.save()
-        record(user, "changed", user, before=before, after=facts(user))
+        with transaction.atomic():
+            form.save()
+            record(user, "changed", user, before=before, after=facts(user))
         messages.success(request, "Your profile is saved.")
         return redirect("accounts:profile")
     memberships = user.memberships.select_related("project").order_by("pk")

@@ -5,6 +5,7 @@ Counted by Django's cache: in this process, or in Redis where there is one, so t
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import NamedTuple
 
@@ -13,9 +14,11 @@ from django.core.cache import caches
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from ninja.throttling import BaseThrottle
+from redis.exceptions import RedisError
 
 from evsys_web.accounts.models import ApiToken
 
+logger = logging.getLogger(__name__)
 WINDOW_SECONDS = 60
 
 
@@ -35,8 +38,12 @@ class TokenThrottle(BaseThrottle):
             return True
         window, passed = divmod(int(time.time()), WINDOW_SECONDS)
         key, cache = f"rate:{token.pk}:{window}", caches["rates"]
-        cache.add(key, 0, timeout=2 * WINDOW_SECONDS)
-        count = cache.incr(key)
+        try:
+            cache.add(key, 0, timeout=2 * WINDOW_SECONDS)
+            count = cache.incr(key)
+        except (OSError, ValueError, RedisError):  # Redis is away, or threw the key out: better uncounted than refused
+            logger.warning("Calls are not counted: the cache does not answer", exc_info=True)
+            return True
         request.rate = Rate(settings.API_RATE, max(0, settings.API_RATE - count), WINDOW_SECONDS - passed)  # type: ignore[attr-defined]
         return bool(count <= settings.API_RATE)
 

@@ -126,17 +126,18 @@ def launch_external_run(
     require_editor(user, project)
     if "\\u0000" in json.dumps(config or {}):
         raise ConfigError("The config holds a NUL character, which no database keeps.", path=("config",))
-    run: TrainingRun = TrainingRun.objects.create(
-        project=project,
-        created_by=user,
-        name=storable(name),
-        num_steps=num_steps,
-        config=config or {},
-        is_external=True,
-        status=Status.RUNNING,
-        started_at=now(),
-    )
-    record(user, "announced", run, after=facts(run))
+    with transaction.atomic():
+        run: TrainingRun = TrainingRun.objects.create(
+            project=project,
+            created_by=user,
+            name=storable(name),
+            num_steps=num_steps,
+            config=config or {},
+            is_external=True,
+            status=Status.RUNNING,
+            started_at=now(),
+        )
+        record(user, "announced", run, after=facts(run))
     return run
 
 

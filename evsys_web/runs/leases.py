@@ -21,7 +21,7 @@ from functools import partial
 from celery import current_app
 from django.apps import apps
 from django.conf import settings
-from django.db import Error, connections, transaction
+from django.db import connections, transaction
 
 from evsys_web.runs.models import Status, TrainingRun
 from evsys_web.runs.turns import in_turn
@@ -136,16 +136,19 @@ class Silence:
 
     def __init__(self) -> None:
         self._seen: dict[type[Work], dict[int, tuple[object, float]]] = {}
+        self._looked: dict[type[Work], float] = {}
 
     def lost(self, model: type[Work]) -> list[Work]:
         """Those held by a worker that was not heard of since this was first asked, or since its last sign."""
         at, before = time.monotonic(), self._seen.get(model, {})
+        if at - self._looked.get(model, at) > max(settings.RUN_LEASE_SECONDS / 2, 3 * SWEEP_SECONDS):
+            before = {}  # nobody could look, so perhaps nobody could renew: the database was away, or this machine stood still
         held = rows(model).active().filter(model.DONE_HERE).values_list("pk", "lease_owner", "lease_until")
         seen: dict[int, tuple[object, float]] = {}
         for pk, *lease in held:
             known = before.get(pk)
             seen[pk] = known if known is not None and known[0] == lease else (lease, at)
-        self._seen[model] = seen
+        self._seen[model], self._looked[model] = seen, at
         late = [pk for pk, (_, since) in seen.items() if at - since > settings.RUN_LEASE_SECONDS]
         return [run for run in rows(model).filter(pk__in=late) if seen[run.pk][0] == [run.lease_owner, run.lease_until]]
 
@@ -191,10 +194,11 @@ class Sweeper:
         sweep(self._worker, send=send, model=model, concurrency=self._concurrency, silence=self._silence)
 
     def _try(self, work: Callable[[], None]) -> None:
-        """The database or the broker may be away for a while; the next sweep tries again."""
+        """The database or the broker may be away for a while; the next sweep tries again. Without this thread the worker would be
+        taken for lost, take up nothing and give nothing back, so it outlives whatever it meets."""
         try:
             work()
-        except (Error, OSError):
+        except Exception:  # noqa: BLE001 - the edge of a thread; kombu's errors are neither the database's nor the system's
             logger.warning("A sweep failed; the next one tries again", exc_info=True)
         finally:
             _let_go()

@@ -84,7 +84,7 @@ def take(model: type[W], worker: str, *, named: int | None = None) -> W | None:
 def untold(model: type[Work]) -> None:
     """A message was used up and nothing taken: what waits is told of anew by the next sweep, not as late as if that had just been
     done."""
-    _rows(model).filter(model.WAITING).update(hinted_at=None)
+    _rows(model).filter(model.WAITING, hinted_at__isnull=False).update(hinted_at=None)
 
 
 def full_projects() -> set[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 
@@ -13,6 +12,7 @@ from evsys_web.accounts.models import Project, User
 from evsys_web.accounts.permissions import require_editor, require_maker
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.runs.actions import RunRefused, launch_run, resume_run, stop_run
+from evsys_web.runs.leftovers import remove_folder
 from evsys_web.runs.models import TrainingRun
 from evsys_web.runs.status import ACTIVE, RESUMABLE, Status
 from evsys_web.runs.work import storable, storable_json
@@ -47,6 +47,7 @@ def launch_sweep(
                 name=storable(config.name),
                 dataset_version=dataset_version,
                 dataset_reference=dataset_version.reference,
+                axis_order=list(config.matrix.axes),
                 config=storable_json(config.model_dump(mode="json")),
                 submission_key=idempotency_key or "",
             )
@@ -82,12 +83,12 @@ def delete_sweep(*, user: User, sweep: Sweep) -> None:
         if live:
             noun = "run waits or is" if len(live) == 1 else "runs wait or are"
             raise RunRefused(f"{len(live)} {noun} still at work. Stop the sweep first, then delete it.")
-        folders = [run.output_dir for run in locked]
+        forgets = [partial(remove_folder, run.output_dir, project_id=run.project_id, config=run.config) for run in locked]
         TrainingRun.objects.filter(pk__in=[run.pk for run in locked]).delete()
         record(user, "deleted", sweep, before=facts(sweep))
         sweep.delete()
-        for folder in folders:
-            transaction.on_commit(partial(shutil.rmtree, folder, ignore_errors=True))
+        for forget in forgets:
+            transaction.on_commit(forget, robust=True)
 
 
 def _launch(

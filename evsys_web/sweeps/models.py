@@ -45,6 +45,9 @@ class Sweep(models.Model):
     )
     dataset_reference = models.CharField(max_length=300, blank=True, help_text="name@version; outlives the dataset itself.")
     config = models.JSONField(default=dict, help_text="A SweepConfig, dumped.")
+    axis_order = models.JSONField(
+        default=list, editable=False, help_text="Paths of the axes as combinations are numbered: jsonb keeps no order of keys."
+    )
     submission_key = models.CharField(
         max_length=200, blank=True, editable=False, help_text="A form posted twice makes one sweep."
     )
@@ -72,7 +75,8 @@ class Sweep(models.Model):
     @property
     def axes(self) -> dict[str, list[Any]]:
         """The values tried, by the path of their setting."""
-        return dict(self.config.get("matrix", {}).get("axes", {}))
+        axes = self.config.get("matrix", {}).get("axes", {})
+        return {path: axes[path] for path in self.axis_order or axes}
 
     @property
     def seeds(self) -> list[int]:

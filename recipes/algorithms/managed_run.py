@@ -160,7 +160,12 @@ class ManagedRun:
             found = jobs.look(kind, record.job)
             if found is None or found.phase not in (JobPhase.FAILED, JobPhase.CANCELLED):
                 return
-            self._pause(self.algorithm.watch.poll_seconds * SHORTEST_PAUSE)
+            try:
+                self._pause(self.algorithm.watch.poll_seconds * SHORTEST_PAUSE)
+            except Stopped:
+                if not self.state.is_leaving:  # it would go on and be billed with nobody to watch it
+                    jobs.cancel(kind, record.job)
+                raise
 
     # what every part of it uses
 

@@ -127,6 +127,17 @@ def test_the_stock_admin_leaves_entries_too(admin: User, project: Project, bob: 
     assert AuditEntry.objects.filter(verb="deleted", thing="bob").exists()
 
 
+def test_what_looks_like_an_escaped_nul_is_kept_and_a_nul_is_not(alice: User, alice_client: Client) -> None:
+    assert changes({}, {"name": "a\\u0000b", "note": ["c\0d", "e\\\0f"]}) == {
+        "name": [None, "a\\u0000b"],
+        "note": [None, ["cd", "e\\f"]],
+    }
+    assert (
+        alice_client.post("/accounts/", {"first_name": "\\u0000", "last_name": "", "email": "a@example.org"}).status_code == 302
+    )
+    assert AuditEntry.objects.get().changes["first_name"] == ["", "\\u0000"]
+
+
 def test_long_values_are_cut_and_what_is_the_same_is_left_out() -> None:
     found = changes({"a": 1, "config": "x" * 9000}, {"a": 1, "config": None})
     assert list(found) == ["config"] and found["config"][0].endswith("… (9,002 characters)") and found["config"][1] is None

@@ -63,3 +63,10 @@ def test_whoever_runs_the_server_opens_it_at_once(alice: User) -> None:
 def test_the_admins_own_sign_in_counts_too(admin: User) -> None:
     assert guess(5, username="admin", path="/admin/login/")[-1] == 429
     assert sign_in("admin's password", username="admin")[0] == 429
+
+
+def test_the_secret_of_an_invitation_is_not_kept_with_a_wrong_password(alice: User) -> None:
+    there = "/accounts/invitations/a-secret-of-43-characters/"
+    Client().post(f"{LOGIN}?next={there}", {"username": "alice", "password": "wrong", "next": there})
+    kept = AccessAttempt.objects.get()
+    assert "a-secret" not in f"{kept.get_data} {kept.post_data} {kept.path_info}"

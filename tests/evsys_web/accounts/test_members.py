@@ -11,8 +11,9 @@ from django.core import mail
 from django.test import Client
 from django.utils.timezone import now
 
-from evsys_web.accounts.member_actions import invite
+from evsys_web.accounts.member_actions import invite, remove_member
 from evsys_web.accounts.models import AuditEntry, Invitation, Membership, Project, Role, User
+from recipes.errors import ConfigError
 
 PASSWORD = "a-much-better-one-9"
 
@@ -144,3 +145,29 @@ def test_a_token_does_the_same(client: Client, alice_headers: dict[str, str], pr
 def test_a_project_needs_a_name(alice_client: Client, alice: User, name: str) -> None:
     alice_client.post("/accounts/projects/new", {"name": name})
     assert Project.objects.filter(memberships__user=alice).count() == 1
+
+
+def test_a_link_dies_with_the_rights_of_whoever_made_it(alice_client: Client, project: Project, alice: User, bob: User) -> None:
+    Membership.objects.filter(project=project, user=bob).update(role=Role.ADMIN)
+    kept = invite(user=bob, project=project, role=Role.ADMIN)
+    alice_client.post(f"/accounts/projects/{project.pk}/members/{membership(project, bob).pk}/remove")
+    path = re.sub(r"https?://[^/]+", "", kept.link)
+    back = Client()
+    back.force_login(bob)
+    answer = back.post(path)
+    assert answer.status_code == 410 and "opens nothing" in answer.content.decode()
+    assert roles(project) == {"alice": "admin"}
+    assert Invitation.objects.open().filter(pk=kept.invitation.pk).exists(), "refused, not used up"
+
+
+def test_who_was_removed_by_another_admin_meanwhile_is_refused_in_a_sentence(project: Project, alice: User, bob: User) -> None:
+    gone = membership(project, bob)
+    Membership.objects.filter(pk=gone.pk).delete()
+    with pytest.raises(ConfigError, match="not in the project any more"):
+        remove_member(user=alice, membership=gone)
+
+
+def test_an_address_longer_than_its_column_is_refused_in_the_form(alice_client: Client, project: Project) -> None:
+    address = f"{'a' * 60}@{'.'.join(['b' * 60] * 4)}.example.org"
+    answer = alice_client.post(f"/accounts/projects/{project.pk}/invitations/", {"role": "editor", "email": address})
+    assert "at most 254 characters" in answer.content.decode() and not Invitation.objects.exists()

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from django.core.cache import caches
+from django.core.cache import CacheHandler, caches
 from django.test import Client
 from django.test.client import RequestFactory
 
@@ -78,3 +78,13 @@ def test_threads_count_together(alice: User, settings: Any) -> None:
     for thread in threads:
         thread.join(timeout=30)
     assert (len(allowed), sum(allowed)) == (80, 50)
+
+
+def test_a_call_is_answered_uncounted_while_the_counter_is_away(
+    client: Client, alice_headers: Headers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "redis://127.0.0.1:1/0"}
+    monkeypatch.setattr(rates, "caches", CacheHandler({"rates": nobody}))
+    for _ in range(5):
+        answer = client.get("/api/v1/runs", headers=alice_headers)
+        assert answer.status_code == 200 and "X-RateLimit-Limit" not in answer.headers

@@ -16,6 +16,8 @@ from evsys_web.accounts.models import Project, User
 from evsys_web.runs.actions import delete_run
 from evsys_web.runs.leftovers import tidy_up
 from evsys_web.runs.models import Status, TrainingRun
+from evsys_web.sweeps.actions import delete_sweep
+from evsys_web.sweeps.models import Sweep, SweepRun
 from recipes.resources import RESOURCES_FILE, Resource, ResourceLog
 from tests.evsys_web.runs.conftest import MakeRun
 from tests.fireworks_server import KEY, Dataset, FireworksServer, Job, State, fireworks_server
@@ -71,6 +73,16 @@ def test_a_run_that_ended_lately_may_still_be_resumed(server: FireworksServer, e
     TrainingRun.objects.filter(pk=ended.pk).update(finished_at=now())
     assert "Nothing" in reaped() and not server.requests
     assert "2 things" in reaped("--hours", "0")
+
+
+def test_a_run_that_is_deleted_with_its_sweep_is_reaped_too(
+    server: FireworksServer, ended: TrainingRun, alice: User, project: Project
+) -> None:
+    sweep = Sweep.objects.create(project=project, created_by=alice, name="Rates")
+    SweepRun.objects.create(sweep=sweep, run=ended, combination=0, seed=0)
+    delete_sweep(user=alice, sweep=sweep)
+    assert not TrainingRun.objects.exists() and "2 things were removed" in reaped()
+    assert server.jobs["job-1"].ended == "CANCELLED" and not ended.output_dir.exists()
 
 
 def test_a_deleted_run_is_reaped_from_what_its_folder_keeps(server: FireworksServer, ended: TrainingRun, alice: User) -> None:

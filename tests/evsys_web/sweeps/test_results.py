@@ -25,6 +25,20 @@ def runs_of(sweep: Sweep) -> list[TrainingRun]:
     return [each.run for each in sweep.members.select_related("run").order_by("combination", "seed")]
 
 
+def test_results_stand_beside_the_values_that_made_them_whatever_the_order_of_axes(make_sweep: MakeSweep) -> None:
+    """PostgreSQL gives the keys of JSON back in an order of its own: the shorter first."""
+    sweep = make_sweep(
+        {RATE: [0.01, 0.1], "algorithm.params.num_epochs": [1, 2], "algorithm.params.batch_size": [4, 8]}, seeds=[]
+    )
+    sweep.refresh_from_db()
+    table = table_of(sweep)
+    assert table.axes == [RATE, "algorithm.params.num_epochs", "algorithm.params.batch_size"]
+    for row in table.rows:
+        (member,) = row.members
+        params = member.run.config["algorithm"]["params"]
+        assert {path: params[path.rpartition(".")[2]] for path in table.axes} == row.values
+
+
 def test_mean_and_deviation_are_over_completed_runs_alone(sweep: Sweep) -> None:
     runs = runs_of(sweep)
     for run, loss in zip(runs[:2], (1.0, 2.0), strict=True):

@@ -91,6 +91,28 @@ def test_a_cancelled_job_goes_on_after_a_resume(server: FireworksServer, tmp_pat
     assert len(server.jobs) == 1 and server.count("POST", ":resume$") == 1 and seen.start_step is not None
 
 
+def test_a_stop_just_after_a_resume_cancels_the_job_again(
+    server: FireworksServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.walk = SLOW
+    assert train(server, tmp_path, Witness(stop_after=1)).status == "cancelled"
+    resume = jobs_module.FireworksJobs.resume
+
+    def resume_late(self: jobs_module.FireworksJobs, kind: str, name: str) -> None:
+        """The service shows the old end for a while."""
+        resume(self, kind, name)
+        server.jobs[name].ended = "CANCELLED"
+
+    class Hasty(Witness):
+        def on_event(self, state: LoopState, level: str, message: str) -> None:
+            if "to go on with the job" in message:
+                state.request_stop()
+
+    monkeypatch.setattr(jobs_module.FireworksJobs, "resume", resume_late)
+    assert train(server, tmp_path, Hasty()).status == "cancelled"
+    assert server.count("POST", ":cancel$") == 2
+
+
 def test_a_job_that_may_not_go_on_says_so(server: FireworksServer, tmp_path: Path) -> None:
     server.walk = [State("RUNNING", 1), State("FAILED", 1, "bad node")]
     train(server, tmp_path)
