@@ -164,8 +164,16 @@ class ManagedRun:
                 self._pause(self.algorithm.watch.poll_seconds * SHORTEST_PAUSE)
             except Stopped:
                 if not self.state.is_leaving:  # it would go on and be billed with nobody to watch it
-                    jobs.cancel(kind, record.job)
+                    self._take_back(jobs, record)
                 raise
+
+    def _take_back(self, jobs: ManagedJobs, record: JobRecord) -> None:
+        try:
+            jobs.cancel(self.algorithm.kind, record.job)
+        except BackendError as error:
+            self.dispatch.event(
+                "warning", f"{jobs.place} did not cancel the job {record.job} again; look whether it goes on. {error}"
+            )
 
     # what every part of it uses
 
