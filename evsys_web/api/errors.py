@@ -196,4 +196,5 @@ def _as_problem(request: HttpRequest, response: HttpResponseBase) -> HttpRespons
     answer = problem(response.status_code)
     for name, value in response.headers.items():  # Allow, Retry-After, what the middleware below this one says about frames
         answer.headers.setdefault(name, value)
+    answer.headers["Content-Length"] = str(len(answer.content))  # not that of the page which this replaces
     return answer

@@ -12,6 +12,7 @@ Headers = dict[str, str]
 def get(path: str, headers: Headers) -> tuple[int, dict[str, Any]]:
     response = Client().get(path, headers=headers)
     assert response["Content-Type"] == "application/problem+json"
+    assert int(response.get("Content-Length", len(response.content))) == len(response.content), "a client would wait or hang up"
     return response.status_code, response.json()
 
 
@@ -77,7 +78,7 @@ def test_a_body_that_is_no_json_is_refused_in_the_same_shape(alice_headers: Head
 def test_an_unknown_address_and_a_wrong_method_answer_in_the_same_shape(alice_headers: Headers) -> None:
     assert get("/api/v1/nowhere", alice_headers)[0] == 404
     response = Client().delete("/api/v1/things", headers=alice_headers)
-    assert response.status_code == 405
+    assert response.status_code == 405 and int(response["Content-Length"]) == len(response.content)
     assert response["Content-Type"] == "application/problem+json"
     assert set(response["Allow"].split(", ")) == {"GET", "POST"}
 
