@@ -6,6 +6,7 @@
 | EVSYS_HOST | 127.0.0.1 | address that `manage.py up` listens on; anything else is reachable by others |
 | PORT | 8000 | its port |
 | EVSYS_HTTPS | 0 | 1 behind a proxy that ends TLS and sets X-Forwarded-Proto: secure cookies, http redirected, HSTS |
+| FORWARDED_ALLOW_IPS | 127.0.0.1 | addresses of proxies, comma-separated: their X-Forwarded-For says where a visitor comes from |
 | EVSYS_STORAGE_URL | files in EVSYS_HOME | s3://bucket/prefix for uploads (needs requirements-s3.txt) |
 | SECRET_KEY | made once in EVSYS_HOME | signs sessions |
 | EVSYS_SECRET_KEYS | made once in EVSYS_HOME | encrypt stored credentials, comma-separated: the first seals, all open |
@@ -165,6 +166,7 @@ HOME = _home()
 HOST = os.environ.get("EVSYS_HOST") or "127.0.0.1"
 PORT = _number("PORT", 8000, low=1, high=65535)
 HTTPS = _flag("EVSYS_HTTPS")
+FORWARDED_ALLOW_IPS = os.environ.get("FORWARDED_ALLOW_IPS") or "127.0.0.1"  # uvicorn reads it, too
 SECRET_KEY = os.environ.get("SECRET_KEY") or _kept_secret(HOME / "secret_key", "everybody signs in anew")
 CREDENTIAL_KEYS = _credential_keys()
 ALLOW_PRIVATE_URLS = _flag("EVSYS_ALLOW_PRIVATE_URLS")

@@ -39,6 +39,8 @@ KEYS = ("secret_key", "credential_key")
 FORMAT = 1
 PATHS_IN = (MANIFEST_FILE, "adapter_config.json")
 """Files of a run that hold paths of other files."""
+SIDE_FILES = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a database. Left over from another one, they would be replayed into the one that is put back."""
 
 
 class BackupRefused(RecipeError):
@@ -72,8 +74,9 @@ def write_backup(target: Path) -> Summary:
                 file.flush()
                 os.fsync(file.fileno())
         part.replace(target)
-    except OSError as error:
-        raise BackupRefused(f"The backup could not be written to {target.parent}: {error.strerror or error}.") from None
+    except (OSError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise BackupRefused(f"The backup could not be written to {target.parent}: {reason}.") from None
     finally:
         part.unlink(missing_ok=True)
     return summary
@@ -129,7 +132,8 @@ def restore_backup(archive: Path) -> Summary:
     """Put a backup back into an EVSYS_HOME without data, and bring its tables up to this release. Raises BackupRefused."""
     _only_sqlite()
     home, database = Path(settings.HOME), Path(str(connection.settings_dict["NAME"]))
-    if database.exists() or any(files_below(home / "runs")) or any(files_below(home / "files")):
+    replaced = [Path(f"{database}{end}") for end in ("", *SIDE_FILES)] + [home / folder for folder in FOLDERS]
+    if any(_holds_something(path) for path in replaced):
         raise BackupRefused(f"{home} holds data. Name an empty folder with EVSYS_HOME, or move this one away first.")
     try:
         with tarfile.open(archive) as tar:
@@ -141,6 +145,13 @@ def restore_backup(archive: Path) -> Summary:
     if about["home"] != str(home):
         _relocate(about["home"], str(home))
     return summary
+
+
+def _holds_something(path: Path) -> bool:
+    """It is a file or a link, or a folder with one of them anywhere in it, also one that a backup would leave out."""
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        return True
+    return any(found.is_symlink() or not found.is_dir() for found in path.rglob("*"))
 
 
 def _about(tar: tarfile.TarFile) -> dict[str, Any]:
@@ -167,6 +178,8 @@ def _unpack(tar: tarfile.TarFile, home: Path, database: Path) -> Summary:
         top = member.name.partition("/")[0]
         if not (member.isfile() and (member.name in (ABOUT, DATABASE, *KEYS) or top in FOLDERS)):
             raise BackupRefused(f"The backup holds {member.name!r}, which has no business in one. Nothing of it was used.")
+    if DATABASE not in {member.name for member in members}:
+        raise BackupRefused("The backup holds no database: it is not whole. Nothing of it was used.")
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         tar.extractall(scratch, members=members, filter="data")
         for name in (*KEYS, *FOLDERS):

@@ -71,8 +71,11 @@ def _is_used(checkpoint: Checkpoint) -> bool:
 
 
 def _ended_before(moment: datetime) -> Iterator[TrainingRun]:
-    for run in TrainingRun.objects.filter(status__in=ENDED, finished_at__lt=moment).order_by("finished_at", "pk").iterator():
-        if not is_stood_on(run):
+    """Each is read anew when its turn comes: it may have been resumed, or deleted, since. The list is read to its end first: a
+    SELECT that is still open would keep SQLite from beginning to write on the same connection."""
+    ended = TrainingRun.objects.filter(status__in=ENDED, finished_at__lt=moment)
+    for pk in list(ended.order_by("finished_at", "pk").values_list("pk", flat=True)):
+        if (run := ended.filter(pk=pk).first()) is not None:
             yield run
 
 
@@ -80,36 +83,54 @@ def _points(moment: datetime) -> Iterator[Removal]:
     having = [Exists(model.objects.filter(run=OuterRef("pk"))) for model in (MetricRow, MetricChunk)]
     with_points = set(TrainingRun.objects.filter(having[0] | having[1]).values_list("pk", flat=True))
     for run in _ended_before(moment):
-        if run.pk in with_points:
+        if run.pk in with_points and not is_stood_on(run):
             yield Removal("metrics", run, "all points", None, partial(_forget_points, run))
 
 
 def _forget_points(run: TrainingRun) -> None:
     with transaction.atomic():
-        ended = TrainingRun.objects.select_for_update().filter(pk=run.pk, status__in=ENDED).first()
-        if ended is None:
-            raise RunRefused("It runs again.")
+        ended = _locked(run)
         MetricRow.objects.filter(run=run).delete()
         MetricChunk.objects.filter(run=run).delete()
         days = settings.KEEP_DAYS["metrics"]
         ended.note(f"The points were deleted: they are kept for {days} days." if days else "The points were deleted.")
 
 
+def _locked(run: TrainingRun) -> TrainingRun:
+    """Within a transaction: nobody resumes it until that ends. Raises RunRefused when somebody did."""
+    ended = TrainingRun.objects.select_for_update().filter(pk=run.pk, status__in=ENDED).first()
+    if ended is None:
+        raise RunRefused("It runs again.")
+    return ended
+
+
 def _rollouts(moment: datetime) -> Iterator[Removal]:
     for run in _ended_before(moment):
-        file = run.output_dir / ROLLOUTS_FILE
-        if file.is_file():
-            yield Removal("rollouts", run, ROLLOUTS_FILE, file.stat().st_size, file.unlink)
+        if is_stood_on(run):
+            continue
+        try:
+            num_bytes = (run.output_dir / ROLLOUTS_FILE).stat().st_size
+        except FileNotFoundError:  # there were none, or another worker deleted them a moment ago
+            continue
+        yield Removal("rollouts", run, ROLLOUTS_FILE, num_bytes, partial(_forget_rollouts, run))
+
+
+def _forget_rollouts(run: TrainingRun) -> None:
+    with transaction.atomic():
+        _locked(run)
+        (run.output_dir / ROLLOUTS_FILE).unlink(missing_ok=True)
 
 
 def _checkpoints(moment: datetime) -> Iterator[Removal]:
     """All but the last of each run, by age of the run's end; those that something stands on stay."""
-    runs = TrainingRun.objects.filter(status__in=ENDED, finished_at__lt=moment).order_by("finished_at", "pk")
-    for run in runs.iterator():
+    for run in _ended_before(moment):
         if any(rows.exists() for _, rows in pointing_at(run)):
             continue
         for checkpoint in list(run.checkpoints.order_by("-step", "-pk"))[1:]:
-            if not _is_used(checkpoint):
-                yield Removal(
-                    "checkpoints", run, checkpoint.name, checkpoint_bytes(checkpoint), partial(remove_checkpoint, checkpoint)
-                )
+            if _is_used(checkpoint):
+                continue
+            try:
+                num_bytes = checkpoint_bytes(checkpoint)
+            except FileNotFoundError:  # another worker is deleting it
+                continue
+            yield Removal("checkpoints", run, checkpoint.name, num_bytes, partial(remove_checkpoint, checkpoint))

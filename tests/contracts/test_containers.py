@@ -49,6 +49,10 @@ def test_no_password_stands_in_it_and_nothing_but_the_pages_is_reachable() -> No
     assert ports == ["127.0.0.1:8000:8000"]
 
 
+def test_no_visitor_may_say_which_address_they_come_from() -> None:
+    assert {service["environment"]["FORWARDED_ALLOW_IPS"] for service in OURS.values()} == {"${FORWARDED_ALLOW_IPS:-127.0.0.1}"}
+
+
 def test_every_queue_has_a_reader() -> None:
     from django.conf import settings
 

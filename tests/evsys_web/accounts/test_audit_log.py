@@ -39,6 +39,23 @@ def test_it_says_who_did_what_to_what_before_and_after_and_from_where(stopped: T
     assert entry.door.startswith("command") and entry.address is None
 
 
+@pytest.mark.parametrize(
+    ("said", "noted"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8::7", "2001:db8::7"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("unknown", None),
+        ("", None),
+        ("<b>192.0.2.7", None),
+    ],
+)
+def test_only_an_address_goes_into_its_column_whatever_a_visitor_said(alice_client: Client, said: str, noted: str | None) -> None:
+    form = {"first_name": "Alice", "last_name": "", "email": "alice@example.org"}
+    assert alice_client.post("/accounts/", form, REMOTE_ADDR=said).status_code == 302
+    assert AuditEntry.objects.get().address == noted
+
+
 def test_admins_of_the_project_read_it_and_editors_viewers_and_strangers_do_not(
     stopped: TrainingRun, alice: User, bob: User, carol: User, mallory: User, admin: User
 ) -> None:

@@ -9,7 +9,9 @@ from django.core.management import CommandError, call_command
 
 from evsys_web.accounts.actions import reveal_credential, store_credential
 from evsys_web.accounts.models import BackendCredential, Project, User
-from evsys_web.encryption import unsaid, unseal
+from evsys_web.encryption import seal, unsaid, unseal
+from evsys_web.home.lock import alone_in_home
+from evsys_web.home.management.commands import rotate_keys
 from evsys_web.notifications.actions import add_channel
 from evsys_web.notifications.models import Channel
 from recipes.errors import ConfigError
@@ -60,6 +62,50 @@ def test_one_that_no_key_opens_stops_it_and_loses_nothing(settings: Any, monkeyp
         call_command("rotate_keys")
     assert len((settings.HOME / "credential_key").read_text().split(",")) == 2
     assert unseal(BackendCredential.objects.get(name="mine").sealed) == SECRET
+
+
+def test_a_running_server_would_go_on_with_the_former_key(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EVSYS_SECRET_KEYS", raising=False)
+    former = settings.CREDENTIAL_KEYS
+    with alone_in_home("the server"), pytest.raises(CommandError, match=r"EvSys Web runs on this EVSYS_HOME\. Stop it first\."):
+        call_command("rotate_keys")
+    assert former == settings.CREDENTIAL_KEYS and not (settings.HOME / "credential_key").exists()
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_one_that_is_stored_meanwhile_under_the_former_key_is_not_lost(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, project: Project, given: bool
+) -> None:
+    monkeypatch.delenv("EVSYS_SECRET_KEYS", raising=False)
+    late, reseal_all = seal("stored meanwhile"), rotate_keys._reseal_all
+    if given:
+        monkeypatch.setenv("EVSYS_SECRET_KEYS", "given")
+        settings.CREDENTIAL_KEYS = ["n" * 40, *settings.CREDENTIAL_KEYS]
+
+    def somebody_is_quick() -> int:
+        count = reseal_all()
+        BackendCredential.objects.create(project=project, name="late", sealed=late)
+        return count
+
+    monkeypatch.setattr(rotate_keys, "_reseal_all", somebody_is_quick)
+    with pytest.raises(CommandError, match="All keys are kept"):
+        call_command("rotate_keys")
+    assert unseal(BackendCredential.objects.get(name="late").sealed) == "stored meanwhile"
+    assert given or len((settings.HOME / "credential_key").read_text().split(",")) == 2
+    monkeypatch.setattr(rotate_keys, "_reseal_all", reseal_all)
+    call_command("rotate_keys")
+    settings.CREDENTIAL_KEYS = settings.CREDENTIAL_KEYS[:1]
+    assert unseal(BackendCredential.objects.get(name="late").sealed) == "stored meanwhile"
+
+
+def test_a_second_rotation_does_not_bring_back_a_key_that_the_first_one_dropped(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EVSYS_SECRET_KEYS", raising=False)
+    (settings.HOME / "credential_key").write_text("the key of the first")
+    with pytest.raises(CommandError, match="Try again"):
+        call_command("rotate_keys")
+    assert (settings.HOME / "credential_key").read_text() == "the key of the first"
 
 
 def test_a_key_that_was_opened_is_not_repeated() -> None:

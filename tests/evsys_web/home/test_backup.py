@@ -111,6 +111,9 @@ def about(**values: object) -> tuple[tarfile.TarInfo, bytes]:
     return tarfile.TarInfo("backup.json"), json.dumps(known | values).encode()
 
 
+DATABASE = (tarfile.TarInfo("evsys.sqlite3"), b"")
+
+
 def linked(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = tarfile.SYMTYPE, target
@@ -120,13 +123,13 @@ def linked(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
 @pytest.mark.parametrize(
     ("members", "sentence"),
     [
-        ([(tarfile.TarInfo("evsys.sqlite3"), b"")], "no backup of EvSys Web"),
+        ([DATABASE], "no backup of EvSys Web"),
         ([about(format=9)], "no backup of EvSys Web"),
         ([about(migrations=[["accounts", "0999_of_tomorrow"]])], "newer release (it knows accounts.0999_of_tomorrow)"),
-        ([about(), (tarfile.TarInfo("runs/../../escaped"), b"x")], "cannot be put back"),
+        ([about(), DATABASE, (tarfile.TarInfo("runs/../../escaped"), b"x")], "cannot be put back"),
         ([about(), (tarfile.TarInfo("/etc/escaped"), b"x")], "no business"),
         ([about(), linked("runs/link", "/etc")], "no business"),
-        ([about()], "cannot be put back"),
+        ([about(), (tarfile.TarInfo("credential_key"), b"theirs")], "holds no database"),
     ],
 )
 def test_what_is_no_backup_of_ours_leaves_nothing_behind(manage: Manage, tmp_path: Path, members: list, sentence: str) -> None:
@@ -136,6 +139,27 @@ def test_what_is_no_backup_of_ours_leaves_nothing_behind(manage: Manage, tmp_pat
     assert "Traceback" not in done.stderr
     assert not (home / "evsys.sqlite3").exists() and not list((home / "runs").iterdir())
     assert not (tmp_path / "escaped").exists()
+    assert (home / "credential_key").read_text() != "theirs"
+
+
+@pytest.mark.parametrize("left", ["evsys.sqlite3-wal", "evsys.sqlite3-journal", "tinker/weights/a", "runs/1/.step-1.deleted/a"])
+def test_what_is_left_of_another_installation_is_neither_replayed_nor_deleted(manage: Manage, tmp_path: Path, left: str) -> None:
+    file = tmp_path / "home" / left
+    file.parent.mkdir(parents=True)
+    file.write_text("left")
+    archive = archive_with(tmp_path / "x.tar", about(), DATABASE)
+    done = manage(tmp_path / "home", "restore", str(archive), check=False)
+    assert done.returncode == 1 and "holds data" in done.stderr, done.stderr
+    assert file.read_text() == "left" and not (tmp_path / "home" / "evsys.sqlite3").exists()
+
+
+def test_a_database_that_is_none_is_a_sentence(manage: Manage, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "evsys.sqlite3").write_bytes(b"no database" * 1000)
+    done = manage(home, "backup", str(tmp_path / "x.tar"), check=False)
+    assert done.returncode == 1 and "could not be written" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 def test_the_tables_of_the_release_before_come_along_with_their_rows(manage: Manage, tmp_path: Path) -> None:

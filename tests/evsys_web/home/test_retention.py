@@ -17,8 +17,9 @@ from evsys_web.checkpoints.models import Export
 from evsys_web.cycles.models import Cycle, CycleRound
 from evsys_web.evals.models import EvalRun
 from evsys_web.home import tasks
-from evsys_web.home.retention import prune
+from evsys_web.home.retention import prune, removals
 from evsys_web.runs import metrics
+from evsys_web.runs.actions import RunRefused
 from evsys_web.runs.models import Checkpoint, Status, TrainingRun
 from recipes.rollout_log import ROLLOUTS_FILE
 from tests.evsys_web.home.conftest import MakeRun
@@ -103,6 +104,32 @@ def test_nothing_goes_unless_somebody_said_so(old_run: TrainingRun) -> None:
         call_command("prune")
     with pytest.raises(CommandError, match="negative"):
         call_command("prune", metrics_days=-1)
+
+
+@pytest.mark.parametrize("kind", ["metrics", "rollouts"])
+def test_a_run_that_is_resumed_meanwhile_keeps_everything(old_run: TrainingRun, kind: str) -> None:
+    (removal,) = removals({kind: 30})
+    running(old_run)
+    with pytest.raises(RunRefused, match="runs again"):
+        removal.remove()
+    assert is_whole(old_run)
+
+
+def test_a_run_that_is_resumed_while_another_is_pruned_is_passed_over(old_run: TrainingRun, make_run: MakeRun) -> None:
+    younger = make_run("younger", status=Status.COMPLETED, finished_at=now() - timedelta(days=35), step=1)
+    younger.output_dir.mkdir(parents=True)
+    (younger.output_dir / ROLLOUTS_FILE).write_text("{}\n")
+    going = removals({"rollouts": 30})
+    assert next(going).run == old_run
+    running(younger)
+    assert list(going) == []
+
+
+def test_two_workers_that_prune_at_once_do_each_other_no_harm(old_run: TrainingRun) -> None:
+    mine, theirs = list(removals({"rollouts": 30})), list(removals({"rollouts": 30}))
+    for removal in mine + theirs:
+        removal.remove()
+    assert not (old_run.output_dir / ROLLOUTS_FILE).exists()
 
 
 def test_a_dry_run_names_what_would_go_and_deletes_nothing(old_run: TrainingRun) -> None:

@@ -102,5 +102,7 @@ def test_nobody_at_the_door_is_no_traceback(settings: Settings) -> None:
 
 def test_the_pages_do_not_believe_proxy_headers_without_a_proxy(settings: Settings) -> None:
     assert "--no-proxy-headers" in up.children()[0].command
+    settings.FORWARDED_ALLOW_IPS = "192.0.2.1"
+    assert " --forwarded-allow-ips 192.0.2.1 " in " ".join(up.children()[0].command)
     settings.HTTPS = True
     assert "--proxy-headers" in up.children()[0].command

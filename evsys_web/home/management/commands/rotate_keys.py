@@ -12,7 +12,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db.models import Model
 
 from evsys_web.accounts.models import BackendCredential
-from evsys_web.encryption import reseal
+from evsys_web.encryption import reseal, unseal
+from evsys_web.home.lock import HomeInUse, alone_in_home
 from evsys_web.notifications.models import Channel
 from recipes.errors import ConfigError
 
@@ -32,14 +33,46 @@ class Command(BaseCommand):
             if len(settings.CREDENTIAL_KEYS) < 2:
                 raise CommandError("EVSYS_SECRET_KEYS holds one key. Put a new one in front: EVSYS_SECRET_KEYS=new,old.")
             count = _reseal_all()
+            _refuse_what_the_first_key_does_not_open()
             self.stdout.write(f"{count} sealed anew. Take the former keys out of EVSYS_SECRET_KEYS and start the server again.")
             return
-        settings.CREDENTIAL_KEYS = [secrets.token_urlsafe(50), *settings.CREDENTIAL_KEYS]
-        _write(file, settings.CREDENTIAL_KEYS)  # both, so that nothing is lost if this ends half-way
-        count = _reseal_all()
-        settings.CREDENTIAL_KEYS = settings.CREDENTIAL_KEYS[:1]
-        _write(file, settings.CREDENTIAL_KEYS)
+        try:
+            with alone_in_home(f"rotate_keys (process {os.getpid()})"):
+                count = _rotate(file)
+        except HomeInUse:
+            raise CommandError("EvSys Web runs on this EVSYS_HOME. Stop it first.") from None
         self.stdout.write(f"{count} sealed anew under a new key in {file}. Start the server again.")
+
+
+def _rotate(file: Path) -> int:
+    """How many. The file holds both keys until the new one was seen to open everything."""
+    if file.exists() and file.read_text().strip() != ",".join(settings.CREDENTIAL_KEYS):
+        raise CommandError(f"{file} changed since this command began to read it. Try again.")  # another rotation was quicker
+    settings.CREDENTIAL_KEYS = [secrets.token_urlsafe(50), *settings.CREDENTIAL_KEYS]
+    _write(file, settings.CREDENTIAL_KEYS)
+    count = _reseal_all()
+    _refuse_what_the_first_key_does_not_open()
+    settings.CREDENTIAL_KEYS = settings.CREDENTIAL_KEYS[:1]
+    _write(file, settings.CREDENTIAL_KEYS)
+    return count
+
+
+def _refuse_what_the_first_key_does_not_open() -> None:
+    """Somebody may have stored a credential meanwhile who knew the former key alone."""
+    keys = settings.CREDENTIAL_KEYS
+    settings.CREDENTIAL_KEYS = keys[:1]
+    try:
+        for model, column in SEALED:
+            for pk, sealed in model._default_manager.exclude(**{column: ""}).values_list("pk", column):
+                try:
+                    unseal(sealed)
+                except ConfigError:
+                    raise CommandError(
+                        f"{model._meta.verbose_name} {pk} was stored meanwhile under a former key. All keys are kept: "
+                        "stop whatever else uses this database, and run this again."
+                    ) from None
+    finally:
+        settings.CREDENTIAL_KEYS = keys
 
 
 def _reseal_all() -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import http.client
 import os
 import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from django.conf import settings
@@ -21,6 +20,7 @@ from django.db import OperationalError
 from evsys_web.accounts.actions import ensure_admin
 from evsys_web.datasets.actions import import_starter_rows
 from evsys_web.evals.starter import import_starter_benchmark
+from evsys_web.home.lock import HomeInUse, alone_in_home
 from evsys_web.supervisor import Child, Supervisor
 
 PATIENCE_SECONDS = 60
@@ -66,15 +66,11 @@ class Command(BaseCommand):
     @contextmanager
     def only_one(self) -> Iterator[None]:
         """Two supervisors on one EVSYS_HOME would share a worker's name and a broker."""
-        with (settings.HOME / "up.lock").open("a+") as lock:
+        with ExitStack() as held:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                raise CommandError(f"EvSys Web already runs on {settings.HOME}: {lock.read().strip()}") from None
-            lock.truncate(0)
-            lock.write(f"{page_url()} (process {os.getpid()})\n")
-            lock.flush()
+                held.enter_context(alone_in_home(f"{page_url()} (process {os.getpid()})"))
+            except HomeInUse as error:
+                raise CommandError(f"EvSys Web already runs on {settings.HOME}: {error}") from None
             yield
 
 
@@ -117,6 +113,7 @@ def children() -> list[Child]:
     serve = ["uvicorn", "evsys_web.asgi:application", "--host", settings.HOST, "--port", str(settings.PORT)]
     # Open streams would hold a stop for ever; proxy headers are believed only where a proxy is said to be.
     serve += ["--timeout-graceful-shutdown", "2", "--proxy-headers" if settings.HTTPS else "--no-proxy-headers"]
+    serve += ["--forwarded-allow-ips", settings.FORWARDED_ALLOW_IPS]
     serve += ["--log-level", "warning", "--no-access-log", "--no-server-header", "--lifespan", "off", "--ws", "none"]
     quiet = ["--loglevel", "warning", "--without-gossip", "--without-mingle", "--without-heartbeat"]
     celery = ["celery", "--quiet", "-A", "evsys_web", "worker", *quiet]
