@@ -98,7 +98,7 @@ def _forget_points(run: TrainingRun) -> None:
 
 def _locked(run: TrainingRun) -> TrainingRun:
     """Within a transaction: nobody resumes it until that ends. Raises RunRefused when somebody did."""
-    ended = TrainingRun.objects.select_for_update().filter(pk=run.pk, status__in=ENDED).first()
+    ended: TrainingRun | None = TrainingRun.objects.select_for_update().filter(pk=run.pk, status__in=ENDED).first()
     if ended is None:
         raise RunRefused("It runs again.")
     return ended
