@@ -121,16 +121,15 @@ def invitation(request: HttpRequest, secret: str) -> HttpResponse:
         return render(request, "accounts/invitation.html", {"invitation": None}, status=410)
     user = request.user if isinstance(request.user, User) else None
     form = AccountForm(request.POST or None) if user is None else None
-    if request.method == "POST":
+    if request.method == "POST" and (form is None or form.is_valid()):
         if form is None:
             joined = user is not None and actions.accept(user=user, invitation=found)
         else:
-            joined = form.is_valid() and _joined_with_new_account(request, form, found) is not None
-        if not joined and not (form is not None and form.errors):
+            joined = _joined_with_new_account(request, form, found) is not None
+        if not joined:
             return render(request, "accounts/invitation.html", {"invitation": None}, status=410)
-        if joined:
-            messages.success(request, f"You are in {found.project} now, as {found.get_role_display().lower()}.")
-            return redirect("home:dashboard")
+        messages.success(request, f"You are in {found.project} now, as {found.get_role_display().lower()}.")
+        return redirect("home:dashboard")
     status = 422 if form is not None and form.errors else 200
     return render(request, "accounts/invitation.html", {"invitation": found, "form": form}, status=status)
 
