@@ -19,9 +19,10 @@ from evsys_web.cycles.export import export_cycle
 from evsys_web.cycles.import_actions import import_cycle
 from evsys_web.cycles.models import Cycle, visible_cycle
 from evsys_web.cycles.schemas import CycleDetail, CycleEventOut, CycleOut, CycleQuery, CycleRequest, cycle_body
-from evsys_web.cycles.snippets import yaml_of
 from evsys_web.datasets.api import received
 from evsys_web.runs.schemas import RowId, inlined, read_body
+from evsys_web.runs.snippets import yaml_of
+from recipes.cycle_config import CycleConfig
 
 router = Router(tags=["cycles"])
 _create_schema = {"schema": inlined(cycle_body())}
@@ -108,7 +109,7 @@ def resume_cycle(request: HttpRequest, cycle_id: int) -> Cycle:
 @router.get("/{int:cycle_id}/config.yaml", summary="The config as YAML")
 def get_config(request: HttpRequest, cycle_id: int) -> HttpResponse:
     cycle = visible_cycle(caller(request), cycle_id)
-    return HttpResponse(yaml_of(cycle.config), content_type="application/yaml; charset=utf-8")
+    return HttpResponse(yaml_of(CycleConfig, cycle.config), content_type="application/yaml; charset=utf-8")
 
 
 @router.get("/{int:cycle_id}/events", response=Page[CycleEventOut], summary="What happened, newest first")

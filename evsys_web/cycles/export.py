@@ -27,7 +27,6 @@ from evsys_web.cycles.archive import (
     tasks_file,
 )
 from evsys_web.cycles.models import Cycle, CycleRound
-from evsys_web.cycles.snippets import yaml_of
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.evals.models import Attempt, Benchmark, EvalRun, EvalTask
 from evsys_web.runs import metrics
@@ -35,7 +34,9 @@ from evsys_web.runs.actions import RunRefused
 from evsys_web.runs.downloads import csv_chunks, files_of, folder_within
 from evsys_web.runs.models import Checkpoint, TrainingRun
 from evsys_web.runs.recorder import as_json
-from evsys_web.runs.snippets import yaml_of as run_yaml_of
+from evsys_web.runs.snippets import yaml_of
+from recipes.config import RunConfig
+from recipes.cycle_config import CycleConfig
 
 CHUNK = 500
 
@@ -52,7 +53,7 @@ def export_cycle(cycle: Cycle) -> Iterator[bytes]:
 def _entries(cycle: Cycle, rounds: list[CycleRound]) -> Iterator[ZipEntry]:
     yield ZipEntry(README, [_readme(cycle)])
     yield ZipEntry(MANIFEST, [record_of(cycle, rounds).model_dump_json(indent=1).encode()])
-    yield ZipEntry(CONFIG, [yaml_of(cycle.config).encode()])
+    yield ZipEntry(CONFIG, [yaml_of(CycleConfig, cycle.config).encode()])
     for side, benchmark in (("learn", cycle.learn), ("judge", cycle.judge)):
         assert benchmark is not None and benchmark.dataset_version is not None
         yield ZipEntry(tasks_file(side), _lines(benchmark.dataset_version.read_rows()))
@@ -71,7 +72,7 @@ def _round_entries(round_: CycleRound) -> Iterator[ZipEntry]:
         yield ZipEntry(round_file(round_.number, "origins.jsonl"), _lines(_origins(version)))
     if (training := round_.training_run) is None:
         return
-    yield ZipEntry(round_file(round_.number, "run.yaml"), [run_yaml_of(training.config).encode()])
+    yield ZipEntry(round_file(round_.number, "run.yaml"), [yaml_of(RunConfig, training.config).encode()])
     yield ZipEntry(round_file(round_.number, "metrics.jsonl"), _lines(_points(training)))
     yield ZipEntry(round_file(round_.number, "metrics.csv"), csv_chunks(training))
     for name, path in _weights(round_.checkpoint):

@@ -18,11 +18,11 @@ from evsys_web.cycles.actions import launch_cycle
 from evsys_web.cycles.first import launch_first_cycle
 from evsys_web.cycles.forms import CycleForm, start_from
 from evsys_web.cycles.models import Cycle
-from evsys_web.cycles.snippets import curl_for, yaml_of
 from evsys_web.evals.forms import benchmarks_for
 from evsys_web.evals.starter import import_starter_benchmark, import_starter_learning_benchmark
 from evsys_web.runs.form_views import next_name
 from evsys_web.runs.forms import checkpoints_for, models_on_offer
+from evsys_web.runs.work_pages import export_of
 from recipes.cycle_config import CycleConfig
 from recipes.errors import ConfigError, DataError
 
@@ -106,13 +106,7 @@ def size_fragment(request: HttpRequest) -> HttpResponse:
 @require_POST
 @editors_only
 def export_fragment(request: HttpRequest) -> HttpResponse:
-    """The settings as typed, as YAML and as a call of the API."""
-    form = CycleForm(signed_in(request), request.POST)
-    context: dict[str, Any] = {"mistakes": [] if form.is_valid() else form.mistakes()}
-    if not context["mistakes"]:
-        config = form.config.model_dump(mode="json")
-        context |= {"yaml": yaml_of(config), "curl": curl_for(request, config)}
-    return render(request, "runs/_export.html", context)
+    return export_of(request, CycleForm(signed_in(request), request.POST), CycleConfig, "cycles")
 
 
 @require_POST

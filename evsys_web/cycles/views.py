@@ -20,11 +20,12 @@ from evsys_web.cycles.export import export_cycle
 from evsys_web.cycles.models import Cycle, CycleRound
 from evsys_web.cycles.picture import pictures_of
 from evsys_web.cycles.side_by_side import table_of
-from evsys_web.cycles.snippets import curl_for, yaml_of
 from evsys_web.cycles.steps import steps_of
 from evsys_web.evals.curves import curves_context
 from evsys_web.runs.actions import RunRefused
+from evsys_web.runs.snippets import curl_for, yaml_of
 from evsys_web.runs.work_pages import act, list_context, searched, yaml_file
+from recipes.cycle_config import CycleConfig
 
 EVENTS_SHOWN = 200
 MOST_CURVES = 7
@@ -48,8 +49,8 @@ def cycle_detail(request: HttpRequest, pk: int) -> HttpResponse:
     context = {
         **_found_out(cycle),
         **_steps(cycle),
-        "config_yaml": yaml_of(cycle.config),
-        "curl": curl_for(request, cycle.config),
+        "config_yaml": yaml_of(CycleConfig, cycle.config),
+        "curl": curl_for(request, "cycles", cycle.config),
     }
     return render(request, "cycles/detail.html", context)
 
@@ -77,7 +78,7 @@ def cycle_found(request: HttpRequest, pk: int) -> HttpResponse:
 @require_safe
 def cycle_yaml(request: HttpRequest, pk: int) -> HttpResponse:
     cycle = found(request, pk)
-    return yaml_file(yaml_of(cycle.config), name=f"cycle-{cycle.pk}")
+    return yaml_file(yaml_of(CycleConfig, cycle.config), name=f"cycle-{cycle.pk}")
 
 
 @require_safe

@@ -19,9 +19,10 @@ from evsys_web.evals.comparison import RunsCompared, say
 from evsys_web.evals.curves import curves_context
 from evsys_web.evals.leaks import trained_by
 from evsys_web.evals.models import Benchmark, EvalRun
-from evsys_web.evals.snippets import curl_for, yaml_of
 from evsys_web.evals.tables import TaskTable
+from evsys_web.runs.snippets import curl_for, yaml_of
 from evsys_web.runs.work_pages import PER_PAGE, act, list_context, searched, yaml_file
+from recipes.eval_config import EvalConfig
 
 TASKS_PER_PAGE = 50
 ATTEMPTS_PER_PAGE = 16
@@ -51,8 +52,8 @@ def eval_detail(request: HttpRequest, pk: int) -> HttpResponse:
         **_curve(run),
         "last_seq": run.last_seq,
         "events": run.events.order_by("-seq")[:EVENTS_SHOWN],
-        "config_yaml": yaml_of(run.config),
-        "curl": curl_for(request, run.config),
+        "config_yaml": yaml_of(EvalConfig, run.config),
+        "curl": curl_for(request, "evals", run.config),
     }
     return render(request, "evals/detail.html", context)
 
@@ -89,7 +90,7 @@ def eval_events(request: HttpRequest, pk: int) -> HttpResponse:
 @require_safe
 def eval_yaml(request: HttpRequest, pk: int) -> HttpResponse:
     run = found(request, pk)
-    return yaml_file(yaml_of(run.config), name=f"eval-{run.pk}")
+    return yaml_file(yaml_of(EvalConfig, run.config), name=f"eval-{run.pk}")
 
 
 @require_safe

@@ -26,7 +26,7 @@ from evsys_web.runs.forms import (
     versions_for,
 )
 from evsys_web.runs.models import TrainingRun
-from evsys_web.runs.snippets import curl_for, yaml_of
+from evsys_web.runs.work_pages import export_of
 from recipes.config import RunConfig
 from recipes.errors import ConfigError
 from recipes.registry import algorithms, backends, callbacks, load_failures
@@ -91,13 +91,7 @@ def estimate_fragment(request: HttpRequest) -> HttpResponse:
 @require_POST
 @editors_only
 def export_fragment(request: HttpRequest) -> HttpResponse:
-    """The settings as typed, as YAML and as a call of the API."""
-    form = RunForm(signed_in(request), request.POST)
-    context: dict[str, Any] = {"mistakes": [] if form.is_valid() else form.mistakes()}
-    if not context["mistakes"]:
-        config = form.config.model_dump(mode="json")
-        context |= {"yaml": yaml_of(config), "curl": curl_for(request, config)}
-    return render(request, "runs/_export.html", context)
+    return export_of(request, RunForm(signed_in(request), request.POST), RunConfig, "runs")
 
 
 @require_POST

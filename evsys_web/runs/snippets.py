@@ -1,4 +1,4 @@
-"""A run's settings in the shapes that other tools take: YAML for a file, curl for a shell."""
+"""The settings of a run, an eval, a cycle or a sweep in the shapes that other tools take: YAML for a file, curl for a shell."""
 
 from __future__ import annotations
 
@@ -11,23 +11,18 @@ import yaml
 from django.http import HttpRequest
 from pydantic import ValidationError
 
-from recipes.config import RunConfig
+from recipes.config import Document
 
 
-def yaml_of(config: Mapping[str, Any]) -> str:
-    """As `RunConfig.to_yaml`; a config that today's code no longer accepts is shown as it was stored."""
+def yaml_of(kind: type[Document], config: Mapping[str, Any]) -> str:
+    """As the document's `to_yaml`; a config that today's code no longer accepts is shown as it was stored."""
     try:
-        return RunConfig.model_validate(config).to_yaml()
+        return kind.model_validate(config).to_yaml()
     except ValidationError:
         return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
-def curl_for(request: HttpRequest, config: Mapping[str, Any]) -> str:
-    """The call that starts the same run through the API."""
-    return post_by_curl(request, "runs", config)
-
-
-def post_by_curl(request: HttpRequest, collection: str, body: Mapping[str, Any]) -> str:
+def curl_for(request: HttpRequest, collection: str, body: Mapping[str, Any]) -> str:
     """A call that creates something. The token is the reader's own, from the environment."""
     text = json.dumps(dict(body), ensure_ascii=False)
     return (

@@ -26,6 +26,7 @@ from evsys_web.runs.rollouts import offers_samples
 from evsys_web.runs.sanity import sanity
 from evsys_web.runs.snippets import curl_for, yaml_of
 from evsys_web.runs.work_pages import act, list_context, searched, yaml_file
+from recipes.config import RunConfig
 from recipes.errors import CheckpointError
 
 EVENTS_SHOWN = 500
@@ -74,8 +75,8 @@ def run_detail(request: HttpRequest, pk: int) -> HttpResponse:
         "events": run.events.order_by("-seq")[:EVENTS_SHOWN],
         "clones": run.clones.order_by("-pk")[:20],
         "continued": continued_from(run, signed_in(request)),
-        "config_yaml": yaml_of(run.config),
-        "curl": curl_for(request, run.config),
+        "config_yaml": yaml_of(RunConfig, run.config),
+        "curl": curl_for(request, "runs", run.config),
     }
     return render(request, "runs/detail.html", context)
 
@@ -134,7 +135,7 @@ def run_series(request: HttpRequest, pk: int) -> JsonResponse:
 @require_safe
 def run_yaml(request: HttpRequest, pk: int) -> HttpResponse:
     run = found(request, pk)
-    return yaml_file(yaml_of(run.config), name=f"run-{run.pk}")
+    return yaml_file(yaml_of(RunConfig, run.config), name=f"run-{run.pk}")
 
 
 @require_safe

@@ -8,13 +8,15 @@ from typing import Any
 from django.contrib import messages
 from django.core.paginator import Page, Paginator
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.shortcuts import redirect, render
 
 from evsys_web.accounts.models import User
 from evsys_web.accounts.views import signed_in
 from evsys_web.runs.actions import RunRefused
+from evsys_web.runs.snippets import curl_for, yaml_of
 from evsys_web.runs.status import ACTIVE, Status
 from evsys_web.runs.work import Tracked, WorkQuerySet
+from recipes.config import Document
 
 PER_PAGE = 25
 MAX_WORDS = 8
@@ -68,3 +70,12 @@ def act(request: HttpRequest, action: Callable[[User], Any], *, back: str, said:
 
 def _typed(request: HttpRequest) -> str:
     return request.GET.get("q", "").replace("\0", "").strip()[:200]
+
+
+def export_of(request: HttpRequest, form: Any, kind: type[Document], collection: str) -> HttpResponse:
+    """The settings as typed, as YAML and as a call of the API."""
+    context: dict[str, Any] = {"mistakes": [] if form.is_valid() else form.mistakes()}
+    if not context["mistakes"]:
+        config = form.config.model_dump(mode="json")
+        context |= {"yaml": yaml_of(kind, config), "curl": curl_for(request, collection, config)}
+    return render(request, "runs/_export.html", context)

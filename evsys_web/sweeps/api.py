@@ -15,6 +15,7 @@ from evsys_web.api.pagination import Page, Slice, paginate
 from evsys_web.attachments import attachment
 from evsys_web.datasets.models import Dataset, DatasetVersion
 from evsys_web.runs.schemas import inlined, read_body
+from evsys_web.runs.snippets import yaml_of
 from evsys_web.sweeps import actions
 from evsys_web.sweeps.estimates import SweepEstimate, estimate_sweep
 from evsys_web.sweeps.models import Sweep, visible_sweep
@@ -30,7 +31,7 @@ from evsys_web.sweeps.schemas import (
     results_of,
     sweep_body,
 )
-from evsys_web.sweeps.snippets import yaml_of
+from recipes.sweep_config import SweepConfig
 
 router = Router(tags=["sweeps"])
 _create_schema = {"schema": inlined(sweep_body())}
@@ -109,7 +110,7 @@ def resume_sweep(request: HttpRequest, sweep_id: int) -> dict[str, int]:
 @router.get("/{int:sweep_id}/config.yaml", summary="The config as YAML")
 def get_config(request: HttpRequest, sweep_id: int) -> HttpResponse:
     sweep = visible_sweep(caller(request), sweep_id)
-    return HttpResponse(yaml_of(sweep.config), content_type="application/yaml; charset=utf-8")
+    return HttpResponse(yaml_of(SweepConfig, sweep.config), content_type="application/yaml; charset=utf-8")
 
 
 def _place(user: User, asked: SweepRequest) -> tuple[Project, DatasetVersion]:

@@ -12,11 +12,11 @@ from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.runs.form_views import asked_number, start_of, starting_point, yaml_sent
+from evsys_web.runs.work_pages import export_of
 from evsys_web.sweeps.actions import launch_sweep
 from evsys_web.sweeps.estimates import estimate_sweep
 from evsys_web.sweeps.forms import SweepForm, bound_sentence
 from evsys_web.sweeps.models import Sweep
-from evsys_web.sweeps.snippets import curl_for, yaml_of
 from recipes.errors import ConfigError
 from recipes.sweep_config import SweepConfig
 
@@ -77,12 +77,7 @@ def plan_fragment(request: HttpRequest) -> HttpResponse:
 @require_POST
 @editors_only
 def export_fragment(request: HttpRequest) -> HttpResponse:
-    form = SweepForm(signed_in(request), request.POST)
-    context: dict[str, Any] = {"mistakes": [] if form.is_valid() else form.mistakes()}
-    if not context["mistakes"]:
-        config = form.config.model_dump(mode="json")
-        context |= {"yaml": yaml_of(config), "curl": curl_for(request, config)}
-    return render(request, "runs/_export.html", context)
+    return export_of(request, SweepForm(signed_in(request), request.POST), SweepConfig, "sweeps")
 
 
 @require_POST

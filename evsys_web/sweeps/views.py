@@ -16,13 +16,13 @@ from evsys_web.attachments import attachment
 from evsys_web.runs import metrics
 from evsys_web.runs.headlines import chart_order, headline_of
 from evsys_web.runs.models import TrainingRun
+from evsys_web.runs.snippets import curl_for, yaml_of
 from evsys_web.runs.views import MAX_COMPARED, chart_run
 from evsys_web.runs.work_pages import PER_PAGE, act, searched, yaml_file
 from evsys_web.sweeps.actions import delete_sweep, resume_sweep, stop_sweep
 from evsys_web.sweeps.models import Sweep, SweepRun
 from evsys_web.sweeps.results import Table, csv_chunks, table_of
-from evsys_web.sweeps.snippets import curl_for, yaml_of
-from recipes.sweep_config import spelled
+from recipes.sweep_config import SweepConfig, spelled
 
 
 @require_safe
@@ -61,8 +61,8 @@ def sweep_detail(request: HttpRequest, pk: int) -> HttpResponse:
         "chart_keys": chart_order(keys, headlines),
         "headline_keys": " ".join(headline.key for headline in headlines),
         "num_drawn": len(drawn),
-        "config_yaml": yaml_of(sweep.config),
-        "curl": curl_for(request, sweep.config),
+        "config_yaml": yaml_of(SweepConfig, sweep.config),
+        "curl": curl_for(request, "sweeps", sweep.config),
     }
     return render(request, "sweeps/detail.html", context)
 
@@ -78,7 +78,7 @@ def sweep_csv(request: HttpRequest, pk: int) -> HttpResponseBase:
 @require_safe
 def sweep_yaml(request: HttpRequest, pk: int) -> HttpResponse:
     sweep = found(request, pk)
-    return yaml_file(yaml_of(sweep.config), name=f"sweep-{sweep.pk}")
+    return yaml_file(yaml_of(SweepConfig, sweep.config), name=f"sweep-{sweep.pk}")
 
 
 @require_safe

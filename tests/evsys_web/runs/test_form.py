@@ -206,7 +206,7 @@ def test_export_gives_yaml_and_a_call_that_say_the_same(alice_client: Client, ve
 
 @pytest.mark.parametrize("as_file", [True, False])
 def test_imported_yaml_fills_the_form_and_starts_nothing(alice_client: Client, version: DatasetVersion, as_file):
-    text = yaml_of({**mock_config(batch_size=5), "name": "from file"})
+    text = yaml_of(RunConfig, {**mock_config(batch_size=5), "name": "from file"})
     posted = {"file": SimpleUploadedFile("run.yaml", text.encode())} if as_file else {"yaml": text}
     page = alice_client.post("/runs/new/import", posted).content.decode()
     assert (value_of(page, "algorithm-batch_size"), value_of(page, "name")) == ("5", "from file")
