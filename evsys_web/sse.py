@@ -153,7 +153,8 @@ class Reader:
                 await self._in_thread(release_connections)
                 await asyncio.sleep(1)
             await asyncio.sleep(POLL_SECONDS)
-        await self._in_thread(release_connections)
+            if not self._topics:
+                await self._in_thread(release_connections)  # a viewer may come meanwhile and find this task alive: look again
 
     async def _poll_once(self) -> None:
         watched = {topic_id: topic.cursor for topic_id, topic in self._topics.items() if topic.cursor is not None}

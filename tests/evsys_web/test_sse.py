@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
+import time
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
@@ -202,3 +204,28 @@ def test_a_read_that_fails_does_not_end_the_streams(monkeypatch: pytest.MonkeyPa
         return await asyncio.wait_for(viewer, 5)
 
     assert asyncio.run(scene()) == [1, 2]
+
+
+def test_a_viewer_who_comes_while_the_reader_goes_to_rest_gets_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    going_to_rest = threading.Event()
+
+    def release() -> None:
+        going_to_rest.set()
+        time.sleep(0.05)
+
+    monkeypatch.setattr(sse, "release_connections", release)
+
+    async def scene() -> list[int]:
+        log = Log()
+        reader = Reader(log.read)
+        first = reader.stream(1, 0)
+        for _ in range(2):
+            await anext(first)
+        await first.aclose()
+        await asyncio.to_thread(going_to_rest.wait, 5)
+        second = asyncio.create_task(numbers(reader.stream(1, 0)))
+        await asyncio.sleep(0.1)
+        log.last, log.ended = 3, True
+        return await asyncio.wait_for(second, 5)
+
+    assert asyncio.run(scene()) == [1, 2, 3]

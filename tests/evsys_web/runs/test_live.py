@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -109,22 +110,22 @@ def test_a_client_that_reconnects_sees_every_point_once(server: str, alice_clien
             time.sleep(0.01)
         run.complete()
 
-    thread = threading.Thread(target=train)
-    thread.start()
     cookies = {name: morsel.value for name, morsel in alice_client.cookies.items()}
     seen: list[int] = []
     status: dict[str, Any] = {}
     connections = 0
-    while status.get("status") != "completed":
-        connections += 1
-        headers = {"Last-Event-ID": str(seen[-1])} if seen else {}
-        with httpx.stream("GET", f"{server}{reverse('runs:live', args=[run.pk])}", cookies=cookies, headers=headers) as response:
-            assert response.headers["content-type"] == "text/event-stream" and response.headers["cache-control"] == "no-cache"
-            for event, number, data in events_in(response.iter_lines()):
-                status = data if event == "status" else status
-                seen += [number] if event == "metrics" else []
-                if event == "metrics" and number % 17 == 0:
-                    break
-    thread.join()
+    with ThreadPoolExecutor(1) as elsewhere, httpx.Client(base_url=server, cookies=cookies, timeout=60) as viewer:
+        training = elsewhere.submit(train)
+        while status.get("status") != "completed":
+            connections += 1
+            headers = {"Last-Event-ID": str(seen[-1])} if seen else {}
+            with viewer.stream("GET", reverse("runs:live", args=[run.pk]), headers=headers) as response:
+                assert response.headers["content-type"] == "text/event-stream" and response.headers["cache-control"] == "no-cache"
+                for event, number, data in events_in(response.iter_lines()):
+                    status = data if event == "status" else status
+                    seen += [number] if event == "metrics" else []
+                    if event == "metrics" and number % 17 == 0:
+                        break
+        training.result()
     assert seen == list(range(1, 61)) and connections > 2
     assert status["step"] == 0 and status["num_steps"] == 60 and status["finished_at"]
