@@ -105,7 +105,7 @@ class Stack:
         done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=60, check=True)
         return done.stdout
 
-    def wait_for(self, condition: Callable[[], T | None], *, seconds: float = 30.0) -> T:
+    def wait_for(self, condition: Callable[[], T | None], *, seconds: float = 90.0) -> T:
         """What `condition` returns as soon as it is true."""
         deadline = time.monotonic() + seconds
         while not (answer := condition()):

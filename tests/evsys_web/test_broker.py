@@ -73,14 +73,14 @@ def test_messages_come_in_the_order_they_were_sent(broker: Connection) -> None:
     queue = broker.SimpleQueue("default")
     for number in range(20):
         queue.put(number)
-    assert [queue.get(timeout=1).payload for _ in range(20)] == list(range(20))
+    assert [queue.get(timeout=30).payload for _ in range(20)] == list(range(20))
 
 
 def test_a_queue_gets_only_its_own_messages(broker: Connection) -> None:
     broker.SimpleQueue("training").put("for training")
     with pytest.raises(Empty):
         broker.SimpleQueue("default").get(block=False)
-    assert broker.SimpleQueue("training").get(timeout=1).payload == "for training"
+    assert broker.SimpleQueue("training").get(timeout=30).payload == "for training"
 
 
 @pytest.mark.fault("A message of the file broker is half written", "Nobody sees it.")

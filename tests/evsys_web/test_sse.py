@@ -88,7 +88,7 @@ def test_viewers_that_reconnect_at_random_see_every_number_once_and_in_order() -
             log.last += 1
             await asyncio.sleep(0.0005)
         log.ended = True
-        return await asyncio.wait_for(asyncio.gather(*viewers), 20)
+        return await asyncio.wait_for(asyncio.gather(*viewers), 60)
 
     for seen in asyncio.run(scene()):
         assert seen == list(range(1, 401))
@@ -118,13 +118,14 @@ def test_many_viewers_cost_one_read_a_poll() -> None:
         log.page_size = 1000
         reader = Reader(log.read)
         viewers = [asyncio.create_task(numbers(reader.stream(1, 0))) for _ in range(40)]
-        await asyncio.sleep(0.1)
+        while log.num_reads < 40:
+            await asyncio.sleep(0.01)
         before = log.num_reads
         for _ in range(20):
             log.last += 1
             await asyncio.sleep(0.002)
         log.ended = True
-        await asyncio.wait_for(asyncio.gather(*viewers), 10)
+        await asyncio.wait_for(asyncio.gather(*viewers), 60)
         return before, log.num_reads
 
     before, after = asyncio.run(scene())
@@ -148,9 +149,9 @@ def test_a_slow_viewer_is_sent_away_and_the_others_stay(monkeypatch: pytest.Monk
             log.last += 1
             await asyncio.sleep(0.005)
         log.ended = True
-        others = await asyncio.wait_for(quick, 10)
+        others = await asyncio.wait_for(quick, 60)
         finished.set()
-        return await asyncio.wait_for(stalled, 10), others
+        return await asyncio.wait_for(stalled, 60), others
 
     async def stall_then_read(slow: AsyncIterator[bytes], finished: asyncio.Event) -> list[int]:
         got = numbers_in(await anext(slow))
@@ -181,27 +182,30 @@ def test_a_topic_that_is_gone_ends_its_streams() -> None:
         viewer = asyncio.create_task(numbers(reader.stream(1, 0)))
         await asyncio.sleep(0.02)
         log.gone = True
-        assert await asyncio.wait_for(viewer, 5) == []
+        assert await asyncio.wait_for(viewer, 60) == []
 
     asyncio.run(scene())
 
 
-def test_a_read_that_fails_does_not_end_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_that_fails_does_not_end_the_streams() -> None:
     log = Log()
-    failures = iter([True])
+    failed = threading.Event()
 
     def read(cursors: Mapping[int, int]) -> Mapping[int, News]:
-        if log.last == 1 and next(failures, False):
+        if log.last == 1 and not failed.is_set():
+            failed.set()
             raise OSError("the database is away")
         return log.read(cursors)
 
     async def scene() -> list[int]:
         viewer = asyncio.create_task(numbers(Reader(read).stream(1, 0)))
-        await asyncio.sleep(0.02)
+        while log.num_reads < 2:
+            await asyncio.sleep(0.002)
         log.last = 1
-        await asyncio.sleep(0.02)
+        while not failed.is_set():
+            await asyncio.sleep(0.002)
         log.last, log.ended = 2, True
-        return await asyncio.wait_for(viewer, 5)
+        return await asyncio.wait_for(viewer, 60)
 
     assert asyncio.run(scene()) == [1, 2]
 
@@ -226,6 +230,6 @@ def test_a_viewer_who_comes_while_the_reader_goes_to_rest_gets_what_is_new(monke
         second = asyncio.create_task(numbers(reader.stream(1, 0)))
         await asyncio.sleep(0.1)
         log.last, log.ended = 3, True
-        return await asyncio.wait_for(second, 5)
+        return await asyncio.wait_for(second, 60)
 
     assert asyncio.run(scene()) == [1, 2, 3]

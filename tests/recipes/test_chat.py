@@ -145,7 +145,7 @@ def test_a_server_that_never_answers_is_given_up_in_time() -> None:
     error = failure(lambda request, number: Answer(0), timeout_seconds=0.3, max_retries=1)
     assert error.kind is ErrorKind.TIMEOUT
     assert "no answer within 0.3 seconds, asked 2 times" in str(error)
-    assert time.perf_counter() - began < 10
+    assert time.perf_counter() - began < 30
 
 
 def test_a_server_that_is_not_there_is_a_connection_failure() -> None:

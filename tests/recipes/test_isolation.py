@@ -40,7 +40,7 @@ def test_a_call_that_never_ends_is_ended_inside_c_code_and_the_next_one_works() 
     began = time.perf_counter()
     with pytest.raises(IsolationTimeout, match=r"longer than 0\.3 seconds"):
         power(7, 400_000_000)
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 15
     power.timeout_seconds = 20
     assert power(2, 3) == 8
     power.close()

@@ -214,7 +214,7 @@ def test_a_second_stop_does_not_wait_for_a_long_step(tmp_path: Path) -> None:
 
     started = perf_counter()
     result = run(config("mock_sft", max_steps=2, step_seconds=30), tmp_path, witness, StopsItself())
-    assert perf_counter() - started < 5
+    assert perf_counter() - started < 20
     assert (result.status, result.steps) == ("cancelled", 0)
 
 

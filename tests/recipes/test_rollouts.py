@@ -233,7 +233,7 @@ def test_a_mistake_in_the_program_or_in_the_listener_is_raised_not_swallowed() -
 def test_a_stop_begins_nothing_new_lets_the_quick_finish_and_abandons_the_slow() -> None:
     results: list[AttemptResult] = []
     quick = Fake(seconds=0.01)
-    _, tally = run(quick, count=5000, should_stop=lambda: len(results) >= 8, on_attempt=results.append, grace_seconds=5)
+    _, tally = run(quick, count=5000, should_stop=lambda: len(results) >= 8, on_attempt=results.append, grace_seconds=60)
     assert tally.is_stopped
     assert 8 <= tally.num_done == len(results) < 5000
     assert len(results) == sum(num for _, _, num in quick.calls), "what was in flight has finished"
@@ -242,7 +242,7 @@ def test_a_stop_begins_nothing_new_lets_the_quick_finish_and_abandons_the_slow()
     slow = Fake(seconds=60)
     found, tally = run(slow, should_stop=lambda: True, grace_seconds=0.1)
     assert (found, tally.is_stopped, slow.in_flight) == ([], True, 0)
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 30
 
 
 def test_a_question_about_stopping_that_fails_is_raised() -> None:

@@ -187,7 +187,7 @@ def test_an_expression_that_never_ends_is_stopped_and_is_an_error() -> None:
     began = time.perf_counter()
     with pytest.raises(VerifierError, match="longer than 0.2 seconds"):
         verify("regex_match", "a" * 40 + "!", None, pattern=r"(a|a|b)+(a|a)+$", timeout_seconds=0.2)
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 30
 
 
 def test_algebra_that_never_ends_is_stopped_in_any_thread_and_the_next_comparison_works() -> None:

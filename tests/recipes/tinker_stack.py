@@ -26,7 +26,7 @@ def tinker_server(root: Path, *, models: tuple[str, ...] = ("starter",)) -> Iter
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not server.started:
         assert time.monotonic() < deadline, "the server did not start"
         time.sleep(0.01)

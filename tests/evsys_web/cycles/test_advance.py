@@ -102,7 +102,7 @@ def test_four_at_once_make_each_part_once(cycle: Cycle) -> None:
 
         def move(pk: int = cycle.pk, start: Barrier = together) -> None:
             try:
-                start.wait(10)
+                start.wait(60)
                 advance(pk)
             finally:
                 connections.close_all()

@@ -44,7 +44,7 @@ def endpoint_config(base_url: str, **values: Any) -> EvalConfig:
     return EvalConfig.from_values({**config_values(model=None, endpoint=endpoint), "concurrency": 3, **values})
 
 
-def wait_until(run: EvalRun, condition: Callable[[], bool], what: str, seconds: float = 40) -> None:
+def wait_until(run: EvalRun, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while True:
         run.refresh_from_db()

@@ -53,7 +53,7 @@ def test_an_unreachable_broker_is_said_within_seconds(client: Client, monkeypatc
     response = client.get("/health/ready")
     assert response.status_code == 503
     assert "CELERY_BROKER_URL" in response.json()["checks"]["broker"]
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 20
 
 
 def test_health_is_read_only(client: Client) -> None:

@@ -38,7 +38,7 @@ def test_samples_are_in_flight_together() -> None:
                 all_asked.set()
             return 200, {"request_id": "sample", "sample_sequence_ids": ["one"]}
         if called == "retrieve_future" and body.get("request_id") == "sample":
-            assert all_asked.wait(10), "a sample was waited for before the next was asked for"
+            assert all_asked.wait(60), "a sample was waited for before the next was asked for"
             return 200, {"error": "enough", "category": "user"}
         return None
 
@@ -85,8 +85,8 @@ def test_a_wait_that_is_cancelled_ends_at_once_and_nobody_polls_any_more() -> No
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work
-        assert time.monotonic() - began < 1
-        await asyncio.sleep(0.3)
+        assert time.monotonic() - began < 5
+        await asyncio.sleep(1)
         polls = fake.count("retrieve_future")
         await asyncio.sleep(0.6)
         return fake.count("retrieve_future") - polls
