@@ -7,12 +7,13 @@ arXiv:2402.03300). A lone attempt has nothing to be compared with: its advantage
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from recipes.errors import BackendError
+from recipes.protocols import Backend
 from recipes.types import Array, Datum, ForwardBackwardResult, Metrics, Trajectory, Turn, float_array, int_array
 
 MIN_STD = 1e-6
@@ -80,6 +81,28 @@ def _datum(sequence: _Sequence, advantage: float) -> Datum:
             "advantages": float_array(np.where(said, advantage, 0.0)),
         },
     )
+
+
+async def anchored(
+    data: Sequence[Datum], backend: Backend, *, loss: str, settings: Mapping[str, float] | None = None
+) -> list[Datum]:
+    """The same for a loss that draws every position back to q, also one without an advantage: where nothing was said, which is
+    where q and advantage are 0, q becomes what the weights in training give, so that prompts are not drawn towards certainty.
+
+    Costs a forward pass. Raises BackendError when the backend gives no log-probabilities.
+    """
+    outputs = (await backend.forward_async(data, loss_fn=loss, loss_fn_config=settings)).loss_fn_outputs
+    if len(outputs) != len(data) or not all("logprobs" in output for output in outputs):
+        raise BackendError(
+            f"The loss {loss} needs the log-probability of each token, which the backend does not give.", permanent=True
+        )
+    found = []
+    for datum, output in zip(data, outputs, strict=True):
+        inputs = datum.loss_fn_inputs
+        untold = (inputs["logprobs"] == 0) & (inputs["advantages"] == 0)
+        logprobs = np.where(untold, np.asarray(output["logprobs"], np.float64), inputs["logprobs"])
+        found.append(Datum(datum.model_input, {**inputs, "logprobs": float_array(logprobs)}))
+    return found
 
 
 def check_logprobs(turn: Turn, task_id: str) -> None:

@@ -4,7 +4,7 @@
 2. There is no reference model, hence no KL term: drift from the sampler is measured, not penalised.
 3. A group in which every reward is equal teaches nothing. It is dropped, counted, and still in the reward metrics.
 4. Every step samples from the weights as they are and updates once: the ratio of a policy loss leaves 1 only by what sampler and
-   trainer compute differently, so that ppo and cispo clip little. top-p and top-k are off, which would falsify it.
+   trainer compute differently: ppo, cispo and dro hold back little. top-p and top-k are off, which would falsify it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from recipes.rounds import Rounds
 from recipes.row_order import split_off
 from recipes.rows import RowFormat, parse
 from recipes.token_use import Range, TokenUse
-from recipes.trajectories import check_logprobs, datums_of, drift, group_advantages, is_constant
+from recipes.trajectories import anchored, check_logprobs, datums_of, drift, group_advantages, is_constant
 from recipes.types import (
     Datum,
     ForwardBackwardResult,
@@ -68,6 +68,7 @@ class PolicyLoss(StrEnum):
     IMPORTANCE_SAMPLING = "importance_sampling"
     PPO = "ppo"
     CISPO = "cispo"
+    DRO = "dro"
 
 
 class RewardedConfig(BaseAlgorithmConfig):
@@ -148,6 +149,9 @@ class RLConfig(RewardedConfig):
     clip_high_threshold: float | None = knob(
         None, "Highest ratio that ppo and cispo let through; empty takes the loss's own.", ge=1, le=1000
     )
+    beta: float | None = knob(
+        None, "How strongly dro draws each token back to the sampler's probability; empty takes the loss's own.", ge=0, le=1000
+    )
     drop_constant_reward: bool = knob(True, "Leave out groups in which every attempt earned the same.")
 
     @model_validator(mode="after")
@@ -171,9 +175,9 @@ class RLConfig(RewardedConfig):
         return use._replace(train=Range(0, use.train.high)) if self.drop_constant_reward else use
 
     def loss_settings(self) -> dict[str, float]:
-        """What was set of the loss's own settings. Raises ConfigError for a threshold that the loss does not have."""
-        given = {"clip_low_threshold": self.clip_low_threshold, "clip_high_threshold": self.clip_high_threshold}
-        return {name: value for name, value in given.items() if value is not None}
+        """What was set of the loss's own settings."""
+        names = ("clip_low_threshold", "clip_high_threshold", "beta")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)
@@ -278,7 +282,8 @@ class RL(BaseAlgorithm):
         metrics = rollout_metrics(groups) | {"rollout/errors": float(played.tally.num_errors)}
         metrics["time/rollouts"] = perf_counter() - began
         self._tell_of_errors(step_index + 1, played)
-        data = self._datums(groups)
+        if (data := self._datums(groups)) and losses.get(self.cfg.loss).gate is None:
+            data = await anchored(data, self._backend, loss=self.cfg.loss, settings=self._loss_settings)
         return TrainingBatch(data, str(self.cfg.loss), self._loss_settings or None, metrics, rollouts)
 
     def step_metrics(self, step_index: int, batch: TrainingBatch, fb_result: ForwardBackwardResult) -> Metrics:

@@ -61,7 +61,9 @@ def untimed(steps: dict[int, Any]) -> dict[int, Any]:
         ({"verifier_name": "numeric", "verifier_params": {"pick": "middle"}}, "verifier_params.pick"),
         ({"clip_low_threshold": 0.5}, "importance_sampling has no setting 'clip_low_threshold'"),
         ({"loss": "ppo", "clip_low_threshold": 1.5}, "clip_low_threshold"),
-        ({"loss": "dro"}, "loss"),
+        ({"loss": "ppo", "beta": 0.1}, "ppo has no setting 'beta'"),
+        ({"loss": "dro", "clip_low_threshold": 0.5}, "dro has no setting 'clip_low_threshold'"),
+        ({"loss": "gspo"}, "loss"),
         ({"temperature": 0}, "temperature"),
     ],
 )
@@ -77,16 +79,18 @@ def test_the_settings_work_by_themselves() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "thresholds", "expected"),
+    ("loss", "settings", "expected"),
     [
         ("importance_sampling", {}, {}),
         ("ppo", {}, {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}),
         ("ppo", {"clip_high_threshold": 1.5}, {"clip_low_threshold": 0.8, "clip_high_threshold": 1.5}),
         ("cispo", {}, {"clip_low_threshold": 0.0, "clip_high_threshold": 4.0}),
+        ("dro", {}, {"beta": 0.1}),
+        ("dro", {"beta": 0.05}, {"beta": 0.05}),
     ],
 )
-def test_each_policy_loss_trains_with_its_own_thresholds(
-    tmp_path: Path, loss: str, thresholds: dict[str, float], expected: dict[str, float]
+def test_each_policy_loss_trains_with_its_own_settings(
+    tmp_path: Path, loss: str, settings: dict[str, float], expected: dict[str, float]
 ) -> None:
     seen: list[Any] = []
 
@@ -95,9 +99,19 @@ def test_each_policy_loss_trains_with_its_own_thresholds(
             seen.append((loss_fn, dict(loss_fn_config or {})))
             return super().forward_backward_async(data, loss_fn=loss_fn, loss_fn_config=loss_fn_config)
 
-    result = rl(tmp_path, loss=loss, max_steps=2, backend=Watched(output_dir=tmp_path), **thresholds)
+    result = rl(tmp_path, loss=loss, max_steps=2, backend=Watched(output_dir=tmp_path), **settings)
     assert result.status == "completed", result.error
     assert seen == [(loss, expected)] * 2
+
+
+def test_dro_draws_replies_back_to_the_sampler_and_leaves_prompts_alone(tmp_path: Path) -> None:
+    """Where the weights are still those that sampled, its gradient is that of importance sampling, whatever its beta."""
+    norms = []
+    for number, choice in enumerate([{"loss": "importance_sampling"}, {"loss": "dro", "beta": 100.0}]):
+        witness = Witness()
+        rl(tmp_path / str(number), witness, max_steps=1, **choice)
+        norms.append(witness.steps[1]["optim/grad_norm"])
+    assert norms[0] > 0 and norms[1] == pytest.approx(norms[0], rel=1e-3)
 
 
 def test_it_learns_what_is_rewarded(tmp_path: Path) -> None:
