@@ -68,7 +68,7 @@ class LocalChat:
     ) -> list[Reply]:
         """As ChatClient. Raises RenderingError, a DataError, for messages that the chat template refuses."""
         prompt = render_prompt(messages, self._tokenizer, enable_thinking=self._enable_thinking, tools=tools or None)
-        thinks = self._opens_reasoning(prompt)
+        thinks = opens_reasoning(self._tokenizer, prompt)
         began = time.perf_counter()
         result = await self._client.sample_async(prompt=prompt, params=params, num_samples=num_samples)
         seconds = time.perf_counter() - began
@@ -83,7 +83,7 @@ class LocalChat:
             on_text(reply.turn.text if reply.turn is not None else reply.text)
             return reply
         prompt = render_prompt(messages, self._tokenizer)
-        thinks = self._opens_reasoning(prompt)
+        thinks = opens_reasoning(self._tokenizer, prompt)
         pieces = TextPieces(self._tokenizer)
         began = time.perf_counter()
         sequence = await client.stream_async(
@@ -93,18 +93,12 @@ class LocalChat:
             on_text(rest)
         return self._reply(prompt, sequence, params, thinks, time.perf_counter() - began)
 
-    def _opens_reasoning(self, prompt: list[int]) -> bool:
-        return decode(self._tokenizer, prompt[-8:], skip_special_tokens=False).rstrip().endswith("<think>")
-
     def _reply(self, prompt: list[int], sequence: SampledSequence, params: SamplingParams, thinks: bool, seconds: float) -> Reply:
         whole = decode(self._tokenizer, sequence.tokens)
         ends = [place for item in params.stop if isinstance(item, str) and (place := whole.find(item)) >= 0]
-        content, reasoning = split_reasoning(whole[: min(ends)] if ends else whole, thinks=thinks)
-        message = {"role": "assistant", "content": content}
-        if reasoning:
-            message["reasoning"] = reasoning
+        message = said(whole[: min(ends)] if ends else whole, thinks=thinks)
         return Reply(
-            text=content,
+            text=message["content"],
             message=message,
             stop_reason=sequence.stop_reason.value,
             num_prompt_tokens=len(prompt),
@@ -147,6 +141,18 @@ class TextPieces:
     def _decode(self, tokens: list[int]) -> str:
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
         return text
+
+
+def opens_reasoning(tokenizer: Any, prompt: Sequence[int]) -> bool:
+    """The prompt ends with <think>, so that a reply begins within it."""
+    return decode(tokenizer, prompt[-8:], skip_special_tokens=False).rstrip().endswith("<think>")
+
+
+def said(text: str, *, thinks: bool = False) -> dict[str, str]:
+    """A reply as a message, its reasoning apart; see `split_reasoning`."""
+    content, reasoning = split_reasoning(text, thinks=thinks)
+    message = {"role": "assistant", "content": content}
+    return {**message, "reasoning": reasoning} if reasoning else message
 
 
 class _Parts(NamedTuple):

@@ -1,8 +1,9 @@
 """rollouts.jsonl of a run directory: what the model said at each step, and what it earned.
 
 A line per step, in order of steps: {"step", "num_groups", "num_rollouts", "groups": [{"task_id", "rollouts": [{"attempt",
-"reward", "advantage", "is_correct", "stop_reason", "num_tokens", "metrics", "messages"}]}]}. num_groups and num_rollouts are
-those of the step; of them whole groups are written, from the first, as long as the step's own limit and a line's size allow.
+"reward", "advantage", "is_correct", "stop_reason", "num_tokens", "metrics", "messages"}]}]}. Where nobody rewards, reward and
+advantage are null; where a teacher read something in place of the question, that is "demonstration". num_groups and num_rollouts
+are those of the step; of them whole groups are written, from the first, as long as the step's own limit and a line's size allow.
 The order of tasks is drawn, so the first groups are a fair sample. Past MAX_FILE_BYTES only every SPARSE_EVERY-th step is
 written, and past twice that none.
 """
@@ -148,10 +149,11 @@ def _line(step: int, rollouts: Sequence[Trajectory], most: int) -> bytes:
 
 
 def _as_json(rollout: Trajectory) -> dict[str, Any]:
-    return {
+    shown = {"demonstration": _cut(rollout.demonstration)} if rollout.demonstration else {}
+    return shown | {
         "attempt": rollout.attempt,
-        "reward": rollout.reward,
-        "advantage": rollout.advantage,
+        "reward": rollout.reward if rollout.is_rewarded else None,
+        "advantage": rollout.advantage if rollout.is_rewarded else None,
         "is_correct": rollout.is_correct,
         "stop_reason": rollout.stop_reason,
         "num_tokens": rollout.num_tokens,

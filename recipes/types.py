@@ -162,7 +162,8 @@ class Trajectory:
     """The turns of one attempt at a task, and what it earned.
 
     group, attempt: its place in the step, from 0. advantage: what its tokens were reinforced by; 0 teaches nothing.
-    stop_reason: of the last turn.
+    stop_reason: of the last turn. is_rewarded: False where nobody judges, and reward and advantage say nothing.
+    demonstration: what a teacher read in place of the question.
     """
 
     task_id: str
@@ -175,6 +176,8 @@ class Trajectory:
     advantage: float = 0.0
     is_correct: bool | None = None
     stop_reason: str | None = None
+    is_rewarded: bool = True
+    demonstration: str = ""
 
     @property
     def num_tokens(self) -> int:

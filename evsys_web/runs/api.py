@@ -174,7 +174,7 @@ def stream_metrics(request: HttpRequest, run_id: int, after: int = 0) -> HttpRes
     return live.stream(request, _run(request, run_id))
 
 
-@router.get("/{int:run_id}/rollouts", response=RolloutsOut, summary="What was sampled at a step of reinforcement learning")
+@router.get("/{int:run_id}/rollouts", response=RolloutsOut, summary="What was sampled at a step of training")
 def get_rollouts(request: HttpRequest, run_id: int, query: Query[StepQuery]) -> dict[str, Any]:
     """Of that step, or of the last one before it that has some; left away, of the newest. 404 for a run without any."""
     logged = rollouts_of(_run(request, run_id), query.step)

@@ -12,7 +12,7 @@ from django.views.decorators.vary import vary_on_headers
 
 from evsys_web.runs import metrics
 from evsys_web.runs.models import TrainingRun
-from evsys_web.runs.rollouts import rollouts_of, shown_group, step_asked
+from evsys_web.runs.rollouts import rollouts_of, shown_group, step_asked, teaches
 from evsys_web.runs.sanity import sanity
 from evsys_web.runs.views import found
 from recipes.rollout_log import LoggedStep
@@ -48,11 +48,11 @@ def run_sanity(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def _summary(group: dict[str, Any]) -> dict[str, Any]:
-    rewards = [rollout["reward"] for rollout in group["rollouts"]]
+    rewards = [rollout["reward"] for rollout in group["rollouts"] if rollout["reward"] is not None]
     return {
         "task_id": str(group["task_id"])[:200].encode("utf-8", "replace").decode(),
-        "mean": sum(rewards) / max(1, len(rewards)),
-        "teaches": any(rollout["advantage"] for rollout in group["rollouts"]),
+        "mean": sum(rewards) / len(rewards) if rewards else None,
+        "teaches": teaches(group),
     }
 
 

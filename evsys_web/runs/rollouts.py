@@ -27,12 +27,15 @@ class ShownRollout:
 
 @dataclass(frozen=True, slots=True)
 class ShownGroup:
-    """`prompt`: what all of its rollouts begin with. teaches: some rollout did better than another."""
+    """`prompt`: what all of its rollouts begin with. demonstration: what a teacher read in place of the question. is_rewarded:
+    False where nobody judges. teaches: some rollout did better than another, or none needs to."""
 
     index: int
     task_id: str
     prompt: Part
+    demonstration: str
     rollouts: list[ShownRollout]
+    is_rewarded: bool
     teaches: bool
 
 
@@ -72,9 +75,21 @@ def shown_group(logged: LoggedStep, index: int) -> ShownGroup:
         index=index,
         task_id=group["task_id"],
         prompt=shown_part("", chats[0][:shared] if chats else []),
+        demonstration=next((rollout["demonstration"] for rollout in rollouts if rollout.get("demonstration")), ""),
         rollouts=shown,
-        teaches=any(rollout["advantage"] for rollout in rollouts),
+        is_rewarded=is_rewarded(group),
+        teaches=teaches(group),
     )
+
+
+def is_rewarded(group: dict[str, Any]) -> bool:
+    """Self-distillation knows no rewards."""
+    return any(rollout["reward"] is not None for rollout in group["rollouts"])
+
+
+def teaches(group: dict[str, Any]) -> bool:
+    """Some rollout did better than another, or none needs to."""
+    return not is_rewarded(group) or any(rollout["advantage"] for rollout in group["rollouts"])
 
 
 def step_asked(text: str | None) -> int | None:

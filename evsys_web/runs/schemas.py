@@ -236,13 +236,14 @@ class MetricsOut(Schema):
 
 class RolloutOut(Schema):
     attempt: int = Field(description="From 0.")
-    reward: float
-    advantage: float = Field(description="What its tokens were reinforced by; 0 taught nothing.")
+    reward: float | None = Field(description="null where nobody judges, as in self-distillation.")
+    advantage: float | None = Field(description="What its tokens were reinforced by; 0 taught nothing.")
     is_correct: bool | None
     stop_reason: str | None
     num_tokens: int
     metrics: dict[str, float | str]
     messages: list[dict[str, Any]] = Field(description="The whole conversation; long texts are cut.")
+    demonstration: str | None = Field(None, description="What the teacher read in place of the question.")
 
 
 class RolloutGroupOut(Schema):

@@ -27,12 +27,15 @@ import numpy as np
 from pydantic import BaseModel, field_validator, model_validator
 
 from recipes.algorithms.base import BaseAlgorithm
+from recipes.chat import opens_reasoning, said
+from recipes.chat_templates import decode
 from recipes.config import BaseAlgorithmConfig, knob
 from recipes.demonstrations import DEMONSTRATION, Lesson, check_template, lesson_of
 from recipes.errors import BackendError, ConfigError, DataError, RenderingError
 from recipes.protocols import Backend, Evaluator, SamplingClient
 from recipes.registry import register_algorithm
 from recipes.rendering import check_renderer, render_prompt, with_renderer
+from recipes.rollout_log import RolloutsFile
 from recipes.row_order import num_batches, rows_of_step, split_off
 from recipes.rows import RowFormat
 from recipes.token_use import Range, TokenUse
@@ -48,6 +51,8 @@ from recipes.types import (
     SamplingParams,
     StopReason,
     TrainingBatch,
+    Trajectory,
+    Turn,
     float_array,
     int_array,
 )
@@ -96,6 +101,9 @@ class SDFTConfig(BaseAlgorithmConfig):
     validation_every: int = knob(
         0, "Measure held-out rows every so many steps; 0 measures them once per epoch.", unit="steps", ge=0, le=10_000_000
     )
+    rollouts_kept: int = knob(
+        32, "Replies of each step that are written to rollouts.jsonl; 0 writes none.", unit="replies", ge=0, le=1024
+    )
 
     _renderer_exists = field_validator("renderer_name")(check_renderer)
     _template_is_readable = field_validator("demo_template")(check_template)
@@ -117,10 +125,11 @@ class SDFTConfig(BaseAlgorithmConfig):
 
 
 class Prompts(NamedTuple):
-    """Token ids that the student and the teacher read before the reply."""
+    """Token ids that the student and the teacher read before the reply. number: the row's among those given, from 1."""
 
     student: list[int]
     teacher: list[int]
+    number: int
 
 
 class Answered(NamedTuple):
@@ -146,6 +155,7 @@ class SDFT(BaseAlgorithm):
     row_format: ClassVar[RowFormat | None] = RowFormat.MESSAGES
     needs_sampler: ClassVar[bool] = True
     headline: ClassVar[Headline] = Headline("kl/teacher", "KL to the teacher")
+    gives_rollouts: ClassVar[bool] = True
 
     @classmethod
     def check_backend(cls, config: SDFTConfig, backend: type[Backend]) -> None:
@@ -159,6 +169,7 @@ class SDFT(BaseAlgorithm):
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
+        self.callbacks.append(RolloutsFile(self.cfg.rollouts_kept))
         self._prompts: list[Prompts] = []
         self._held_out: list[Prompts] = []
         self._train_rows: list[Row] = []
@@ -191,7 +202,12 @@ class SDFT(BaseAlgorithm):
         student = await self._backend.snapshot_sampling_client(f"sdft_{step_index + 1}")
         answered = await self.answer([self._prompts[index] for index in chosen], student, (REPLY_SEED, step_index))
         metrics = reply_metrics(answered) | {"time/rollouts": perf_counter() - began}
-        return TrainingBatch(datums_of(answered, self.cfg.skip_first_n_tokens), "cross_entropy", metrics=metrics)
+        data = datums_of(answered, self.cfg.skip_first_n_tokens)
+        rollouts = [
+            self._rollout(self._prompts[index], each, place)
+            for place, (index, each) in enumerate(zip(chosen, answered, strict=True))
+        ]
+        return TrainingBatch(data, "cross_entropy", metrics=metrics, rollouts=rollouts)
 
     def step_metrics(self, step_index: int, batch: TrainingBatch, fb_result: ForwardBackwardResult) -> Metrics:
         found = distance(batch.data, fb_result)
@@ -249,6 +265,27 @@ class SDFT(BaseAlgorithm):
             probabilities[place, : len(best)] = np.exp(logprobs - np.logaddexp.reduce(logprobs))
         return Answered(prompts.student, reply, len(tokens), target_ids, probabilities)
 
+    def _rollout(self, prompts: Prompts, answered: Answered, place: int) -> Trajectory:
+        """A reply as people read it. teacher_agrees: share of its tokens that the teacher would have said as the likeliest."""
+        lesson = self._lesson(self._train_rows[prompts.number - 1], prompts.number)
+        pairs = zip(lesson.student, lesson.teacher, strict=True)
+        shown = next((teachers["content"] for students, teachers in pairs if students != teachers), "")
+        tokens, logprobs = answered.reply.tokens, answered.reply.logprobs
+        text = decode(self._tokenizer, tokens)
+        reply = said(text, thinks=opens_reasoning(self._tokenizer, prompts.student))
+        agreed = answered.target_ids[:, 0] == np.asarray(tokens[: answered.num_taught], dtype=np.int64)
+        return Trajectory(
+            f"row {prompts.number}",
+            [Turn(prompts.student, tokens, logprobs, text)],
+            0.0,
+            {"teacher_agrees": float(agreed.mean())} if len(agreed) else {},
+            [*lesson.student, reply],
+            group=place,
+            stop_reason=answered.reply.stop_reason,
+            is_rewarded=False,
+            demonstration=shown,
+        )
+
     def _room(self, teacher_prompt: Sequence[int]) -> int:
         """Tokens of a reply that the teacher can read: it must be able to say one more, which is how it is asked."""
         return self._max_context - len(teacher_prompt) - 1
@@ -272,8 +309,7 @@ class SDFT(BaseAlgorithm):
         for number, row in enumerate(rows, 1):
             if number % 64 == 0:
                 await asyncio.sleep(0)  # a stop is seen while a large dataset is rendered
-            lesson = lesson_of(row, number, template=self.cfg.demo_template, system_prompt=self.cfg.system_prompt)
-            prompts = self._prompts_of(lesson, number)
+            prompts = self._prompts_of(self._lesson(row, number), number)
             if self._room(prompts.teacher) > self.cfg.skip_first_n_tokens and len(prompts.student) < self._max_context:
                 rendered.append(prompts)
         if left_out := len(rows) - len(rendered):
@@ -284,13 +320,17 @@ class SDFT(BaseAlgorithm):
             )
         return rendered
 
+    def _lesson(self, row: Row, number: int) -> Lesson:
+        return lesson_of(row, number, template=self.cfg.demo_template, system_prompt=self.cfg.system_prompt)
+
     def _prompts_of(self, lesson: Lesson, number: int) -> Prompts:
         try:
             return Prompts(
                 *(
                     render_prompt(messages, self._tokenizer, enable_thinking=self.cfg.enable_thinking, tools=lesson.tools)
                     for messages in (lesson.student, lesson.teacher)
-                )
+                ),
+                number,
             )
         except RenderingError as error:
             raise DataError(f"Row {number:,}, {error.field}: {error}", line=number, field=error.field) from error

@@ -108,8 +108,25 @@ def test_a_group_that_taught_nothing_says_why(alice_client: Client, make_run: An
     assert "this group taught nothing" in page(alice_client, run)
 
 
+def test_replies_that_nobody_rewards_are_shown_with_what_their_teacher_read(
+    alice_client: Client, make_run: Any, alice_headers: dict[str, str]
+):
+    run = make_run(status=Status.COMPLETED, config=mock_config() | {"algorithm": {"kind": "sdft", "params": {}}})
+    run.output_dir.mkdir(parents=True)
+    replies = rollouts("said", rewards=(0.0,), num_groups=2)
+    for reply in replies:
+        reply.is_rewarded, reply.demonstration, reply.is_correct = False, f"shown {NASTY}", None
+    RolloutsFile(9).on_rollout(LoopState("1", 9, run.output_dir), 3, replies)
+    text = page(alice_client, run, "?step=3&group=2")
+    assert "2 replies were sampled" in text and "question 1" in text and "said 0" in text
+    assert "in place of the question" in text and "shown &lt;script&gt;" in text and "<script>alert" not in text
+    assert not any(word in text for word in ("reward", "advantage", "no gradient", "taught nothing"))
+    found = alice_client.get(f"/api/v1/runs/{run.pk}/rollouts", headers=alice_headers).json()["groups"][0]["rollouts"][0]
+    assert (found["reward"], found["advantage"]) == (None, None) and found["demonstration"].startswith("shown")
+
+
 def test_a_run_without_samples_says_what_would_be_here(alice_client: Client, make_run: Any):
-    assert "only reinforcement learning samples" in page(alice_client, make_run(status=Status.COMPLETED))
+    assert "only reinforcement learning and self-distillation sample" in page(alice_client, make_run(status=Status.COMPLETED))
     assert "appears here with the first step" in page(alice_client, make_run())
 
 

@@ -13,6 +13,7 @@ from recipes.algorithms.sdft import SDFT, SDFTConfig, datums_of, distance
 from recipes.backends.mock import MockBackend, MockSampler
 from recipes.config import RunConfig
 from recipes.errors import BackendError, ConfigError
+from recipes.rollout_log import ROLLOUTS_FILE, read_step
 from recipes.types import AdamParams, Array, ForwardBackwardResult, RunContext, SampleResult, TrainingBatch
 from tests.recipes.runs_under_test import TIMING, Witness, chats, config, run
 
@@ -62,6 +63,24 @@ class Laboratory:
                 total -= float((share * log_softmax(table[before])[best]).sum())
                 count += 1
         return total / count
+
+
+def test_the_replies_of_each_step_are_written_with_what_the_teacher_read(tmp_path: Path) -> None:
+    witness = Witness()
+    rows = chats(6)
+    sdft(tmp_path, witness, rows=rows, max_steps=2, rollouts_kept=3, validation_fraction=0.0)
+    logged = read_step(tmp_path / ROLLOUTS_FILE, 2)
+    assert logged is not None and (logged.step, logged.num_rollouts, logged.previous, len(logged.groups)) == (2, 2, 1, 2)
+    first = read_step(tmp_path / ROLLOUTS_FILE, 1)
+    assert first is not None and first.num_rollouts == 4 and len(first.groups) == 3
+    for group in first.groups:
+        (reply,) = group["rollouts"]
+        row = rows[int(group["task_id"].removeprefix("row ")) - 1]
+        question, golden = row["messages"][0]["content"], row["messages"][1]["content"]
+        assert reply["messages"][0]["content"] == question and reply["messages"][-1]["role"] == "assistant"
+        assert question in reply["demonstration"] and golden in reply["demonstration"]
+        assert reply["reward"] is None and reply["advantage"] is None and 0 <= reply["metrics"]["teacher_agrees"] <= 1
+        assert reply["num_tokens"] <= 10
 
 
 def test_a_step_trains_by_the_exact_gradient_of_the_mean_cross_entropy_with_the_teacher(tmp_path: Path) -> None:
