@@ -13,10 +13,11 @@ from django.db import transaction
 from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import Project, User
 from evsys_web.accounts.permissions import require_admin, require_maker
+from evsys_web.queue.places import new_places
 from evsys_web.runs.actions import RunRefused
 from evsys_web.runs.models import QueueLimits
 from evsys_web.runs.status import Priority
-from evsys_web.runs.turns import queue_of
+from evsys_web.runs.turns import hand_of
 from evsys_web.runs.work import Work, WorkQuerySet
 
 Move = Literal["first", "up", "down", "last"]
@@ -26,21 +27,18 @@ def move(*, user: User, work: Work, to: Move) -> bool:
     """False when it stands there already. Raises RunRefused for what does not wait."""
     _require_say(user, work)
     with transaction.atomic():
-        order = queue_of(type(work))
-        row = next((row for row in order if row.pk == work.pk), None)
-        if row is None:
+        _wait_for_other_moves(work)
+        hand = hand_of(work)
+        here = next((number for number, row in enumerate(hand) if row.pk == work.pk), None)
+        if here is None:
             raise RunRefused("It does not wait any more, so it has no place in the queue.")
-        group = [other for other in order if (other.user, other.priority) == (row.user, row.priority)]
-        here = group.index(row)
-        there = {"first": 0, "up": max(0, here - 1), "down": min(len(group) - 1, here + 1), "last": len(group) - 1}[to]
+        there = {"first": 0, "up": max(0, here - 1), "down": min(len(hand) - 1, here + 1), "last": len(hand) - 1}[to]
         if here == there:
             return False
-        moved = [other for other in group if other is not row]
-        moved.insert(there, row)
-        rows = WorkQuerySet(type(work)).in_bulk([other.pk for other in moved])
-        for other, place in zip(moved, _places([each.place for each in group]), strict=True):
-            if other.pk in rows and other.place != place:
-                rows[other.pk].place_at(place)
+        hand.insert(there, hand.pop(here))
+        places = {hand[number].pk: place for number, place in new_places([row.place for row in hand], there).items()}
+        for row in WorkQuerySet(type(work)).filter(pk__in=places):
+            row.place_at(places[row.pk])
         record(user, "moved", work, before={"turn": here + 1}, after={"turn": there + 1})
     return True
 
@@ -73,9 +71,7 @@ def _require_say(user: User, work: Work) -> None:
     require_maker(user, project, work.created_by_id)  # type: ignore[attr-defined]
 
 
-def _places(places: list[float]) -> list[float]:
-    """The same places, made to differ where two rows came in the same instant."""
-    found: list[float] = []
-    for place in sorted(places):
-        found.append(max(place, found[-1] + 1e-6) if found else place)
-    return found
+def _wait_for_other_moves(work: Work) -> None:
+    """One move after the other among one person's rows, to the end of this transaction: each sees what the other left. SQLite
+    has one writer anyway."""
+    list(User.objects.select_for_update(no_key=True).filter(pk=work.created_by_id).values_list("pk"))  # type: ignore[attr-defined]

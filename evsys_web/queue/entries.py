@@ -56,7 +56,7 @@ class Entry(NamedTuple):
     def since(self) -> datetime:
         """When it began, or began to wait."""
         work = self.work
-        since: datetime = (work.started_at or work.created_at) if self.position is None else work.queued_at
+        since: datetime = (work.begun_at or work.created_at) if self.position is None else work.queued_at
         return since
 
     @property
@@ -80,7 +80,7 @@ def queues_for(user: User) -> list[Queue]:
 def _queue(name: str, kind: str, user: User) -> Queue:
     model = KINDS[kind]
     visible = WorkQuerySet(model).visible_to(user).select_related("project", "created_by").defer("error_detail")
-    active = list(visible.active().filter(model.DONE_HERE).order_by("started_at", "pk").distinct()[:SHOWN])
+    active = list(visible.active().filter(model.DONE_HERE).order_by("begun_at", "pk").distinct()[:SHOWN])
     unseen = WorkQuerySet(model).active().filter(model.DONE_HERE).count() - len(active)
     order = queue_of(model)
     found = visible.in_bulk([row.pk for row in order[:SHOWN]])

@@ -1,8 +1,9 @@
 """Whose turn it is: which waiting row of its kind a worker takes next. The rows alone say so, on any database and any broker.
 
 A message only says that something waits; whoever gets it takes the row whose turn it is, whichever row it was sent for. In order:
-higher priority first; among people of one priority in turn, the one who was served longest ago first; among the rows of one
-person in the order of `queue_place`, which they may change. A row whose project is at its limit waits without holding up others.
+higher priority first; among people of one priority in turn, the one who was served longest ago first, of those never served the
+one who waits longest; among the rows of one person in the order of `queue_place`, which they may change. A row whose project is
+at its limit waits without holding up others.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple, TypeVar, cast
 
 from django.apps import apps
 from django.db import transaction
-from django.db.models import Count, Max
+from django.db.models import Count, Max, Subquery
 
 from evsys_web.accounts.models import Project
 from evsys_web.runs.models import QueueLimits
@@ -36,10 +37,15 @@ class Waiting(NamedTuple):
     user: int | None
     priority: int
     place: float
+    queued_at: datetime
+
+
+WAITING_FIELDS = ("pk", "project_id", "created_by_id", "priority", "queue_place", "queued_at")
 
 
 def dealt(waiting: Iterable[Waiting], served_at: Mapping[int | None, datetime]) -> list[Waiting]:
-    """The order in which they are taken. served_at: when work of a person was last begun; who is not in it never was."""
+    """The order in which they are taken. served_at: when work of a person was last begun, or gone on
+    with; who is not in it never was."""
     turn = {user: at.timestamp() for user, at in served_at.items()}
     order: list[Waiting] = []
     by_priority = sorted(waiting, key=lambda row: (-row.priority, row.place, row.pk))
@@ -47,7 +53,8 @@ def dealt(waiting: Iterable[Waiting], served_at: Mapping[int | None, datetime]) 
         hands: dict[int | None, list[Waiting]] = {}
         for row in rows:
             hands.setdefault(row.user, []).append(row)
-        people = sorted(hands, key=lambda user: turn.get(user, -math.inf))  # stable: who came first, among equals
+        came = {user: min(row.queued_at for row in hand) for user, hand in hands.items()}  # not by place: that can be moved
+        people = sorted(hands, key=lambda user: (turn.get(user, -math.inf), came[user]))
         longest = max(map(len, hands.values()))
         order += [hands[user][number] for number in range(longest) for user in people if number < len(hands[user])]
         turn |= {row.user: AFTER_ALL + number for number, row in enumerate(order)}  # the next priority goes on from there
@@ -62,11 +69,19 @@ def in_turn(model: type[Work]) -> list[Waiting]:
 
 def queue_of(model: type[Work]) -> list[Waiting]:
     """The same with those that are held back."""
-    names = ("pk", "project_id", "created_by_id", "priority", "queue_place")
-    waiting = [Waiting(*values) for values in _rows(model).filter(model.WAITING).order_by().values_list(*names)]
-    begun = _rows(model).filter(created_by__in={row.user for row in waiting if row.user is not None}, started_at__isnull=False)
-    served = begun.order_by().values_list("created_by_id").annotate(Max("started_at"))
+    waiting = [Waiting(*values) for values in _rows(model).filter(model.WAITING).order_by().values_list(*WAITING_FIELDS)]
+    begun = _rows(model).filter(created_by__in={row.user for row in waiting if row.user is not None}, begun_at__isnull=False)
+    served = begun.order_by().values_list("created_by_id").annotate(Max("begun_at"))
     return dealt(waiting, {user: at for user, at in served} if waiting else {})  # noqa: C416 - rows are tuples of anything
+
+
+def hand_of(work: Work) -> list[Waiting]:
+    """Among which this waiting row may be moved: its person's of its priority, in their order. Empty once it does not wait."""
+    model = type(work)
+    waiting = _rows(model).filter(model.WAITING)
+    its_priority = waiting.filter(pk=work.pk).values("priority")
+    mine = waiting.filter(created_by=work.created_by_id, priority=Subquery(its_priority))  # type: ignore[attr-defined]
+    return [Waiting(*values) for values in mine.order_by("queue_place", "pk").values_list(*WAITING_FIELDS)]
 
 
 def take(model: type[W], worker: str, *, named: int | None = None) -> W | None:

@@ -177,6 +177,9 @@ class Work(Tracked):
         default=time.time, editable=False, help_text="Smaller is earlier, among one person's of one priority: see turns.py."
     )
     queued_at = models.DateTimeField(default=now, editable=False)
+    begun_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="When a worker took it last; `started_at` is the first time."
+    )
 
     class Meta:
         abstract = True
@@ -215,6 +218,7 @@ class Work(Tracked):
             lease_owner=f"{worker}/{uuid.uuid4().hex[:12]}",
             lease_until=lease_end(),
             started_at=Coalesce("started_at", models.Value(now())),
+            begun_at=now(),
             finished_at=None,
             hand_back=False,
         )

@@ -180,9 +180,10 @@ browser.force_login(User.objects.get())
 pages = [run.get_absolute_url(), waits.get_absolute_url(), "/datasets/", Benchmark.objects.get().get_absolute_url(), "/"]
 print([browser.get(page).status_code for page in pages])
 print(run.status, len(metrics.after(run, 0)), run.checkpoints.count(), waits.status, run.load_config().name)
+print(run.begun_at == run.started_at != waits.begun_at)
 """
     said = manage(home, "shell", "-c", script).stdout.splitlines()
-    assert said[-2:] == ["[200, 200, 200, 200, 200]", "completed 20 1 queued an old run"]
+    assert said[-3:] == ["[200, 200, 200, 200, 200]", "completed 20 1 queued an old run", "True"]
 
 
 @pytest.mark.django_db(transaction=True)

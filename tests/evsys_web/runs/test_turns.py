@@ -28,7 +28,10 @@ NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 def waiting(*rows: tuple[int, int, int]) -> list[Waiting]:
     """(person, priority, place) each; numbered as they come."""
-    return [Waiting(pk, 1, user, priority, float(place)) for pk, (user, priority, place) in enumerate(rows)]
+    return [
+        Waiting(pk, 1, user, priority, float(place), NOON + timedelta(minutes=place))
+        for pk, (user, priority, place) in enumerate(rows)
+    ]
 
 
 def order(rows: list[Waiting], **served: int) -> list[int]:
@@ -196,3 +199,25 @@ def test_what_a_worker_gives_back_keeps_its_place_and_what_is_resumed_goes_behin
     assert [row.pk for row in in_turn(TrainingRun)] == [first.pk, second.pk]
     assert first.start("worker") and first.fail("Its disk was full.") and first.queue()
     assert [row.pk for row in in_turn(TrainingRun)] == [second.pk, first.pk]
+
+
+@pytest.mark.django_db
+def test_whoever_resumes_many_runs_at_once_waits_for_others_between_them(make_run: MakeRun, bob: User) -> None:
+    hers = [make_run(name=f"hers {number}") for number in range(3)]
+    for run in hers:
+        assert run.start("worker") and run.fail("Its disk was full.")
+    earlier = make_run(name="his first", created_by=bob)
+    assert earlier.start("worker") and earlier.complete()
+    TrainingRun.objects.update(started_at=NOON)  # long ago, all at once
+    for run in hers:
+        assert run.queue()
+    his = [make_run(name=f"his {number}", created_by=bob) for number in range(3)]
+    taken = [take(TrainingRun, "worker") for _ in range(6)]
+    assert taken == [hers[0], his[0], hers[1], his[1], hers[2], his[2]]
+
+
+@pytest.mark.django_db
+def test_what_is_trained_elsewhere_is_no_turn(make_run: MakeRun, bob: User) -> None:
+    make_run(is_external=True, status=Status.RUNNING, started_at=NOON)
+    hers, his = make_run(), make_run(created_by=bob)
+    assert [take(TrainingRun, "worker") for _ in range(2)] == [hers, his]
