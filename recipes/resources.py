@@ -1,7 +1,8 @@
 """What a run makes on somebody else's machines: written down before it is made, so that what a killed worker leaves can be found.
 
-remote_resources.jsonl of the run's folder, a line per change: {"at", "change": "planned" | "gone", "kind", "name"}. A name is the
-one by which the service deletes the thing. Lines are only ever added, each synced to the disk before the call that it announces.
+remote_resources.jsonl of the run's folder, a line per change: {"at", "change": "planned" | "gone", "kind", "name", "account"}. A
+name is the one by which the service deletes the thing. Lines are only ever added, each synced to the disk before the call that
+it announces.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ PLANNED, GONE = "planned", "gone"
 
 
 class Resource(NamedTuple):
-    """kind: the service's word for such things (dataset, job, trainer, deployment)."""
+    """kind: the service's word for such things (dataset, job, trainer, deployment). account: whose it is there; empty where
+    that is not known."""
 
     kind: str
     name: str
+    account: str = ""
 
 
 class ResourceLog:
@@ -41,7 +44,8 @@ class ResourceLog:
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
             try:
                 found = json.loads(line)
-                resource, change = Resource(str(found["kind"]), str(found["name"])), found["change"]
+                resource = Resource(str(found["kind"]), str(found["name"]), str(found.get("account", "")))
+                change = found["change"]
             except (ValueError, KeyError, TypeError):
                 continue
             if change == PLANNED:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 OWNER_FILE = "remote_owner.json"
 ABANDONED_AFTER = timedelta(hours=24)
 """So long an ended run may still be resumed, and find what it made."""
+TIDY_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -92,13 +95,21 @@ def _owner(folder: Path) -> tuple[Project, BackendChoice] | None:
 def remove(leftover: Leftover) -> Iterator[tuple[Resource, str]]:
     """Remove each thing; with it, why it could not be removed, or nothing. What failed is tried again the next time."""
     log = ResourceLog(leftover.folder)
+    for account in dict.fromkeys(resource.account for resource in leftover.resources):
+        yield from _remove_of(account, leftover, log)
+    if leftover.run is None and not log.left():
+        shutil.rmtree(leftover.folder, ignore_errors=True)
+
+
+def _remove_of(account: str, leftover: Leftover, log: ResourceLog) -> Iterator[tuple[Resource, str]]:
+    resources = [resource for resource in leftover.resources if resource.account == account]
     try:
-        jobs = _open(leftover)
+        jobs = _open(leftover, account)
     except RecipeError as error:
-        yield from ((resource, str(error)) for resource in leftover.resources)
+        yield from ((resource, str(error)) for resource in resources)
         return
     try:
-        for resource in leftover.resources:
+        for resource in resources:
             try:
                 jobs.delete(resource)
             except RecipeError as error:
@@ -108,25 +119,41 @@ def remove(leftover: Leftover) -> Iterator[tuple[Resource, str]]:
             yield resource, ""
     finally:
         jobs.close()
-    if leftover.run is None and not log.left():
-        shutil.rmtree(leftover.folder, ignore_errors=True)
 
 
-def _open(leftover: Leftover) -> ManagedJobs:
-    """Raises RecipeError."""
+def _open(leftover: Leftover, account: str) -> ManagedJobs:
+    """Raises RecipeError, also for a key that leads to another account."""
     backend_class = backends.get(leftover.backend.kind)
     config = backend_class.Config.model_validate(leftover.backend.params)
-    opened: ManagedJobs = backend_class.jobs(config, secrets=backend_secrets(leftover.project, leftover.backend))
+    secrets = backend_secrets(leftover.project, leftover.backend)
+    opened: ManagedJobs = backend_class.jobs(config, secrets=secrets, account=account)
     return opened
 
 
+class Tidying:
+    """What a worker of training runs does beside its work, when it starts and every hour from then on: what was left may cost,
+    and a worker may live for months. Called as one of the things that its sweeps look over."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._begun_at = -TIDY_SECONDS
+
+    def __call__(self, worker: str) -> None:
+        if time.monotonic() - self._begun_at < TIDY_SECONDS or (self._thread is not None and self._thread.is_alive()):
+            return
+        self._begun_at = time.monotonic()
+        self._thread = threading.Thread(target=tidy_up, name="tidy-up", daemon=True)
+        self._thread.start()
+
+
 def tidy_up() -> None:
-    """What a worker does once, beside its work, when it starts."""
+    """Remove all that is left, and log it."""
     try:
         for leftover in leftovers():
             for resource, why in remove(leftover):
                 words = f"was not removed: {why}" if why else "was removed"
-                logger.log(logging.WARNING if why else logging.INFO, "%s: %s %s %s", leftover.name, *resource, words)
+                level = logging.WARNING if why else logging.INFO
+                logger.log(level, "%s: %s %s %s", leftover.name, resource.kind, resource.name, words)
     except (Error, OSError, ValidationError):
         logger.warning("What runs left elsewhere could not be looked over", exc_info=True)
     finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import socket
-import threading
 from typing import Any, TypeVar
 
 from celery import Task, shared_task
@@ -19,7 +18,7 @@ from django.utils.module_loading import import_string
 import recipes
 from evsys_web.runs.backends import backend_secrets
 from evsys_web.runs.leases import Sweeper, announcing_the_end, kinds
-from evsys_web.runs.leftovers import tidy_up
+from evsys_web.runs.leftovers import Tidying
 from evsys_web.runs.models import TrainingRun
 from evsys_web.runs.recorder import RunRecorder
 from evsys_web.runs.turns import take, untold
@@ -66,12 +65,10 @@ def begin_sweeping(sender: Any, **kwargs: Any) -> None:
     app = sender.app
     queues = {model: app.amqp.router.route({}, model.TASK)["queue"].name for model in kinds()}
     mine = {model: app.tasks[model.TASK].delay for model, queue in queues.items() if queue in app.amqp.queues.consume_from}
-    further = [import_string(path) for path in settings.SWEEPS]
+    further = [import_string(path) for path in settings.SWEEPS] + ([Tidying()] if TrainingRun in mine else [])
     concurrency = sender.controller.concurrency
     _sweepers[sender.hostname] = Sweeper(sender.hostname, sends=mine, further=further, concurrency=concurrency)
     _sweepers[sender.hostname].start()
-    if TrainingRun in mine:
-        threading.Thread(target=tidy_up, name="tidy-up", daemon=True).start()
 
 
 @worker_shutting_down.connect

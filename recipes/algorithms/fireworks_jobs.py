@@ -121,7 +121,6 @@ class _FireworksAlgorithm:
         except ValidationError as error:
             place = ("algorithm", "params")
             raise ConfigError("; ".join(sentences(error, place)), path=(*place, *error.errors()[0]["loc"])) from None
-        self.outage_seconds = 0.0
 
     def train(self, ctx: RunContext) -> RunResult:
         """One whole run, watched from here. Foreseen failures (RecipeError) end as status failed; others are recorded and raised
@@ -136,12 +135,14 @@ class _FireworksAlgorithm:
     def saves_between(self) -> bool:
         return bool(self.cfg.save_every)
 
-    def connect(self, ctx: RunContext, wait: Callable[[float], None]) -> ManagedJobs:
+    def outage_seconds(self, ctx: RunContext) -> float:
+        return float(getattr(ctx.config.backend_config(), "outage_seconds", 0.0))
+
+    def connect(self, ctx: RunContext, wait: Callable[[float], None], account: str) -> ManagedJobs:
         if ctx.config.backend.kind not in self.runs_on:
             raise ConfigError(f"{self.name} trains on {' or '.join(sorted(self.runs_on))} only.", path=("backend", "kind"))
-        config = ctx.config.backend_config()
-        self.outage_seconds = float(getattr(config, "outage_seconds", 0.0))
-        opened: ManagedJobs = backends.get(ctx.config.backend.kind).jobs(config, secrets=ctx.secrets, wait=wait)
+        backend = backends.get(ctx.config.backend.kind)
+        opened: ManagedJobs = backend.jobs(ctx.config.backend_config(), secrets=ctx.secrets, wait=wait, account=account)
         return opened
 
     def split(self, ctx: RunContext, report: Callable[[str, str], None]) -> Split:

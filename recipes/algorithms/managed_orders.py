@@ -32,7 +32,6 @@ class ManagedAlgorithm(Protocol):
 
     name: ClassVar[str]
     kind: ClassVar[JobKind]
-    outage_seconds: float
 
     @property
     def watch(self) -> Watch: ...
@@ -40,7 +39,14 @@ class ManagedAlgorithm(Protocol):
     @property
     def saves_between(self) -> bool: ...
 
-    def connect(self, ctx: RunContext, wait: Callable[[float], None]) -> ManagedJobs: ...
+    def outage_seconds(self, ctx: RunContext) -> float:
+        """How long the service may be out of reach."""
+        ...
+
+    def connect(self, ctx: RunContext, wait: Callable[[float], None], account: str) -> ManagedJobs:
+        """account: whose the run's job is, empty for one that is not ordered yet. Raises ConfigError, and BackendError also for
+        a key that leads elsewhere."""
+        ...
 
     def split(self, ctx: RunContext, report: Callable[[str, str], None]) -> Split:
         """What is learnt from, and what is measured on. Raises DataError."""
@@ -63,7 +69,8 @@ class ManagedAlgorithm(Protocol):
 
 @dataclass(frozen=True)
 class JobRecord:
-    """managed_job.json: the ids of all that the run may make there, and what the run was made of."""
+    """managed_job.json: the ids of all that the run may make there, and what the run was made of. account: where they are made;
+    empty until the key has led there, which is before anything is made. is_ordered: the service has said that it has the job."""
 
     kind: str
     job: str
@@ -71,6 +78,8 @@ class JobRecord:
     dataset: str
     evaluation: str
     fingerprint: dict[str, Any] = field(default_factory=dict)
+    account: str = ""
+    is_ordered: bool = False
 
     @classmethod
     def make(cls, kind: JobKind, run_id: str, fingerprint: dict[str, Any]) -> JobRecord:
@@ -86,7 +95,7 @@ class JobRecord:
             return None
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{each.name: found[each.name] for each in fields(cls)})
+            return cls(**{each.name: found[each.name] for each in fields(cls) if each.name in found})
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{path.name} of this run cannot be read ({error}), so its job cannot be found again."

@@ -4,21 +4,24 @@
    is followed by one that finds the same job, and no second one is ever made.
 2. A worker that leaves does not stop the job: the next one goes on watching. A stop that somebody asked for cancels it.
 3. RUNNING is no proof of life: what has not moved for a long time, by a clock of our own, is cancelled and ends as a failure.
-4. The service may be out of reach for a while; the job does not mind, and neither does the run.
+4. The service may be out of reach for a while, at any question (`managed_patience`); the job does not mind, nor does the run.
+5. A run that ends while its job may be at work says so, and leaves it written down, for a resume or the reaper to find.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from recipes.algorithms.managed_orders import JOB_FILE, Ending, JobRecord, ManagedAlgorithm, Stopped
-from recipes.algorithms.managed_watch import SHORTEST_PAUSE, Watching
+from recipes.algorithms.managed_patience import SHORTEST_PAUSE, Patience
+from recipes.algorithms.managed_watch import Watching
 from recipes.callbacks import METRICS_FILE, Dispatch, MetricsFile, ToLogStore, read_metrics
 from recipes.checkpoints import Manifest, differences, fingerprint_of
-from recipes.errors import BackendError, CheckpointError, RecipeError
+from recipes.errors import BackendError, CheckpointError, ErrorKind, RecipeError
 from recipes.managed_jobs import JobPhase, JobStanding, ManagedJobs
 from recipes.managed_metrics import Ledger
 from recipes.managed_rows import check_count
@@ -40,11 +43,15 @@ class ManagedRun:
         self.state = LoopState(run_id=ctx.run_id, num_steps=0, output_dir=ctx.output_dir, ctx=ctx)
         stores = [ToLogStore(ctx.log_store)] if ctx.log_store is not None else []
         self.dispatch = Dispatch([MetricsFile(ctx.output_dir / METRICS_FILE), *ctx.callbacks, *stores], self.state)
+        outage_seconds, poll_seconds = algorithm.outage_seconds(ctx), algorithm.watch.poll_seconds
+        self.patience = Patience(self.state, self.dispatch.event, outage_seconds=outage_seconds, poll_seconds=poll_seconds)
         self.manifest = Manifest(ctx.output_dir)
         self.resources = ResourceLog(ctx.output_dir)
         self.ledger = Ledger(algorithm.kind)
         self.metrics: Metrics = {}
         self.jobs: ManagedJobs | None = None
+        self.job_at_work = ""
+        """The job that may be at work now, for all that this run knows."""
 
     def execute(self) -> RunResult:
         try:
@@ -75,11 +82,15 @@ class ManagedRun:
         self.state.num_steps = algorithm.num_steps(len(rows.train))
         self.dispatch.fire("on_train_data", ctx, rows.train)
         self.dispatch.fire("on_train_start", self.state)
-        jobs = self.jobs = algorithm.connect(ctx, self._pause)
         record, is_new = found
-        standing = None if is_new else jobs.look(algorithm.kind, record.job)
+        if not is_new and Resource(f"{algorithm.kind}_job", record.job, record.account) in self.resources.left():
+            self.job_at_work = record.job
+        jobs = self.jobs = self.patience.ask(lambda: algorithm.connect(ctx, self._pause, record.account))
+        if not record.account:
+            record = self._keep(replace(record, account=jobs.account))
+        standing = None if is_new else self.patience.ask(lambda: jobs.look(algorithm.kind, record.job))
         if standing is None:
-            self._order_or_take_back(jobs, record, rows)
+            record = self._order_or_take_back(jobs, record, rows)
         elif standing.phase in (JobPhase.FAILED, JobPhase.CANCELLED):
             self._resume(jobs, record, standing)
         else:
@@ -92,15 +103,17 @@ class ManagedRun:
         now = fingerprint_of(self.ctx.config, rows.train, rows.held_out)
         record = JobRecord.read(path)
         if record is None:
-            record = JobRecord.make(self.algorithm.kind, self.ctx.run_id, now)
-            record.write(path)
-            return record, True
+            return self._keep(JobRecord.make(self.algorithm.kind, self.ctx.run_id, now)), True
         if changed := differences(record.fingerprint, now):
             raise CheckpointError(
                 f"This run cannot go on with its job {record.job}, because it has changed: {'; '.join(changed)}."
                 " Change that back, or start a new run."
             )
         return record, False
+
+    def _keep(self, record: JobRecord) -> JobRecord:
+        record.write(self.ctx.output_dir / JOB_FILE)
+        return record
 
     def _remember_what_was_told(self) -> None:
         for row in read_metrics(self.ctx.output_dir / METRICS_FILE):
@@ -110,24 +123,47 @@ class ManagedRun:
             self.ledger, self.metrics = Ledger(self.algorithm.kind), {}
         self.state.step = self.state.start_step = self.ledger.last_step
 
-    def _order_or_take_back(self, jobs: ManagedJobs, record: JobRecord, rows: Split) -> None:
+    def _order_or_take_back(self, jobs: ManagedJobs, record: JobRecord, rows: Split) -> JobRecord:
+        """Raises BackendError for a job that was there: nobody asked for a second one."""
+        self.job_at_work = ""
+        if record.is_ordered:
+            raise BackendError(
+                f"{jobs.place} has no job {record.job} any more: somebody deleted it there. Clone the run to begin anew.",
+                permanent=True,
+                kind=ErrorKind.REQUEST,
+            )
         try:
-            self._order(jobs, record, rows)
+            return self._order(jobs, record, rows)
         except Stopped:
-            if not self.state.is_leaving:
-                self.tidy(jobs)
+            if not self.state.is_leaving:  # an order whose answer was lost may have been heard
+                if self.job_at_work:
+                    self.take_back(jobs, record)
+                else:
+                    self.tidy(jobs)
             raise
 
-    def _order(self, jobs: ManagedJobs, record: JobRecord, rows: Split) -> None:
+    def _order(self, jobs: ManagedJobs, record: JobRecord, rows: Split) -> JobRecord:
         algorithm, ctx = self.algorithm, self.ctx
-        algorithm.check(ctx, jobs)
+        self.patience.ask(lambda: algorithm.check(ctx, jobs))
         self._upload(jobs, record.dataset, rows.train, "training")
         if rows.held_out:
             self._upload(jobs, record.evaluation, rows.held_out, "validation")
         self._refuse_if_asked()
-        self.resources.plan(Resource(f"{algorithm.kind}_job", record.job))
-        jobs.create(algorithm.order(ctx, record, account=jobs.account, is_measured=bool(rows.held_out)))
+        order = algorithm.order(ctx, record, account=jobs.account, is_measured=bool(rows.held_out))
+        self.resources.plan(Resource(f"{algorithm.kind}_job", record.job, jobs.account))
+        self._ask_for_work(record, lambda: jobs.create(order))
         self.dispatch.event("info", f"Ordered the job {record.job} at {jobs.place}, account {jobs.account}.")
+        return self._keep(replace(record, is_ordered=True))
+
+    def _ask_for_work(self, record: JobRecord, ask: Callable[[], None]) -> None:
+        """What is refused at once is not at work; where an answer was lost before, that is not known. Raises BackendError."""
+        before, self.job_at_work = self.patience.num_outages, record.job
+        try:
+            self.patience.ask(ask)
+        except BackendError as error:
+            if error.permanent and self.patience.num_outages == before:
+                self.job_at_work = ""
+            raise
 
     def _upload(self, jobs: ManagedJobs, dataset_id: str, rows: Sequence[Row], purpose: str) -> None:
         self._refuse_if_asked()
@@ -136,8 +172,9 @@ class ManagedRun:
             num_rows = self.algorithm.write(path, rows)
             size = path.stat().st_size / 1e6
             self.dispatch.event("info", f"Uploading {num_rows:,} {purpose} rows ({size:,.1f} MB) to {jobs.place}.")
-            self.resources.plan(Resource("dataset", dataset_id))
-            jobs.put_dataset(dataset_id, path, num_rows=num_rows, title=f"{self.ctx.config.name} ({purpose})"[:60])
+            self.resources.plan(Resource("dataset", dataset_id, jobs.account))
+            title = f"{self.ctx.config.name} ({purpose})"[:60]
+            self.patience.ask(lambda: jobs.put_dataset(dataset_id, path, num_rows=num_rows, title=title))
         finally:
             path.unlink(missing_ok=True)
 
@@ -145,8 +182,10 @@ class ManagedRun:
         """A job that ended without success goes on if the service lets it. Raises BackendError."""
         kind = self.algorithm.kind
         try:
-            jobs.resume(kind, record.job)
+            self._ask_for_work(record, lambda: jobs.resume(kind, record.job))
         except BackendError as error:
+            if not error.permanent:
+                raise
             raise BackendError(
                 f"The job {record.job} ended as {standing.state} and cannot go on: {error} Clone the run to begin anew.",
                 permanent=True,
@@ -157,23 +196,27 @@ class ManagedRun:
         )
         deadline = time.monotonic() + RESUME_SECONDS
         while time.monotonic() < deadline:
-            found = jobs.look(kind, record.job)
-            if found is None or found.phase not in (JobPhase.FAILED, JobPhase.CANCELLED):
-                return
             try:
+                found = self.patience.ask(lambda: jobs.look(kind, record.job))
+                if found is None or found.phase not in (JobPhase.FAILED, JobPhase.CANCELLED):
+                    return
                 self._pause(self.algorithm.watch.poll_seconds * SHORTEST_PAUSE)
             except Stopped:
                 if not self.state.is_leaving:  # it would go on and be billed with nobody to watch it
-                    self._take_back(jobs, record)
+                    self.take_back(jobs, record)
                 raise
 
-    def _take_back(self, jobs: ManagedJobs, record: JobRecord) -> None:
+    def take_back(self, jobs: ManagedJobs, record: JobRecord) -> bool:
+        """Cancel the job, patiently. False, and an event, when the service will not."""
+        self.patience.is_ending = True
         try:
-            jobs.cancel(self.algorithm.kind, record.job)
+            self.patience.ask(lambda: jobs.cancel(self.algorithm.kind, record.job))
         except BackendError as error:
-            self.dispatch.event(
-                "warning", f"{jobs.place} did not cancel the job {record.job} again; look whether it goes on. {error}"
-            )
+            self.dispatch.event("error", f"The job {record.job} could not be cancelled and may go on, and cost: {error}")
+            return False
+        self.job_at_work = ""
+        self.dispatch.event("info", f"Asked {jobs.place} to cancel the job {record.job}.")
+        return True
 
     # what every part of it uses
 
@@ -221,6 +264,8 @@ class ManagedRun:
 
     def _failed(self, error: Exception) -> Ending:
         sentence = str(error) if isinstance(error, RecipeError) else f"{type(error).__name__}: {error}"
+        if self.job_at_work:
+            sentence += f" The job {self.job_at_work} may still be at work and cost: resume this run to find it again."
         log.warning("run %s failed", self.ctx.run_id, exc_info=None if isinstance(error, RecipeError) else error)
         place = f"after step {self.state.step}" if self.state.step else "before the first step"
         self.dispatch.event("error", f"Failed {place}: {sentence}")

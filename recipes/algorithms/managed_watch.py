@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recipes.algorithms.managed_orders import Ending, JobRecord, Stopped
+from recipes.algorithms.managed_patience import SHORTEST_PAUSE
 from recipes.checkpoints import FINAL
 from recipes.errors import BackendError, ErrorKind
 from recipes.managed_jobs import JobPhase, JobStanding, ManagedJobs
@@ -14,13 +15,10 @@ from recipes.types import StopRequest
 if TYPE_CHECKING:
     from recipes.algorithms.managed_run import ManagedRun
 
-SHORTEST_PAUSE = 0.2
-"""Of the longest pause between two looks: how long the first is, and that after any news."""
 CANCEL_SECONDS = 120.0
 WORDS_SECONDS = 60.0
 """A service may count aloud ("step 17 of 900"): how often its words are told while its state stays."""
 MODEL_SECONDS = 600.0
-OUTAGES = (ErrorKind.CONNECTION, ErrorKind.TIMEOUT, ErrorKind.SERVER, ErrorKind.RATE_LIMIT, ErrorKind.BAD_ANSWER)
 
 
 class Watching:
@@ -29,51 +27,39 @@ class Watching:
         self.kind = run.algorithm.kind
         self.watch = run.algorithm.watch
         self.event = run.dispatch.event
+        self.patience = run.patience
         self._told: tuple[str, str] | None = None
         self._told_at = 0.0
         self._moved: object = None
         self._moved_at = time.monotonic()
-        self._out_since: float | None = None
         self._metrics_refused = ""
 
     def until_the_end(self) -> Ending:
+        self.run.job_at_work = self.record.job
         pause = shortest = self.watch.poll_seconds * SHORTEST_PAUSE
         while True:
-            standing = self._look()
-            has_news = False
-            if standing is not None:
-                has_news = self._tell(standing) | self._read_metrics()
-                if standing.phase.is_over:
-                    return self._over(standing)
-                self._refuse_standstill(standing)
+            try:
+                standing = self._look()
+            except Stopped:
+                return self._stop()
+            has_news = self._tell(standing) | self._read_metrics()
+            if standing.phase.is_over:
+                return self._over(standing)
+            self._refuse_standstill(standing)
             if self.run.state.stop_requested is not StopRequest.NONE:
                 return self._stop()
             pause = shortest if has_news else min(self.watch.poll_seconds, pause * 1.5)
             self.run.state.stop_event.wait(pause)
 
-    def _look(self) -> JobStanding | None:
-        """None while the service is out of reach. Raises BackendError when it is for too long, refuses, or has lost the job."""
-        try:
-            standing = self.jobs.look(self.kind, self.record.job)
-        except BackendError as error:
-            if error.permanent or error.kind not in OUTAGES:
-                raise
-            now = time.monotonic()
-            if self._out_since is None:
-                self._out_since = now
-                self.event("warning", f"{error} The job goes on meanwhile.")
-            if now - self._out_since > self.run.algorithm.outage_seconds:
-                raise BackendError(
-                    f"{error} That has lasted for {self.run.algorithm.outage_seconds:,.0f} seconds. The job {self.record.job} may"
-                    " still be at work: resume this run to find it again.",
-                    permanent=False,
-                    kind=error.kind,
-                ) from error
-            return None
-        if self._out_since is not None:
-            self._out_since, self._moved_at = None, time.monotonic()
-            self.event("info", f"{self.jobs.place} answers again.")
+    def _look(self) -> JobStanding:
+        """Raises BackendError when the service refuses, is out of reach for too long, or has lost the job; Stopped when a stop is
+        asked for while it is out of reach."""
+        before = self.patience.num_outages
+        standing = self.patience.ask(lambda: self.jobs.look(self.kind, self.record.job))
+        if self.patience.num_outages != before:
+            self._moved_at = time.monotonic()
         if standing is None:
+            self.run.job_at_work = ""
             raise BackendError(
                 f"{self.jobs.place} has no job {self.record.job} any more: somebody deleted it there.",
                 permanent=True,
@@ -104,7 +90,22 @@ class Watching:
                 self._metrics_refused = str(error)
                 self.event("warning", f"No metrics now: {error}")
             return False
+        self._metrics_refused = ""
         return self.run.tell(rows or ())
+
+    def _read_missed_metrics(self) -> None:
+        """There is no next look, so what failed at the last one is asked for patiently, at an address that is signed anew."""
+
+        def read() -> list[dict[str, Any]] | None:
+            self.jobs.look(self.kind, self.record.job)
+            return self.jobs.metric_rows(self.kind, self.record.job)
+
+        if not self._metrics_refused:
+            return
+        try:
+            self.run.tell(self.patience.ask(read) or ())
+        except BackendError as error:
+            self.event("warning", f"The last metrics of the job were not read, so its curves may end early: {error}")
 
     def _refuse_standstill(self, standing: JobStanding) -> None:
         """Raises BackendError, after cancelling the job, when nothing has moved for too long."""
@@ -116,7 +117,7 @@ class Watching:
         if time.monotonic() - self._moved_at <= longest:
             return
         said = f" Its last words: {standing.message}" if standing.message else ""
-        outcome = "It was cancelled." if self._cancel() else "It could not be cancelled; look there."
+        outcome = "It was cancelled." if self.run.take_back(self.jobs, self.record) else "It could not be cancelled; look there."
         raise BackendError(
             f"The job {self.record.job} has been {standing.state} at {self.jobs.place} for {longest:,.0f} seconds without any"
             f" progress. {outcome}{said}",
@@ -131,45 +132,43 @@ class Watching:
         if state.is_leaving:
             self.event("info", f"This worker leaves. The job {self.record.job} goes on at {self.jobs.place} and is found again.")
             return Ending("cancelled")
-        if not self._cancel():
+        if not self.run.take_back(self.jobs, self.record):
             return Ending("cancelled")
         deadline = time.monotonic() + CANCEL_SECONDS
         while state.stop_requested is not StopRequest.NOW and time.monotonic() < deadline:
-            standing = self._look()
-            if standing is not None:
-                self._tell(standing)
-                if standing.phase in (JobPhase.SUCCEEDED, JobPhase.ENDED_EARLY):
-                    return self._over(standing)
-                if standing.phase.is_over:
-                    self._read_metrics()
-                    self._keep_last_checkpoint()
-                    break
+            try:
+                standing = self._look()
+            except BackendError as error:
+                self.event("warning", f"It is not known whether the job {self.record.job} is cancelled: {error}")
+                break
+            self._tell(standing)
+            if standing.phase in (JobPhase.SUCCEEDED, JobPhase.ENDED_EARLY):
+                return self._over(standing)
+            if standing.phase.is_over:
+                self._read_metrics()
+                self._read_missed_metrics()
+                self._keep_last_checkpoint()
+                break
             time.sleep(min(1.0, self.watch.poll_seconds * SHORTEST_PAUSE))
+        else:
+            self.event("warning", f"{self.jobs.place} has not said yet that the job {self.record.job} is cancelled; look there.")
         return Ending("completed" if self._ended_early_with_weights() else "cancelled")
 
     def _ended_early_with_weights(self) -> bool:
         return self.run.state.stop_requested is StopRequest.EARLY and bool(self.run.manifest.read())
-
-    def _cancel(self) -> bool:
-        """False, and an event, when the service will not."""
-        try:
-            self.jobs.cancel(self.kind, self.record.job)
-        except BackendError as error:
-            self.event("error", f"The job {self.record.job} could not be cancelled and may go on, and cost: {error}")
-            return False
-        self.event("info", f"Asked {self.jobs.place} to cancel the job {self.record.job}.")
-        return True
 
     def _keep_last_checkpoint(self) -> None:
         """What was trained until the stop becomes a model, where checkpoints were ordered."""
         if not self.run.algorithm.saves_between:
             return
         try:
-            usable = [each for each in self.jobs.checkpoints(self.kind, self.record.job) if each.promotable]
+            found = self.patience.ask(lambda: self.jobs.checkpoints(self.kind, self.record.job))
+            usable = [each for each in found if each.promotable]
             if not usable:
                 self.event("info", "No checkpoint was ready when the job was cancelled, so no weights are kept.")
                 return
-            self.jobs.promote(usable[-1].name, self._model_name(), self.run.ctx.config.model.name)
+            base = self.run.ctx.config.model.name
+            self.patience.ask(lambda: self.jobs.promote(usable[-1].name, self._model_name(), base))
             if not self._await_model():
                 return
         except BackendError as error:
@@ -181,6 +180,9 @@ class Watching:
     # ends that the job came to by itself
 
     def _over(self, standing: JobStanding) -> Ending:
+        self.run.job_at_work = ""
+        self.patience.is_ending = True
+        self._read_missed_metrics()
         if standing.cost:
             self.event("info", f"{self.jobs.place} estimates the cost at {standing.cost}.")
         if standing.phase in (JobPhase.SUCCEEDED, JobPhase.ENDED_EARLY):
@@ -215,7 +217,7 @@ class Watching:
     def _await_model(self) -> bool:
         """Whether the model is seen to exist before long. Raises BackendError, and Stopped when this worker leaves."""
         state, deadline = self.run.state, time.monotonic() + MODEL_SECONDS
-        while not self.jobs.has_model(self.record.model):
+        while not self.patience.ask(lambda: self.jobs.has_model(self.record.model)):
             if state.stop_requested is not StopRequest.NONE and state.is_leaving:
                 raise Stopped
             if time.monotonic() >= deadline or state.stop_requested is StopRequest.NOW:

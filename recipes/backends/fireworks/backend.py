@@ -44,9 +44,10 @@ class FireworksBackend:
         *,
         secrets: Mapping[str, str] | None = None,
         wait: Callable[[float], None] = time.sleep,
+        account: str = "",
     ) -> ManagedJobs:
-        """Connect to the service that runs whole trainings as jobs. wait: how to pause between questions. Raises ConfigError,
-        BackendError."""
+        """Connect to the service that runs whole trainings as jobs. wait: how to pause between questions. account: where what is
+        asked about lies, once that is known. Raises ConfigError, and BackendError also for a key that leads elsewhere."""
         settings = FireworksConfig.model_validate(config.model_dump())
         try:
             from recipes.backends.fireworks.jobs import FireworksJobs
@@ -54,7 +55,7 @@ class FireworksBackend:
             raise BackendError(
                 f"Fireworks needs its SDK, which cannot be imported here ({error}): pip install fireworks-ai.", permanent=True
             ) from None
-        return FireworksJobs(settings, chosen_key(settings, secrets or {}), wait=wait)
+        return FireworksJobs(settings, chosen_key(settings, secrets or {}), wait=wait, account=account)
 
     @classmethod
     async def open(

@@ -37,6 +37,8 @@ MOST_METRIC_BYTES = 256_000_000
 READY_POLL_SECONDS = (0.2, 10.0)
 PLAIN = (None, "", "ENCRYPTION_STATE_UNSPECIFIED", "ENCRYPTION_STATE_PLAINTEXT")
 
+REFUSALS = (fireworks.BadRequestError, fireworks.ConflictError)
+
 COLLECTIONS = {JobKind.SFT: "supervisedFineTuningJobs", JobKind.DPO: "dpoJobs"}
 PHASES = {
     "CREATING": JobPhase.WAITING,
@@ -63,9 +65,11 @@ PHASES = {
 class FireworksJobs:
     """`recipes.managed_jobs.ManagedJobs` on Fireworks."""
 
-    def __init__(self, settings: FireworksConfig, key: str, *, wait: Callable[[float], None] = time.sleep) -> None:
-        """Connect and find the account. wait: how to pause between questions; it may raise to give up. Raises BackendError,
-        ConfigError."""
+    def __init__(
+        self, settings: FireworksConfig, key: str, *, wait: Callable[[float], None] = time.sleep, account: str = ""
+    ) -> None:
+        """Connect and find the account. wait: how to pause between questions; it may raise to give up. account: the one where
+        things of ours lie already. Raises ConfigError, and BackendError also for a key that leads to another."""
         self._url = settings.base_url or HOSTED
         self.place = place_of(settings)
         self._timeout = settings.timeout_seconds
@@ -79,7 +83,11 @@ class FireworksJobs:
         )
         self._metrics_at: dict[str, str | None] = {}
         self._bare = httpx.Client(timeout=settings.timeout_seconds, verify=_authorities())
-        self.account = settings.account_id or self._only_account()
+        try:
+            self.account = self._account(settings.account_id or "", account)
+        except BaseException:
+            self.close()
+            raise
         self._client.account_id = self.account
 
     def check_model(self, name: str, *, rank: int) -> None:
@@ -203,11 +211,11 @@ class FireworksJobs:
         if found is None:
             return None
         self._metrics_at[job_id] = getattr(found, "metrics_file_signed_url", None)
-        state = str(found.state or "UNSPECIFIED").removeprefix("JOB_STATE_")
+        state = _state(found)
         progress, status = getattr(found, "job_progress", None), found.status
         return JobStanding(
             state=state,
-            phase=PHASES.get(state, JobPhase.UNKNOWN),
+            phase=_phase(state),
             message=((status.message if status else None) or "").strip()[:LONGEST_MESSAGE],
             percent=progress.percent if progress else None,
             tokens=progress.input_tokens if progress else None,
@@ -236,11 +244,20 @@ class FireworksJobs:
 
     def cancel(self, kind: JobKind, job_id: str) -> None:
         with failures("to cancel the job", self.place):
-            self._resource(kind).cancel(job_id, body={})
+            try:
+                self._unless_missing(lambda: self._resource(kind).cancel(job_id, body={}))
+            except REFUSALS:
+                if not self._is_in(kind, job_id, lambda state: state == "CANCELLING" or _phase(state).is_over):
+                    raise
 
     def resume(self, kind: JobKind, job_id: str) -> None:
         with failures("to go on with the job", self.place):
-            self._resource(kind).resume(job_id, body={})
+            try:
+                self._resource(kind).resume(job_id, body={})
+            except REFUSALS:
+                ended = (JobPhase.FAILED, JobPhase.CANCELLED)
+                if not self._is_in(kind, job_id, lambda state: _phase(state) not in ended):
+                    raise
 
     def checkpoints(self, kind: JobKind, job_id: str) -> list[JobCheckpoint]:
         found: list[JobCheckpoint] = []
@@ -257,7 +274,10 @@ class FireworksJobs:
     def promote(self, checkpoint: str, output_model: str, base_model: str) -> None:
         body = {"output_model": output_model, "base_model": base_model, "async_promotion": True}
         with failures("to make a model of a checkpoint", self.place):
-            self._client.post(f"/v1/{checkpoint}:promote", cast_to=object, body=body)
+            try:
+                self._client.post(f"/v1/{checkpoint}:promote", cast_to=object, body=body)
+            except fireworks.ConflictError:  # it was heard before, and its answer lost: the name is nobody else's
+                return
 
     def has_model(self, model_id: str) -> bool:
         with failures("the model that was trained", self.place):
@@ -286,9 +306,27 @@ class FireworksJobs:
 
     # what they share
 
-    def _only_account(self) -> str:
-        with failures("whose key this is", self.place):
-            names = [str(account.name).removeprefix("accounts/") for account in self._client.accounts.list()]
+    def _account(self, chosen: str, known: str) -> str:
+        """chosen: by the settings. known: where things of ours lie, so that the key must lead there before anything is said to be
+        gone, or ordered."""
+        if chosen and not known:
+            return chosen
+        try:
+            names = self._accounts()
+        except BackendError as error:
+            if not error.permanent or known != chosen:
+                raise
+            names = [chosen]  # a key that may not list accounts may still work in one
+        if known in names:
+            return known
+        if known:
+            raise BackendError(
+                f"What this run made lies in the account {known} of {self.place}, but its key leads to"
+                f" {', '.join(sorted(names)[:20]) or 'no account'} now. Nothing was done. Store a key of {known} under that"
+                " credential's name and try again.",
+                permanent=True,
+                kind=ErrorKind.AUTH,
+            )
         if len(names) == 1:
             return names[0]
         if not names:
@@ -297,6 +335,15 @@ class FireworksJobs:
             f"This key may use several accounts: {', '.join(sorted(names)[:20])}. Say which one.",
             path=("backend", "params", "account_id"),
         )
+
+    def _accounts(self) -> list[str]:
+        with failures("whose key this is", self.place):
+            return [str(account.name).removeprefix("accounts/") for account in self._client.accounts.list()]
+
+    def _is_in(self, kind: JobKind, job_id: str, accepts: Callable[[str], bool]) -> bool:
+        """Whether a refusal only means that the wish was heard before, and its answer lost."""
+        found = self._unless_missing(lambda: self._get(kind, job_id))
+        return found is not None and accepts(_state(found))
 
     def _resource(self, kind: JobKind) -> Any:
         return self._client.dpo_jobs if kind is JobKind.DPO else self._client.supervised_fine_tuning_jobs
@@ -328,6 +375,14 @@ class FireworksJobs:
     def _upload_timeout(self, num_bytes: int) -> float:
         """A megabyte a second is not too much to hope for."""
         return self._timeout + num_bytes / 1e6
+
+
+def _state(job: Any) -> str:
+    return str(job.state or "UNSPECIFIED").removeprefix("JOB_STATE_")
+
+
+def _phase(state: str) -> JobPhase:
+    return PHASES.get(state, JobPhase.UNKNOWN)
 
 
 @cache

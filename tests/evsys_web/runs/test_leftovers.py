@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
@@ -13,14 +14,15 @@ from django.utils.timezone import now
 
 from evsys_web.accounts.actions import store_credential
 from evsys_web.accounts.models import Project, User
+from evsys_web.runs import leftovers
 from evsys_web.runs.actions import delete_run
-from evsys_web.runs.leftovers import tidy_up
+from evsys_web.runs.leftovers import Tidying, tidy_up
 from evsys_web.runs.models import Status, TrainingRun
 from evsys_web.sweeps.actions import delete_sweep
 from evsys_web.sweeps.models import Sweep, SweepRun
 from recipes.resources import RESOURCES_FILE, Resource, ResourceLog
 from tests.evsys_web.runs.conftest import MakeRun
-from tests.fireworks_server import KEY, Dataset, FireworksServer, Job, State, fireworks_server
+from tests.fireworks_server import ACCOUNT, KEY, Dataset, FireworksServer, Job, State, fireworks_server
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LONG_AGO = timedelta(days=3)
@@ -41,8 +43,8 @@ def ended(server: FireworksServer, alice: User, project: Project, make_run: Make
     backend = {"kind": "fireworks", "params": {"base_url": server.url, "credential": "fireworks", "timeout_seconds": 2}}
     run = make_run(status=Status.FAILED, finished_at=now() - LONG_AGO, config={"backend": backend})
     log = ResourceLog(run.output_dir)
-    log.plan(Resource("dataset", "rows-1"))
-    log.plan(Resource("sft_job", "job-1"))
+    log.plan(Resource("dataset", "rows-1", ACCOUNT))
+    log.plan(Resource("sft_job", "job-1", ACCOUNT))
     return run
 
 
@@ -115,6 +117,32 @@ def test_what_is_gone_already_is_gone(server: FireworksServer, ended: TrainingRu
     server.datasets.clear()
     server.jobs.clear()
     assert "2 things were removed" in reaped()
+
+
+def test_a_key_of_another_account_removes_nothing_and_calls_nothing_gone(
+    server: FireworksServer, ended: TrainingRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.accounts = ["other"]
+    with pytest.raises(CommandError, match="2 things are still there"):
+        reaped()
+    tidy_up()
+    assert "lies in the account acme" in caplog.text and "leads to other now" in caplog.text
+    assert {request.path for request in server.requests} == {"/v1/accounts"} and not server.jobs["job-1"].ended
+    server.accounts = ["other", ACCOUNT]
+    assert "2 things were removed" in reaped() and server.jobs["job-1"].ended == "CANCELLED"
+
+
+def test_a_worker_tidies_up_when_it_starts_and_every_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    monkeypatch.setattr(leftovers, "tidy_up", lambda: done.append(1))
+    tidying = Tidying()
+    for seconds, expected in ((3600.0, 1), (3600.0, 1), (0.0, 2)):
+        monkeypatch.setattr(leftovers, "TIDY_SECONDS", seconds)
+        tidying("worker")
+        for thread in threading.enumerate():
+            if thread.name == "tidy-up":
+                thread.join(60)
+        assert len(done) == expected
 
 
 def test_a_torn_line_announced_nothing(tmp_path: Path) -> None:

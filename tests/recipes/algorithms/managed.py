@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import fireworks._base_client
 import pytest
 
 import recipes
@@ -17,7 +19,9 @@ from tests.recipes.runs_under_test import Witness, chats
 
 
 @pytest.fixture
-def server() -> Iterator[FireworksServer]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FireworksServer]:
+    """Under an SDK that tries again at once, as often as ever."""
+    monkeypatch.setattr(fireworks._base_client, "INITIAL_RETRY_DELAY", 0.001)
     with fireworks_server() as made:
         yield made
 
@@ -86,5 +90,35 @@ def failing(method: str, path: str, status: int, message: str, *, times: int = 1
             return None
         left[0] -= 1
         return status, {"code": 9, "message": message}
+
+    return fault
+
+
+def broken(method: str, pattern: str, *, times: int = 1000, status: int = 0) -> Fault:
+    """The first requests of this kind find nobody: the connection breaks, or a failure is answered."""
+    left = [times]
+
+    def fault(request: Request) -> tuple[int, Any] | None:
+        if request.method != method or not re.search(pattern, request.path) or not left[0]:
+            return None
+        left[0] -= 1
+        return status, {"code": 13, "message": "internal"}
+
+    return fault
+
+
+def unheard(server: FireworksServer, method: str, pattern: str, *, times: int = 1000) -> Fault:
+    """The first requests of this kind are obeyed, but their answers are lost."""
+    left, is_inside = [times], [False]
+
+    def fault(request: Request) -> tuple[int, Any] | None:
+        if is_inside[0] or request.method != method or not re.search(pattern, request.path) or not left[0]:
+            return None
+        left[0] -= 1
+        is_inside[0] = True
+        server.requests.pop()
+        server.answer(request)
+        is_inside[0] = False
+        return 0, None
 
     return fault

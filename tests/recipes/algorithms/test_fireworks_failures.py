@@ -36,7 +36,7 @@ SLOW = [State("RUNNING", 1), State("RUNNING", 2), *[State("RUNNING", 3)] * 200, 
 def test_a_refusal_is_told_in_the_servers_words(server: FireworksServer, tmp_path: Path, fault: Fault, words: str) -> None:
     server.faults.append(lambda request: fault(request._replace(path=request.path.replace("supervisedFineTuningJobs", "JOBS"))))
     seen = Witness()
-    result = train(server, tmp_path, seen)
+    result = train(server, tmp_path, seen, config=job_config(server, backend={"outage_seconds": 1}))
     assert result.status == "failed" and result.error is not None and words in result.error
     assert not server.jobs and seen.calls[-1] == "end"
 

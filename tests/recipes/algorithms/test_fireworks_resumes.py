@@ -44,7 +44,7 @@ def test_one_killed_between_order_and_answer_makes_no_second_job(
     with pytest.raises(Killed):
         train(server, tmp_path)
     monkeypatch.undo()
-    assert ResourceLog(tmp_path).left()[-1] == Resource("sft_job", next(iter(server.jobs)))
+    assert ResourceLog(tmp_path).left()[-1] == Resource("sft_job", next(iter(server.jobs)), ACCOUNT)
     assert train(server, tmp_path).status == "completed" and len(server.jobs) == 1
 
 
