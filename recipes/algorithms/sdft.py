@@ -325,13 +325,11 @@ class SDFT(BaseAlgorithm):
 
     def _prompts_of(self, lesson: Lesson, number: int) -> Prompts:
         try:
-            return Prompts(
-                *(
-                    render_prompt(messages, self._tokenizer, enable_thinking=self.cfg.enable_thinking, tools=lesson.tools)
-                    for messages in (lesson.student, lesson.teacher)
-                ),
-                number,
+            student, teacher = (
+                render_prompt(messages, self._tokenizer, enable_thinking=self.cfg.enable_thinking, tools=lesson.tools)
+                for messages in (lesson.student, lesson.teacher)
             )
+            return Prompts(student, teacher, number)
         except RenderingError as error:
             raise DataError(f"Row {number:,}, {error.field}: {error}", line=number, field=error.field) from error
 
