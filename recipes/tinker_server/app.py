@@ -70,7 +70,7 @@ class _Endpoints:
             "create_session": self._create_session,
             "session_heartbeat": self._heartbeat,
             "create_model": lambda values, body: self.do.create_model(values),
-            "load_weights": lambda values, body: self.do.load_weights(values),
+            "load_weights": self.do.load_weights,
             "get_info": lambda values, body: self.do.info(values),
             "optim_step": self.do.optim_step,
             "save_weights": lambda values, body: self.do.save(values, body, Kind.TRAINING),

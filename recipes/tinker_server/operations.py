@@ -58,17 +58,18 @@ class Operations:
 
         return self._create(session, number, facts, make, "create_model")
 
-    def load_weights(self, values: dict[str, Any]) -> dict[str, Any]:
-        """A new run from a checkpoint: it is the run's first request."""
-        session_id = values.get("session_id")
-        if session_id is None:
-            raise RequestRefused("Weights are loaded into a new model: send session_id and model_seq_id, not model_id.")
-        session = self.sessions.get(session_id)
+    def load_weights(self, values: dict[str, Any], content: bytes) -> dict[str, Any]:
+        """A new run from a checkpoint: it is the run's first request. Clients of Tinker 0.23 (Fireworks' SDK is one) make a
+        model first and load into that."""
         address = Address.of(field(values, "path", str))
         saved = self.store.find(address)
         with_optimizer = field(values, "optimizer", bool)
         if address.kind is not Kind.TRAINING and with_optimizer:
             raise RequestRefused(f"{address.uri} holds no optimizer state; an address with /weights/ in it does.")
+        session_id = values.get("session_id")
+        if session_id is None:
+            return self._load_into(values, content, saved, with_optimizer)
+        session = self.sessions.get(session_id)
         origin = self.store.facts_of(address.run_id)
         base_model = field(values, "base_model", str, origin.base_model)
         self.models.check_name(base_model)
@@ -84,6 +85,24 @@ class Operations:
 
         facts = _facts(base_model, origin.lora_rank, values)
         return self._create(session, field(values, "model_seq_id", int), facts, make, "load_weights", path=saved.uri)
+
+    def _load_into(self, values: dict[str, Any], content: bytes, saved: Saved, with_optimizer: bool) -> dict[str, Any]:
+        run = self.sessions.run(values.get("model_id"))
+        if saved.address.kind is not Kind.TRAINING:
+            raise RequestRefused("Weights for sampling are loaded into a new model: send session_id, not model_id.")
+        origin = self.store.facts_of(saved.address.run_id)
+        if (origin.base_model, origin.lora_rank) != (run.base_model, run.lora_rank):
+            raise RequestRefused(
+                f"{saved.uri} is of {origin.base_model} with rank {origin.lora_rank}, the model {run.run_id} of {run.base_model}"
+                f" with rank {run.lora_rank}: load it into a model like its own."
+            )
+        folder = self.store.weights(saved.address)
+
+        def compute(engine: Engine) -> Answer:
+            engine.load_full_state(str(folder), with_optimizer=with_optimizer)
+            return {"type": "load_weights", "path": saved.uri}
+
+        return self._in_turn(run.run_id, field(values, "seq_id", int, None), content, compute)
 
     def _create(
         self,

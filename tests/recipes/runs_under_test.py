@@ -98,3 +98,25 @@ def run(
         backend=backend,
         resume=resume,
     )
+
+
+class Killed(BaseException):
+    """What a worker feels when it is killed: no handler catches it."""
+
+
+class KilledAfter(Witness):
+    """Dies right after hearing of a step, or of the checkpoint of one."""
+
+    def __init__(self, step: int | None = None, *, saved: int | None = None) -> None:
+        super().__init__()
+        self._step, self._saved = step, saved
+
+    def on_step_end(self, state: LoopState, step: int, batch: TrainingBatch | None, metrics: Metrics) -> None:
+        super().on_step_end(state, step, batch, metrics)
+        if step == self._step:
+            raise Killed
+
+    def on_checkpoint(self, state: LoopState, checkpoint: Checkpoint) -> None:
+        super().on_checkpoint(state, checkpoint)
+        if checkpoint.step == self._saved:
+            raise Killed

@@ -13,9 +13,9 @@ import pytest
 import recipes
 from recipes.config import RunConfig
 from recipes.protocols import Callback
-from recipes.types import LoopState, Metrics, Row, RunResult, TrainingBatch
+from recipes.types import Row, RunResult
 from tests.fireworks_server import KEY, MODEL, Fault, FireworksServer, Request, fireworks_server
-from tests.recipes.runs_under_test import Witness, chats
+from tests.recipes.runs_under_test import chats
 
 
 @pytest.fixture
@@ -62,23 +62,6 @@ def train(
         callbacks=callbacks,
         secrets={"backend_api_key": key},
     )
-
-
-class Killed(BaseException):
-    """What a worker feels when it is killed: no handler catches it."""
-
-
-class KilledAfter(Witness):
-    """Dies right after hearing of a step."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self._step = step
-
-    def on_step_end(self, state: LoopState, step: int, batch: TrainingBatch | None, metrics: Metrics) -> None:
-        super().on_step_end(state, step, batch, metrics)
-        if step == self._step:
-            raise Killed
 
 
 def failing(method: str, path: str, status: int, message: str, *, times: int = 1000) -> Fault:

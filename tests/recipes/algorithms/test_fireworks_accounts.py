@@ -10,7 +10,8 @@ import pytest
 from recipes.algorithms.managed_orders import JOB_FILE
 from recipes.resources import ResourceLog
 from tests.fireworks_server import ACCOUNT, FireworksServer, State
-from tests.recipes.algorithms.managed import Killed, KilledAfter, broken, job_config, server, train
+from tests.recipes.algorithms.managed import broken, job_config, server, train
+from tests.recipes.runs_under_test import Killed, KilledAfter
 
 __all__ = ["server"]
 

@@ -10,8 +10,8 @@ from recipes.config import RunConfig
 from recipes.resources import Resource, ResourceLog
 from recipes.types import LoopState
 from tests.fireworks_server import ACCOUNT, FireworksServer, State
-from tests.recipes.algorithms.managed import Killed, KilledAfter, broken, job_config, server, train, unheard
-from tests.recipes.runs_under_test import Witness
+from tests.recipes.algorithms.managed import broken, job_config, server, train, unheard
+from tests.recipes.runs_under_test import Killed, KilledAfter, Witness
 
 __all__ = ["server"]
 

@@ -11,8 +11,8 @@ from recipes.backends.fireworks import jobs as jobs_module
 from recipes.resources import Resource, ResourceLog
 from recipes.types import LoopState, Metrics, TrainingBatch
 from tests.fireworks_server import ACCOUNT, FireworksServer, Request, State
-from tests.recipes.algorithms.managed import Killed, KilledAfter, failing, server, train
-from tests.recipes.runs_under_test import Witness
+from tests.recipes.algorithms.managed import failing, server, train
+from tests.recipes.runs_under_test import Killed, KilledAfter, Witness
 
 __all__ = ["server"]
 

@@ -17,10 +17,10 @@ from tests.recipes.tinker_server.test_training import ADAM, WAIT, datums, sent
 from tests.recipes.tinker_stack import KEY
 
 
-def begun(raw: httpx.Client) -> str:
+def begun(raw: httpx.Client, rank: int = 2) -> str:
     """A model made by hand; its id."""
     session = raw.post("create_session", json={"tags": [], "sdk_version": "0"}).json()["session_id"]
-    body = {"session_id": session, "model_seq_id": 0, "base_model": "starter", "lora_config": {"rank": 2, "seed": 1}}
+    body = {"session_id": session, "model_seq_id": 0, "base_model": "starter", "lora_config": {"rank": rank, "seed": 1}}
     made = raw.post("create_model", json=body).json()
     assert raw.post("create_model", json=body).json() == made, "asked for twice, made once"
     assert fetched(raw, made)["model_id"] == made["model_id"] == f"{session}:train:0"
@@ -101,6 +101,24 @@ def test_training_goes_on_from_a_checkpoint_with_or_without_its_optimizer(
     bare = service.create_training_client_from_state(path).result(timeout=WAIT)
     found = [step(bare) for _ in range(2)]
     assert found[0] == expected[0] and found[1] != expected[1]
+
+
+def test_an_older_client_loads_into_the_model_that_it_made(raw: httpx.Client) -> None:
+    """Tinker 0.23, which Fireworks' SDK speaks."""
+
+    def loss(model_id: str, seq_id: int) -> float:
+        return float(fetched(raw, raw.post("forward_backward", json=gradient(model_id, seq_id)).json())["metrics"]["loss:sum"])
+
+    first, second, other = begun(raw), begun(raw), begun(raw, rank=3)
+    before = loss(first, 1)
+    raw.post("optim_step", json={"model_id": first, "seq_id": 2, "adam_params": {"learning_rate": 0.05}})
+    saved = fetched(raw, raw.post("save_weights", json={"model_id": first, "seq_id": 3, "path": "older"}).json())["path"]
+    asked = {"model_id": second, "seq_id": 1, "path": saved, "optimizer": True, "type": "load_weights"}
+    loaded = raw.post("load_weights", json=asked).json()
+    assert raw.post("load_weights", json=asked).json() == loaded and fetched(raw, loaded)["path"] == saved
+    assert loss(second, 2) == loss(first, 4) != before
+    refused = raw.post("load_weights", json={**asked, "model_id": other})
+    assert refused.status_code == 400 and "with rank 2" in refused.json()["detail"]
 
 
 def test_a_snapshot_stays_while_training_goes_on(training: tinker.TrainingClient) -> None:

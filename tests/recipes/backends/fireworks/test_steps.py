@@ -3,100 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
-import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
-import recipes
-from recipes import starter
 from recipes.backends.fireworks import FireworksBackend
 from recipes.backends.fireworks.config import FireworksConfig
 from recipes.backends.fireworks.steps import POOL
-from recipes.backends.local.config import LocalConfig
 from recipes.backends.tinker import TinkerBackend
 from recipes.backends.tinker.config import TinkerConfig
 from recipes.config import BaseAlgorithmConfig, ModelConfig, RunConfig
 from recipes.errors import BackendError, ConfigError, ErrorKind, RecipeError
 from recipes.protocols import Backend
-from recipes.tinker_server import make_server
-from recipes.types import RunResult
 from tests.recipes.backends.conftest import ADAM, datums, learn, nll
-from tests.recipes.runs_under_test import Witness
+from tests.recipes.backends.fireworks.pool import KEY, MODEL, ROWS, Pool, config, train
+from tests.recipes.runs_under_test import Killed, KilledAfter, Witness
 
-KEY = "tml-key-of-a-test"
-MODEL = "accounts/fireworks/models/qwen3-8b"
-ROWS = Path(starter.__file__).parent / "rows"
-
-
-class Pool:
-    """Our server below the pool's path, with checkpoints called as Fireworks calls them: account/run-…/name."""
-
-    def __init__(self, app: Any) -> None:
-        self._app = Starlette(routes=[Mount(POOL, app=app)], lifespan=lambda _: app.router.lifespan_context(app))
-        self._ours: dict[bytes, bytes] = {}
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        asked, answer = await self._whole(receive), {}
-
-        async def told() -> Any:
-            return {"type": "http.request", "body": asked}
-
-        async def keep(message: Any) -> None:
-            answer.setdefault("start", message)
-            answer["body"] = answer.get("body", b"") + message.get("body", b"")
-
-        await self._app(self._sized(scope, asked), told, keep)
-        body = re.sub(rb"tinker://([0-9a-f]{32}):train:\d+/(?:sampler_)?weights/([a-z0-9-]+)", self._named, answer["body"])
-        await send(self._sized(answer["start"], body))
-        await send({"type": "http.response.body", "body": body})
-
-    async def _whole(self, receive: Any) -> bytes:
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body, more = body + message.get("body", b""), message.get("more_body", False)
-        for theirs, ours in self._ours.items():
-            body = body.replace(theirs, ours)
-        return body
-
-    def _named(self, found: re.Match[bytes]) -> bytes:
-        theirs = b"acme/run-%b/%b" % found.groups()
-        self._ours[theirs] = found[0]
-        return theirs
-
-    def _sized(self, message: Any, body: bytes) -> Any:
-        others = [(name, value) for name, value in message["headers"] if name.lower() != b"content-length"]
-        return {**message, "headers": [*others, (b"content-length", str(len(body)).encode())]}
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    app = make_server([f"{MODEL}=starter"], root=tmp_path_factory.mktemp("pool"), key=KEY, config=LocalConfig(num_threads=1))
-    outer = Pool(app)
-    server = uvicorn.Server(uvicorn.Config(outer, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 90
-    while not server.started:
-        assert time.monotonic() < deadline, "the server did not start"
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join(10)
+STEPS = 4
 
 
 def opened(
@@ -181,23 +108,6 @@ def test_a_gradient_that_is_refused_here_is_not_sent_and_the_session_lives_on(ro
     opened(root, scenario)
 
 
-def config(root: str, kind: str, path: Path | None = None, **params: Any) -> RunConfig:
-    return RunConfig.from_values(
-        {
-            "data": {"path": str(path or "unused.jsonl")},
-            "model": {"name": MODEL},
-            "algorithm": {"kind": kind, "params": {"lora_rank": 4, "learning_rate": 1e-3, **params}},
-            "backend": {"kind": "fireworks", "params": {"base_url": root, "tokenizer": "starter", "step_seconds": 120}},
-        }
-    )
-
-
-def train(run: RunConfig, folder: Path, *callbacks: Witness, rows: Any = None, resume: bool = False) -> RunResult:
-    return recipes.train(
-        run, run_id="1", output_dir=folder, rows=rows, secrets={"backend_api_key": KEY}, callbacks=callbacks, resume=resume
-    )
-
-
 def test_a_run_of_sft_learns_and_keeps_states_by_the_services_names(root: str, tmp_path: Path) -> None:
     seen = Witness()
     run = config(root, "sft", ROWS / "train.jsonl", batch_size=16, max_steps=6, learning_rate=3e-3, save_every=3)
@@ -205,15 +115,6 @@ def test_a_run_of_sft_learns_and_keeps_states_by_the_services_names(root: str, t
     assert seen.steps[6]["train/loss"] < 0.8 * seen.steps[1]["train/loss"]
     assert [each.name for each in seen.checkpoints] == ["step_3", "final"]
     assert all(str(each.state_path).startswith("fireworks://acme/run-") for each in seen.checkpoints)
-
-
-def test_a_state_is_asked_for_by_its_name_and_a_refusal_is_told(root: str, tmp_path: Path) -> None:
-    """Our server loads weights as later Tinkers do, and says so to this SDK: no resume was seen."""
-    run = config(root, "sft", ROWS / "train.jsonl", batch_size=16, max_steps=3)
-    assert train(run, tmp_path, Witness(stop_after=1)).status == "cancelled"
-    result = train(run, tmp_path, resume=True)
-    assert result.status == "failed" and "refused loading fireworks://acme/run-" in (result.error or "")
-    assert "Weights are loaded into a new model" in (result.error or "")
 
 
 def test_preferences_are_learnt_too(root: str, tmp_path: Path) -> None:
@@ -266,3 +167,43 @@ def test_an_sdk_that_cannot_be_imported_says_what_to_install(root: str, monkeypa
     monkeypatch.setitem(sys.modules, "fireworks.training", None)
     with pytest.raises(ConfigError, match="pip install fireworks-ai urllib3 requests"):
         opened(root, nothing)
+
+
+def short(root: str) -> RunConfig:
+    return config(root, "sft", ROWS / "train.jsonl", batch_size=4, max_steps=STEPS, learning_rate=3e-3, save_every=2)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    seen = Witness()
+    assert train(short(pool.url), tmp_path_factory.mktemp("undisturbed"), seen).error is None
+    return {step: values["train/loss"] for step, values in seen.steps.items()}
+
+
+@pytest.mark.parametrize(
+    ("killed", "resumed_at"),
+    [(KilledAfter(saved=2), 2), (KilledAfter(3), 2)],
+    ids=["between checkpoint and next step", "between two steps"],
+)
+def test_a_killed_run_goes_on_as_if_nothing_had_been(
+    root: str, tmp_path: Path, undisturbed: dict[int, float], killed: KilledAfter, resumed_at: int
+) -> None:
+    with pytest.raises(Killed):
+        train(short(root), tmp_path, killed)
+    seen = Witness()
+    result = train(short(root), tmp_path, seen, resume=True)
+    assert (result.status, result.steps, seen.start_step) == ("completed", STEPS, resumed_at), result.error
+    assert [each.name for each in seen.checkpoints][-1] == "final"
+    assert {step: values["train/loss"] for step, values in seen.steps.items()} == pytest.approx(
+        {step: loss for step, loss in undisturbed.items() if step > resumed_at}, rel=1e-6
+    )
+
+
+def test_a_state_that_the_service_does_not_find_is_a_sentence_and_nothing_is_trained(
+    pool: Pool, root: str, tmp_path: Path
+) -> None:
+    assert train(short(root), tmp_path, Witness(stop_after=1)).status == "cancelled"
+    pool.forget()
+    seen = Witness()
+    result = train(short(root), tmp_path, seen, resume=True)
+    assert result.status == "failed" and "refused loading fireworks://acme/run-" in (result.error or "") and not seen.steps

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+
+from recipes.backends.local.config import LocalConfig
+from recipes.tinker_server import make_server
+from tests.recipes.backends.fireworks.pool import KEY, MODEL, Pool
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    """One server for all: it takes seconds to start."""
+    app = make_server([f"{MODEL}=starter"], root=tmp_path_factory.mktemp("pool"), key=KEY, config=LocalConfig(num_threads=1))
+    outer = Pool(app)
+    server = uvicorn.Server(uvicorn.Config(outer, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not server.started:
+        assert time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.01)
+    outer.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    try:
+        yield outer
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture
+def root(pool: Pool) -> str:
+    return pool.url
