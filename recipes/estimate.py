@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import BaseModel
+
 from recipes.config import Planned, RunConfig, TellsTokenUse
 from recipes.effects import effectless
 from recipes.prices import Weights, is_billed, rate_of
@@ -120,7 +122,7 @@ def estimate(
         steps,
         rows_seen,
         tokens=used.train,
-        trained_tokens=used.sample if used.sample.high else _per_row(sample.trained, num_rows, sample.spread).times(rows_seen),
+        trained_tokens=used.sample if used.sample.high else per_row(sample.trained, num_rows, sample.spread).times(rows_seen),
         prefill_tokens=used.prefill if used.prefill.high else None,
         sampled_tokens=used.sample if used.sample.high else None,
         seconds=seconds,
@@ -131,7 +133,7 @@ def estimate(
 
 def _used(settings: Planned, sample: TokenSample, num_rows: int, rows_seen: int, measured: Measured) -> TokenUse | None:
     """Tokens of the whole run. An algorithm that does not say what it does with a row learns from its replies."""
-    row, trained = (_per_row(counts, num_rows, sample.spread) for counts in (sample.total, sample.trained))
+    row, trained = (per_row(counts, num_rows, sample.spread) for counts in (sample.total, sample.trained))
     spread = SPREAD_OF_MEASURED
     reply = Range(measured.reply_tokens, measured.reply_tokens).times(1 / spread, spread) if measured.reply_tokens else None
     if isinstance(settings, TellsTokenUse):
@@ -179,7 +181,7 @@ def _time(
 def _dollars(config: RunConfig, used: TokenUse) -> tuple[Range | None, list[str]]:
     """What the host bills for these tokens, and on what the figure rests; None where nothing is billed or known."""
     settings, kind = config.algorithm_config(), config.backend.kind
-    if not _bills(config):
+    if not bills(kind, config.backend_config()):
         return None, []
     weights = Weights.ALL if getattr(settings, "lora_rank", 1) == 0 else Weights.ADAPTER
     rate = rate_of(kind, config.algorithm.kind, config.model.name, weights=weights)
@@ -196,13 +198,14 @@ def _dollars(config: RunConfig, used: TokenUse) -> tuple[Range | None, list[str]
     return dollars, [f"Price at {prices}, {rate.said}. The host's bill decides."]
 
 
-def _bills(config: RunConfig) -> bool:
-    """A backend of a billed kind may be pointed at somebody's own server."""
-    return is_billed(config.backend.kind) and getattr(config.backend_config(), "is_billed", True)
+def bills(kind: str, settings: BaseModel) -> bool:
+    """Whether a backend costs money, by its own settings too: one of a billed kind may be pointed at somebody's own server."""
+    return is_billed(kind) and getattr(settings, "is_billed", True)
 
 
 def _no_price(config: RunConfig, why: str) -> list[str]:
-    return [f"The price is not known {why}: {config.backend.kind} bills what it trains."] if _bills(config) else []
+    billed = bills(config.backend.kind, config.backend_config())
+    return [f"The price is not known {why}: {config.backend.kind} bills what it trains."] if billed else []
 
 
 def count_parameters(folder: Path) -> int | None:
@@ -227,7 +230,7 @@ def _rows_seen(steps: int, steps_per_epoch: int, num_rows: int, batch_size: int)
     return epochs * min(steps_per_epoch * batch_size, num_rows) + min(rest * batch_size, num_rows)
 
 
-def _per_row(counts: Sequence[float], num_rows: int, spread: float) -> Range:
+def per_row(counts: Sequence[float], num_rows: int, spread: float) -> Range:
     """The sample's mean, two standard errors to each side; exact when the sample is the whole dataset."""
     mean = sum(counts) / len(counts)
     if len(counts) >= num_rows:

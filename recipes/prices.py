@@ -1,4 +1,4 @@
-"""What hosted training costs, and the models that hosts train: dated data in prices.yaml, which says how to edit it."""
+"""What hosts bill for training and sampling, and which models they train: dated data; prices.yaml says how to edit it."""
 
 from __future__ import annotations
 
@@ -32,29 +32,43 @@ class PerMillion(_Row):
     sample: float | None = Field(None, ge=0)
 
 
-class Rate(_Row):
-    """One row of the file. `said` is what a page shows beside a price that was worked out with it."""
+class _Dated(_Row):
+    """`said` is what a page shows beside a price that was worked out with this row."""
+
+    models: list[str] = Field(min_length=1)
+    per_million: PerMillion = PerMillion()
+    as_of: date
+    source: str = Field(min_length=1)
+
+    def names(self, model_name: str) -> bool:
+        return any(fnmatchcase(model_name, pattern) for pattern in self.models)
+
+    @property
+    def said(self) -> str:
+        return f"as of {self.as_of:%d %B %Y}: {self.source}"
+
+
+class Rate(_Dated):
+    """What a backend bills."""
 
     backend: str
     algorithms: list[str] = Field(min_length=1)
-    models: list[str] = Field(min_length=1)
     weights: Weights | None = None
-    per_million: PerMillion = PerMillion()
     per_hour: float | None = Field(None, ge=0)
-    as_of: date
-    source: str = Field(min_length=1)
 
     def fits(self, backend: str, algorithm: str, model_name: str, weights: Weights) -> bool:
         return (
             backend == self.backend
             and (ANY in self.algorithms or algorithm in self.algorithms)
             and self.weights in (None, weights)
-            and any(fnmatchcase(model_name, pattern) for pattern in self.models)
+            and self.names(model_name)
         )
 
-    @property
-    def said(self) -> str:
-        return f"as of {self.as_of:%d %B %Y}: {self.source}"
+
+class Served(_Dated):
+    """What the endpoints of some hosts bill."""
+
+    hosts: list[str] = Field(min_length=1)
 
 
 class Offer(_Row):
@@ -69,6 +83,7 @@ class Offer(_Row):
 class PriceList(_Row):
     billed: frozenset[str]
     prices: list[Rate]
+    endpoints: list[Served] = []
     models: list[Offer] = []
 
 
@@ -85,6 +100,12 @@ def is_billed(backend: str) -> bool:
 def rate_of(backend: str, algorithm: str, model_name: str, *, weights: Weights = Weights.ADAPTER) -> Rate | None:
     """The first row that fits; None when no price is known."""
     return next((rate for rate in price_list().prices if rate.fits(backend, algorithm, model_name, weights)), None)
+
+
+def rate_at(host: str, model_name: str) -> Served | None:
+    """The first row that fits an endpoint; None when no price is known."""
+    rows = price_list().endpoints
+    return next((rate for rate in rows if host.lower() in rate.hosts and rate.names(model_name)), None)
 
 
 def models_of(backend: str) -> list[str]:

@@ -12,6 +12,7 @@ from recipes.errors import DataError
 from recipes.estimate import TokenSample
 from recipes.rendering import Finding, Rendered, hard_checks, render_prompt, render_sequences
 from recipes.rows import RowFormat
+from recipes.token_use import Range
 from recipes.types import Row
 
 
@@ -64,6 +65,12 @@ def by_length(rows: Iterable[Row], format: RowFormat) -> TokenSample | None:
         totals.append(sum(length + TOKENS_PER_MESSAGE for length, _ in lengths))
         trained.append(sum(length for length, is_reply in lengths if is_reply))
     return TokenSample(totals, trained, SPREAD_OF_BYTES) if totals else None
+
+
+def guessed(text: str) -> Range:
+    """Tokens of a text, without the model's tokenizer."""
+    tokens = len(text.encode(errors="replace")) / BYTES_PER_TOKEN
+    return Range(tokens / SPREAD_OF_BYTES, tokens * SPREAD_OF_BYTES)
 
 
 def _num_bytes(message: Row) -> int:

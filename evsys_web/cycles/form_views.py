@@ -15,6 +15,7 @@ from evsys_web.accounts.models import User
 from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
 from evsys_web.cycles.actions import launch_cycle
+from evsys_web.cycles.estimates import estimate_cycle
 from evsys_web.cycles.first import launch_first_cycle
 from evsys_web.cycles.forms import CycleForm, start_from
 from evsys_web.cycles.models import Cycle
@@ -25,6 +26,7 @@ from evsys_web.runs.forms import checkpoints_for, models_on_offer
 from evsys_web.runs.work_pages import export_of
 from recipes.cycle_config import CycleConfig
 from recipes.errors import ConfigError, DataError
+from recipes.registry import algorithms, backends, callbacks, load_failures, verifiers
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -84,23 +86,14 @@ def settings_fragment(request: HttpRequest) -> HttpResponse:
 @require_POST
 @editors_only
 def size_fragment(request: HttpRequest) -> HttpResponse:
-    """How many attempts the settings as typed make at most."""
-    form = CycleForm(signed_in(request), request.POST)
+    """What the settings as typed will take at most."""
+    user = signed_in(request)
+    form = CycleForm(user, request.POST)
     if not form.is_valid():
         return render(request, "cycles/_size.html", {"mistakes": form.mistakes()})
-    config, chosen = form.config, form.choices.cleaned_data
-    num_learn, num_judge = (
-        min(chosen[side].num_tasks, getattr(config, side).max_tasks or chosen[side].num_tasks) for side in ("learn", "judge")
-    )
-    context = {
-        "num_rounds": config.rounds,
-        "num_learn": num_learn,
-        "num_judge": num_judge,
-        "num_attempts": num_learn * config.attempts,
-        "num_judged": num_judge * config.attempts_at("judge"),
-        "num_all": config.rounds * num_learn * config.attempts + (config.rounds + 1) * num_judge * config.attempts_at("judge"),
-    }
-    return render(request, "cycles/_size.html", context)
+    chosen = form.choices.cleaned_data
+    found = estimate_cycle(form.config, chosen["learn"], chosen["judge"], user)
+    return render(request, "cycles/_size.html", {"estimate": found})
 
 
 @require_POST
@@ -146,7 +139,12 @@ def _shown(form: CycleForm) -> dict[str, Any]:
 
 def _page(request: HttpRequest, form: CycleForm) -> HttpResponse:
     user = signed_in(request)
-    context = {**_shown(form), "models": models_on_offer(user), "num_benchmarks": benchmarks_for(user).count()}
+    context = {
+        **_shown(form),
+        "models": models_on_offer(user),
+        "num_benchmarks": benchmarks_for(user).count(),
+        "failures": load_failures(algorithms, backends, callbacks, verifiers),
+    }
     return render(request, "cycles/new.html", context, status=422 if form.num_errors() else 200)
 
 

@@ -20,6 +20,7 @@ from evsys_web.runs.models import Checkpoint
 from recipes.backends.local.models import STARTER_NAME, resolve
 from recipes.curation import CurationSettings
 from recipes.cycle_config import CycleConfig, StopRule, TasksChoice
+from recipes.effects import ignored_by
 from recipes.errors import ConfigError
 from recipes.eval_config import EvalModel, SamplingSettings
 from recipes.presets import Preset, recommended
@@ -119,10 +120,10 @@ class CycleForm:
         self.choices = ChoicesForm(user, data, initial={**first, **start})
         self.preset: Preset = recommended(self.text("model_name"), self.text("training"))
         params.setdefault("training", self.preset.params)
-        backend = _registered(backends, self.text("backend"))
+        algorithm, backend = _registered(algorithms, self.text("training")), _registered(backends, self.text("backend"))
         self.settings: dict[str, ConfigForm] = {}
         for part, config_class in self._parts():
-            ignored = backend.ignored_fields if backend is not None and part == "training" else ()
+            ignored = ignored_by(algorithm) | ignored_by(backend) if part == "training" else frozenset()
             self.settings[part] = ConfigForm(config_class, data, prefix=part, initial=params.get(part), ignored=ignored)
 
     def _parts(self) -> list[tuple[str, type[BaseModel]]]:

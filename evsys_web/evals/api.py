@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
@@ -13,15 +13,17 @@ from evsys_web.accounts.models import Project, User
 from evsys_web.api.auth import caller
 from evsys_web.api.idempotency import idempotent
 from evsys_web.api.pagination import Page, PageQuery, Slice, paginate
-from evsys_web.datasets.models import Dataset
+from evsys_web.datasets.models import Dataset, DatasetVersion
 from evsys_web.evals import actions, live
 from evsys_web.evals.comparison import RunsCompared
+from evsys_web.evals.estimates import estimate_for
 from evsys_web.evals.models import Attempt, Benchmark, EvalRun, EvalTask, visible_eval
 from evsys_web.evals.schemas import (
     AttemptOut,
     AttemptQuery,
     CompareQuery,
     EvalDetail,
+    EvalEstimateOut,
     EvalEventOut,
     EvalOut,
     EvalQuery,
@@ -31,7 +33,10 @@ from evsys_web.evals.schemas import (
     eval_body,
 )
 from evsys_web.runs.schemas import inlined, read_body
+from recipes.config import DataConfig
 from recipes.errors import ConfigError
+from recipes.eval_config import VerifierChoice
+from recipes.eval_estimate import EvalEstimate
 
 router = Router(tags=["evals"])
 _create_schema = {"schema": inlined(eval_body())}
@@ -64,6 +69,20 @@ def list_evals(request: HttpRequest, query: Query[EvalQuery]) -> Slice:
     if query.benchmark is not None:
         runs = runs.filter(benchmark=query.benchmark)
     return paginate(runs, query)
+
+
+@router.post(
+    "/estimate",
+    response=EvalEstimateOut,
+    summary="What an eval would take; starts nothing",
+    openapi_extra={"requestBody": CREATE_BODY},
+)
+def estimate(request: HttpRequest) -> EvalEstimate:
+    """Of the same body; no benchmark is made."""
+    asked, user = EvalRequest(read_body(request)), caller(request)
+    tasks = _tasks_of(user, asked)
+    chosen = {"data": DataConfig(dataset=tasks.version.reference, split=tasks.split), "verifier": tasks.verifier}
+    return estimate_for(asked.config.model_copy(update=chosen), tasks.version, user)
 
 
 @router.get("/compare", summary="Two eval runs on their common tasks: differences, p-value, newly solved and broken tasks")
@@ -160,15 +179,28 @@ def _task(request: HttpRequest, run_id: int, position: int) -> EvalTask:
     return task
 
 
-def _benchmark_for(user: User, asked: EvalRequest) -> Benchmark:
-    """The one that is named, or the one of the named tasks and verifier. Raises ConfigError, Benchmark.DoesNotExist."""
+class Tasks(NamedTuple):
+    """What an eval is about: those of a benchmark that there is, or of one that is not made yet."""
+
+    benchmark: Benchmark | None
+    version: DatasetVersion
+    split: str | None
+    verifier: VerifierChoice
+
+
+def _tasks_of(user: User, asked: EvalRequest) -> Tasks:
+    """Those of the benchmark or the dataset that is named. Raises ConfigError, Benchmark.DoesNotExist."""
     if asked.benchmark_id is not None:
         if asked.dataset is not None:
             raise ConfigError("A benchmark brings its tasks: leave data away, or the benchmark.", path=("data",))
-        benchmark: Benchmark = Benchmark.objects.visible_to(user).select_related("project").get(pk=asked.benchmark_id)
+        found = Benchmark.objects.visible_to(user).select_related("project", "dataset_version__dataset")
+        benchmark: Benchmark = found.get(pk=asked.benchmark_id)
         if asked.project_id not in (None, benchmark.project_id):
             raise ConfigError("Choose a benchmark of this project.", path=("benchmark",))
-        return benchmark
+        if benchmark.dataset_version is None:
+            raise ConfigError(f"The tasks of this benchmark ({benchmark.dataset_reference}) were deleted.", path=("benchmark",))
+        verifier = VerifierChoice.model_validate(benchmark.verifier)
+        return Tasks(benchmark, benchmark.dataset_version, benchmark.split or None, verifier)
     if asked.dataset is None:
         raise ConfigError("Name a benchmark, or data.dataset and a verifier.", path=("benchmark",))
     if asked.project_id is None:
@@ -176,6 +208,16 @@ def _benchmark_for(user: User, asked: EvalRequest) -> Benchmark:
     else:
         project = get_object_or_404(Project.objects.visible_to(user), pk=asked.project_id)
     version = Dataset.objects.resolve(asked.dataset, user, project=project)
-    return actions.benchmark_of(
-        user=user, project=project, dataset_version=version, verifier=asked.verifier, split=asked.config.data.split
+    return Tasks(None, version, asked.config.data.split, VerifierChoice.model_validate(asked.verifier))
+
+
+def _benchmark_for(user: User, asked: EvalRequest) -> Benchmark:
+    """The one that is named, or the one of the named tasks and verifier, made if there is none. Raises as `_tasks_of`."""
+    tasks = _tasks_of(user, asked)
+    return tasks.benchmark or actions.benchmark_of(
+        user=user,
+        project=tasks.version.dataset.project,
+        dataset_version=tasks.version,
+        verifier=tasks.verifier.model_dump(),
+        split=tasks.split,
     )

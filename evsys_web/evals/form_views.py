@@ -14,6 +14,7 @@ from evsys_web.accounts.models import BackendCredential, User
 from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
 from evsys_web.evals.actions import benchmark_of, launch_eval
+from evsys_web.evals.estimates import estimate_for
 from evsys_web.evals.forms import EvalForm, benchmarks_for, start_from, task_versions_for
 from evsys_web.evals.models import EvalRun
 from evsys_web.evals.starter import import_starter_benchmark
@@ -69,19 +70,17 @@ def settings_fragment(request: HttpRequest) -> HttpResponse:
 @require_POST
 @editors_only
 def size_fragment(request: HttpRequest) -> HttpResponse:
-    """How many attempts the settings as typed make, and whether the verifier can judge the tasks."""
-    form = EvalForm(signed_in(request), request.POST)
+    """What the settings as typed will take, and whether the verifier can judge the tasks."""
+    user = signed_in(request)
+    form = EvalForm(user, request.POST)
     if not form.is_valid():
         return render(request, "evals/_size.html", {"mistakes": form.mistakes()})
-    config, num_all = form.config, form.version.stretch(form.split).num_rows
-    num_tasks = min(num_all, config.max_tasks or num_all)
-    rows = form.version.rows_between(0, min(num_tasks, NUM_TASKS_CHECKED), form.split)
+    config, estimate = form.config, estimate_for(form.config, form.version, user)
+    rows = form.version.rows_between(0, min(estimate.num_tasks, NUM_TASKS_CHECKED), form.split)
     misfits = check_tasks(map(Task.of, rows), open_verifier(config))
     context = {
-        "num_tasks": num_tasks,
-        "num_all": num_all,
-        "num_attempts": num_tasks * config.attempts,
-        "num_tokens": num_tasks * config.attempts * config.sampling.max_tokens,
+        "estimate": estimate,
+        "num_all": form.version.stretch(form.split).num_rows,
         "misfits": misfits[:NUM_MISFITS_SHOWN],
         "num_misfits": len(misfits),
         "num_checked": len(rows),

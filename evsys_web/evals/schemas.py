@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, create_model
 
 from evsys_web.api.pagination import PageQuery
 from evsys_web.evals.models import Outcome, Status
-from evsys_web.runs.schemas import DatasetChoice, RowId, choice_of, refused
+from evsys_web.runs.schemas import DatasetChoice, RangeOut, RowId, choice_of, refused
 from recipes.config import DataConfig, Settings
 from recipes.eval_config import EvalConfig
 from recipes.registry import backends, verifiers
@@ -81,6 +81,18 @@ class BenchmarkOut(Schema):
     verifier: dict[str, Any]
     num_tasks: int
     created_at: datetime
+
+
+class EvalEstimateOut(Schema):
+    """null is "not known"; where it is not certain, a range."""
+
+    num_tasks: int
+    num_attempts: int
+    prompt_tokens: RangeOut | None = Field(description="Read; attempts at a task may share the reading of its prompt or not.")
+    sampled_tokens: RangeOut = Field(description="Said in replies.")
+    seconds: RangeOut | None = Field(description="Of the eval alone; it may have to wait for a worker.")
+    dollars: RangeOut | None = Field(description="What the host bills, by a dated list; null also where nothing is billed.")
+    notes: list[str]
 
 
 class EvalOut(Schema):

@@ -47,18 +47,24 @@ def sample_tokens(config: RunConfig, version: DatasetVersion, split: str | None 
     params = config.algorithm.params
     options = {name: params[name] for name in ("supervise", "enable_thinking", "max_seq_len") if params.get(name) is not None}
     tokenizer = config.backend.params.get("tokenizer") or config.model.name
-    what = f"{version.content_hash}:{version.format}:{split}:{tokenizer}:{params.get('renderer_name')}"
+    return sample_of(version, split, tokenizer=tokenizer, renderer_name=params.get("renderer_name"), **options)
+
+
+def sample_of(
+    version: DatasetVersion, split: str | None, *, tokenizer: str | None, renderer_name: str | None = None, **options: Any
+) -> TokenSample | None:
+    """The same with what it hangs on spelled out. tokenizer: None, where nobody knows the model's."""
+    what = f"{version.content_hash}:{version.format}:{split}:{tokenizer}:{renderer_name}"
     key = f"tokens:{what}:{sorted(options.items())}".replace(" ", "")
     found: TokenSample | None = cache.get(key)
     if found is None:
         rows = rows_across(version, split)
         format = RowFormat(version.format)
         try:
-            loaded = load_tokenizer(tokenizer, renderer_name=params.get("renderer_name"), download=False)
+            loaded = load_tokenizer(tokenizer, renderer_name=renderer_name, download=False) if tokenizer else None
         except RecipeError:
-            found = by_length(rows, format)
-        else:
-            found = _count(rows, format, loaded, options)
+            loaded = None
+        found = by_length(rows, format) if loaded is None else _count(rows, format, loaded, options)
         cache.set(key, found, CACHE_SECONDS)
     return found
 

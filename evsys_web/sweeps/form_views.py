@@ -18,6 +18,7 @@ from evsys_web.sweeps.estimates import estimate_sweep
 from evsys_web.sweeps.forms import SweepForm, bound_sentence
 from evsys_web.sweeps.models import Sweep
 from recipes.errors import ConfigError
+from recipes.registry import algorithms, backends, callbacks, load_failures
 from recipes.sweep_config import SweepConfig
 
 
@@ -101,4 +102,5 @@ def _page(request: HttpRequest, form: SweepForm, **context: Any) -> HttpResponse
     user = signed_in(request)
     has_datasets = DatasetVersion.objects.ready().editable_by(user).exists()
     context |= {"form": form, "has_datasets": has_datasets, "bound_sentence": bound_sentence()}
+    context["failures"] = load_failures(algorithms, backends, callbacks)
     return render(request, "sweeps/new.html", context)

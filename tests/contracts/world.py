@@ -161,6 +161,7 @@ class World:
             "api/v1/runs/<int:run_id>/finish": {},
             "api/v1/runs/<int:run_id>/clone": {},
             "api/v1/evals": eval_run,
+            "api/v1/evals/estimate": eval_run,
             "api/v1/benchmarks": {"name": "new", "project": project, "dataset": "tasks@1", "verifier": NUMERIC},
             "api/v1/curations": curation | {"name": "rows of the walk"},
             "api/v1/curations/preview": curation,

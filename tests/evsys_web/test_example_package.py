@@ -150,6 +150,12 @@ def test_a_package_that_cannot_be_imported_is_a_warning_on_the_forms(
     assert '<option value="broken_sft"' not in page and '<option value="sft"' in page
     page = unescape(alice_client.get("/evals/new").content.decode())
     assert "verifier broken_verifier: ModuleNotFoundError: No module named 'no_such_module'" in page
+    for address, names in (
+        ("/cycles/new", ("algorithm broken_sft", "verifier broken_verifier")),
+        ("/sweeps/new", ("algorithm broken_sft",)),
+    ):
+        page = unescape(alice_client.get(address).content.decode())
+        assert all(f"{name}: ModuleNotFoundError" in page for name in names), address
     body = {"data": {"dataset": "sums@1"}, "algorithm": {"kind": "broken_sft"}}
     answer = alice_client.post("/api/v1/runs", json.dumps(body), "application/json", headers=alice_headers)
     assert answer.status_code == 422

@@ -76,6 +76,12 @@ def dollar_range(found: Range) -> str:
     return f"about {low}" if low == high else f"{low} to {high}"
 
 
+@register.filter
+def most_dollars(found: Range) -> str:
+    """The upper end alone."""
+    return "under $0.01" if found.high < 0.01 else f"at most ${found.high:,.2f}"
+
+
 def _two(large: int, large_unit: str, small: int, small_unit: str) -> str:
     return f"{large} {large_unit} {small} {small_unit}" if small else f"{large} {large_unit}"
 

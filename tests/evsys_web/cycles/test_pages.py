@@ -9,8 +9,12 @@ import pytest
 from django.test import Client
 
 from evsys_web.accounts.models import Project, User
+from evsys_web.cycles.estimates import estimate_cycle
 from evsys_web.cycles.models import Cycle, Status
 from evsys_web.evals.models import Benchmark
+from recipes import prices
+from recipes.cycle_config import CycleConfig
+from recipes.prices import PriceList
 from tests.evsys_web.cycles.conftest import MakeCycle, drive
 
 pytestmark = pytest.mark.django_db
@@ -86,6 +90,30 @@ def test_fragments_count_export_and_follow_the_algorithm(alice_client: Client, l
     assert "attempts: 5" in exported and "/api/v1/cycles" in exported
     other = alice_client.post("/cycles/new/settings", values | {"training": "mock_sft", "round-rounds": "7"}).content.decode()
     assert "training-step_seconds" in other and 'value="7"' in other
+
+
+def test_the_plan_says_what_attempts_and_training_cost_where_that_is_known(
+    alice: User, learn: Benchmark, judge: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    per_million = {"train": 4.0, "prefill": 1.0, "sample": 2.0}
+    rate = {"backend": "tinker", "algorithms": ["*"], "models": ["m"], "per_million": per_million}
+    listed = PriceList.model_validate({"billed": ["tinker"], "prices": [rate | {"as_of": "2026-11-01", "source": "a test"}]})
+    monkeypatch.setattr(prices, "price_list", lambda: listed)
+    values: dict[str, Any] = {
+        "learn": {"benchmark": str(learn.pk)},
+        "judge": {"benchmark": str(judge.pk)},
+        "rounds": 2,
+        "attempts": 4,
+    }
+    values |= {"backend": {"kind": "tinker"}, "training": {"kind": "sft", "params": {"lr_warmup_steps": 3}}}
+    found = estimate_cycle(CycleConfig.from_values(values | {"model": {"name": "m"}}), learn, judge, alice)
+    assert found.num_attempts == 2 * 6 * 4 + 3 * 6 * 4 and found.sampled_tokens.low == found.num_attempts
+    assert found.sampling is not None and found.training is not None and found.seconds is None
+    assert found.sampling.high > 2 * found.sampled_tokens.high / 1e6 and found.training.low == 0 < found.training.high
+    assert "lr_warmup_steps has no effect under the schedule constant." in found.notes
+    unknown = estimate_cycle(CycleConfig.from_values(values | {"model": {"name": "other"}}), learn, judge, alice)
+    assert unknown.sampling is None and unknown.training is None
+    assert "The price is not known" in " ".join(unknown.notes) and "for the training of a round" in " ".join(unknown.notes)
 
 
 def test_a_clone_is_the_same_form_filled_in(alice_client: Client, make_cycle: MakeCycle) -> None:

@@ -46,6 +46,35 @@ def test_a_benchmark_from_yaml_and_an_eval_of_it(client: Client, alice_headers: 
     assert [each["id"] for each in listed] == [found["id"]]
 
 
+def test_an_estimate_starts_nothing_and_makes_no_benchmark(
+    client: Client, alice_headers: Headers, mallory_headers: Headers, version: Any
+) -> None:
+    endpoint = {"base_url": "https://api.openai.com/v1", "model": "gpt-4.1"}
+    body = {"data": {"dataset": "sums"}, "verifier": {"kind": "numeric"}, "endpoint": endpoint, "attempts": 4, "max_tasks": 5}
+    found = post(client, "/evals/estimate", body, alice_headers).json()
+    assert (found["num_tasks"], found["num_attempts"]) == (5, 20) and found["sampled_tokens"] == {"low": 20, "high": 5120}
+    read, said = found["prompt_tokens"]["high"], found["sampled_tokens"]["high"]
+    assert found["dollars"]["high"] == pytest.approx((read * 2 + said * 8) / 1e6) and found["seconds"] is None
+    assert not EvalRun.objects.exists() and not Benchmark.objects.exists()
+    assert post(client, "/evals/estimate", body, mallory_headers).status_code in (404, 422)
+    assert post(client, "/evals/estimate", body | {"attempts": 0}, alice_headers).status_code == 422
+
+
+def test_an_estimate_learns_from_the_last_eval_of_its_kind(
+    client: Client, alice_headers: Headers, done_eval: EvalRun, version: Any
+) -> None:
+    """Replies of three tokens each."""
+    done_eval.config = done_eval.load_config().model_dump(mode="json")  # as a launch writes it
+    done_eval.save(update_fields=["config"])
+    body = {"benchmark": done_eval.benchmark_id, "model": {"name": "starter"}, "attempts": 1}
+    found = post(client, "/evals/estimate", body, alice_headers).json()
+    said = found["sampled_tokens"]
+    assert found["seconds"] is not None and found["dollars"] is None
+    assert (said["low"] * said["high"]) ** 0.5 / NUM_TASKS == pytest.approx(3)
+    other = body | {"sampling": {"max_tokens": 99}}
+    assert post(client, "/evals/estimate", other, alice_headers).json()["seconds"] is None
+
+
 def test_tasks_and_verifier_find_their_benchmark_or_make_it(client: Client, alice_headers: Headers, version: Any) -> None:
     body = {"data": {"dataset": "sums"}, "verifier": {"kind": "numeric"}, "model": {"name": "starter"}}
     ids = {post(client, "/evals", body, alice_headers).json()["benchmark_id"] for _ in range(2)}

@@ -83,6 +83,19 @@ def test_what_was_typed_becomes_an_eval_once(alice_client: Client, benchmark):
     assert config.verifier.kind == "numeric" and config.data.dataset == "tasks@1"
 
 
+def test_what_it_will_take_is_said_before_it_is_started(alice_client: Client, benchmark, settings: Settings):
+    settings.ALLOW_PRIVATE_URLS = True
+    text = alice_client.post("/evals/new/size", typed(benchmark)).content.decode()
+    assert '<dt>Attempts</dt><dd class="strong">12</dd>' in text and "12 to 384" in text and "tokens of prompts" in text
+    assert "Price" not in text and "price" not in text, "what is computed here is billed by nobody"
+    endpoint = {"source": "endpoint", "endpoint-base_url": "http://127.0.0.1:9/v1", "endpoint-model": "m"}
+    elsewhere = alice_client.post("/evals/new/size", typed(benchmark, **endpoint)).content.decode()
+    assert "The price is not known" in elsewhere and "guessed from the length" in elsewhere
+    endpoint |= {"endpoint-base_url": "https://api.openai.com/v1", "endpoint-model": "gpt-4.1-nano"}
+    billed = alice_client.post("/evals/new/size", typed(benchmark, **endpoint)).content.decode()
+    assert "<dt>Price</dt>" in billed and "as of 21 March 2026" in billed
+
+
 def test_a_checkpoint_is_sampled_with_its_own_weights(alice_client: Client, benchmark, checkpoint):
     text = alice_client.get("/evals/new", {"checkpoint": checkpoint.pk}).content.decode()
     assert f'<option value="{checkpoint.pk}" selected>sums · step 30 (final)' in text
