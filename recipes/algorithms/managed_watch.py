@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from recipes.algorithms.managed_orders import Ending, JobRecord, Stopped
@@ -96,14 +97,14 @@ class Watching:
     def _read_missed_metrics(self) -> None:
         """There is no next look, so what failed at the last one is asked for patiently, at an address that is signed anew."""
 
-        def read() -> list[dict[str, Any]] | None:
+        def read() -> Sequence[dict[str, Any]]:
             self.jobs.look(self.kind, self.record.job)
-            return self.jobs.metric_rows(self.kind, self.record.job)
+            return self.jobs.metric_rows(self.kind, self.record.job) or ()
 
         if not self._metrics_refused:
             return
         try:
-            self.run.tell(self.patience.ask(read) or ())
+            self.run.tell(self.patience.ask(read))
         except BackendError as error:
             self.event("warning", f"The last metrics of the job were not read, so its curves may end early: {error}")
 
