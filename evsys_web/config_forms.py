@@ -198,7 +198,8 @@ def knob_for(name: str, info: FieldInfo) -> Knob:
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     knob.label = info.title or label_of(name)
     knob.help_text = info.description or ""
-    knob.unit = str(extra.get("unit", ""))
+    unit = str(extra.get("unit", ""))
+    knob.unit = "" if knob.label.lower().split()[-1] == unit else unit  # "Epochs", not "Epochs epochs"
     knob.essential = bool(extra.get("essential", True))
     knob.bounds = _bounds_sentence(limits) if isinstance(knob, NumberKnob) else ""
     if knob.optional:

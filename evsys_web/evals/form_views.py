@@ -20,6 +20,7 @@ from evsys_web.evals.models import EvalRun
 from evsys_web.evals.starter import import_starter_benchmark
 from evsys_web.runs.form_views import next_name
 from evsys_web.runs.forms import checkpoints_for, models_on_offer
+from evsys_web.runs.work_pages import export_of
 from recipes.errors import ConfigError, DataError
 from recipes.eval_config import EvalConfig
 from recipes.evals.runner import open_verifier
@@ -86,6 +87,12 @@ def size_fragment(request: HttpRequest) -> HttpResponse:
         "num_checked": len(rows),
     }
     return render(request, "evals/_size.html", context)
+
+
+@require_POST
+@editors_only
+def export_fragment(request: HttpRequest) -> HttpResponse:
+    return export_of(request, EvalForm(signed_in(request), request.POST), EvalConfig, "evals")
 
 
 @require_POST

@@ -129,6 +129,7 @@ PAGES: dict[str, Methods] = {
     "evals/new": form,
     "evals/new/settings": edit,
     "evals/new/size": edit,
+    "evals/new/export": edit,
     "evals/new/starter": edit,
     "evals/compare": look,
     "evals/import": form,

@@ -140,6 +140,14 @@ def test_bounds_unit_and_sentence_reach_the_page():
     assert rate.help_text == "Peak step size."
 
 
+def test_a_unit_that_the_label_ends_with_is_not_said_again():
+    form = ConfigForm(BaseAlgorithmConfig, prefix="a")
+    assert [(form[name].label, form[name].field.unit) for name in ("num_epochs", "max_steps")] == [
+        ("Epochs", ""),
+        ("Max steps", ""),
+    ]
+
+
 def test_the_settings_that_matter_are_open_and_the_rest_is_advanced():
     form = ConfigForm(BaseAlgorithmConfig, prefix="a")
     open_names = [bound.name for bound in form.essentials()]

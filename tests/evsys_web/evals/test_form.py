@@ -96,6 +96,13 @@ def test_what_it_will_take_is_said_before_it_is_started(alice_client: Client, be
     assert "<dt>Price</dt>" in billed and "as of 21 March 2026" in billed
 
 
+def test_the_settings_as_typed_go_out_for_a_file_and_a_shell(alice_client: Client, benchmark):
+    exported = alice_client.post("/evals/new/export", typed(benchmark)).content.decode()
+    assert "attempts: 4" in exported and "/api/v1/evals" in exported
+    refused = alice_client.post("/evals/new/export", typed(benchmark, **{"attempts-attempts": "none"})).content.decode()
+    assert "nothing to export yet" in refused and EvalRun.objects.count() == 0
+
+
 def test_a_checkpoint_is_sampled_with_its_own_weights(alice_client: Client, benchmark, checkpoint):
     text = alice_client.get("/evals/new", {"checkpoint": checkpoint.pk}).content.decode()
     assert f'<option value="{checkpoint.pk}" selected>sums · step 30 (final)' in text
