@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recipes.errors import ConfigError
-from recipes.registry import algorithms, backends, backends_for
+from recipes.registry import algorithms, backends, backends_for, uses_backend
 from recipes.token_use import Range, TokenUse
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -125,6 +125,10 @@ class BaseAlgorithmConfig(Settings):
         the model was seen to say, where that is known. None: nobody can tell, as here of rows without replies."""
         return TokenUse(train=row) if trained.high else None
 
+    def switched_off(self) -> dict[str, str]:
+        """Settings that others of this Config leave without effect, each with what a sentence says after "has no effect"."""
+        return {} if self.max_steps is None else {"num_epochs": "while max_steps is set"}
+
     def total_steps(self, steps_per_epoch: int) -> int:
         """`max_steps` when given, else epochs × steps per epoch."""
         return self.max_steps if self.max_steps is not None else max(1, steps_per_epoch * self.num_epochs)
@@ -212,9 +216,7 @@ class RunConfig(Document):
                 f"{self.algorithm.kind} does not train on {self.backend.kind}. Choose {' or '.join(usable) or 'another'}.",
                 path=("backend", "kind"),
             )
-        check_backend = getattr(algorithms.get(self.algorithm.kind), "check_backend", None)  # an installed one need not have it
-        if check_backend is not None:
-            check_backend(settings, backends.get(self.backend.kind))
+        check_pair(algorithms.get(self.algorithm.kind), settings, backends.get(self.backend.kind))
 
     def algorithm_config(self) -> BaseModel:
         """The algorithm's own Config, validated. Raises ConfigError with the path of the field."""
@@ -225,6 +227,15 @@ class RunConfig(Document):
         """The backend's own Config, validated. Raises ConfigError with the path of the field."""
         config: BaseModel = validated(backends.get(self.backend.kind).Config, self.backend.params, ("backend", "params"))
         return config
+
+
+def check_pair(algorithm: Any, settings: BaseModel, backend: Any) -> None:
+    """What algorithm and backend, as classes, have against each other; an installed one need not know the words. Raises
+    ConfigError."""
+    if (check_backend := getattr(algorithm, "check_backend", None)) is not None:
+        check_backend(settings, backend)
+    if uses_backend(algorithm) and (check_algorithm := getattr(backend, "check_algorithm", None)) is not None:
+        check_algorithm(settings)
 
 
 @contextmanager

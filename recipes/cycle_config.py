@@ -18,6 +18,7 @@ from recipes.config import (
     RunConfig,
     Settings,
     below,
+    check_pair,
     knob,
     validated,
 )
@@ -126,9 +127,7 @@ class CycleConfig(Document):
                 " algorithm, such as sft.",
                 path=("training", "kind"),
             )
-        check_backend = getattr(algorithm, "check_backend", None)
-        if check_backend is not None:
-            check_backend(settings, backends.get(self.backend.kind))
+        check_pair(algorithm, settings, backends.get(self.backend.kind))
         if self.curation.rows is not CurationRows.ATTEMPTS:
             raise ConfigError(
                 "A cycle learns from attempts as chats. Set rows to attempts; pairs are curated and trained on by hand.",

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from recipes.config import Planned, RunConfig, TellsTokenUse
 from recipes.effects import effectless
 from recipes.prices import Weights, is_billed, rate_of
+from recipes.registry import algorithms, uses_backend
 from recipes.token_use import NONE as NO_TOKENS
 from recipes.token_use import Range as Range
 from recipes.token_use import TokenUse
@@ -181,7 +182,7 @@ def _time(
 def _dollars(config: RunConfig, used: TokenUse) -> tuple[Range | None, list[str]]:
     """What the host bills for these tokens, and on what the figure rests; None where nothing is billed or known."""
     settings, kind = config.algorithm_config(), config.backend.kind
-    if not bills(kind, config.backend_config()):
+    if not _bills(config):
         return None, []
     weights = Weights.ALL if getattr(settings, "lora_rank", 1) == 0 else Weights.ADAPTER
     rate = rate_of(kind, config.algorithm.kind, config.model.name, weights=weights)
@@ -204,8 +205,11 @@ def bills(kind: str, settings: BaseModel) -> bool:
 
 
 def _no_price(config: RunConfig, why: str) -> list[str]:
-    billed = bills(config.backend.kind, config.backend_config())
-    return [f"The price is not known {why}: {config.backend.kind} bills what it trains."] if billed else []
+    return [f"The price is not known {why}: {config.backend.kind} bills what it trains."] if _bills(config) else []
+
+
+def _bills(config: RunConfig) -> bool:
+    return uses_backend(algorithms.get(config.algorithm.kind)) and bills(config.backend.kind, config.backend_config())
 
 
 def count_parameters(folder: Path) -> int | None:

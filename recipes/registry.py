@@ -139,6 +139,11 @@ def backends_for(algorithm: str) -> list[str]:
     return sampling_backends() if must_sample else backends.kinds()
 
 
+def uses_backend(algorithm: Any) -> bool:
+    """Whether the chosen backend is where it trains. An installed class need not know the words."""
+    return getattr(algorithm, "needs_backend", True) and getattr(algorithm, "own_backend", None) is None
+
+
 def sampling_backends() -> list[str]:
     """Those whose weights can be sampled from here."""
     return [kind for kind in backends.kinds() if getattr(backends.get(kind), "samples", True)]

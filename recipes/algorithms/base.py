@@ -73,6 +73,9 @@ class BaseAlgorithm:
     needs_backend: ClassVar[bool] = True
     """False: it trains by itself, so that no backend is chosen for it and none is part of what it was made of."""
 
+    own_backend: ClassVar[str | None] = None
+    """The kind of backend that it trains on whatever is chosen."""
+
     ignored_fields: ClassVar[frozenset[str]] = frozenset()
     """Settings of its Config that it does not use: form, estimate and log say so."""
 
@@ -324,8 +327,7 @@ class _Run:
         return [MetricsFile(ctx.output_dir / METRICS_FILE), *ctx.callbacks, *stores, *self.algorithm.callbacks]
 
     def _warn_of_ignored_settings(self) -> None:
-        chosen = self.ctx.config.backend.kind
-        for sentence in without_effect(self.algorithm, self.algorithm.cfg, self.state.backend, kind=chosen):
+        for sentence in without_effect(self.algorithm, self.algorithm.cfg, self.state.backend, self.ctx.config):
             self.dispatch.event("warning", sentence)
 
     def _ending(self) -> _Ending:

@@ -102,6 +102,10 @@ class FireworksDPOConfig(FireworksJobConfig):
         0.1, "How strongly the model is held to where it began: the larger, the nearer it stays.", gt=0, lt=0.5, essential=True
     )
 
+    def switched_off(self) -> dict[str, str]:
+        """See `recipes.effects`."""
+        return {"beta": "under the method orpo"} if self.method is PreferenceMethod.ORPO else {}
+
 
 class _FireworksAlgorithm:
     """What both share: the settings that are sent, and where the service is."""

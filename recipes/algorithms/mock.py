@@ -34,9 +34,11 @@ class MockSFT(BaseAlgorithm):
     summary: ClassVar[str] = "A made-up curve in the real loop, for tours and tests; nothing is trained."
     Config: ClassVar[type[BaseModel]] = MockSFTConfig
     headline: ClassVar[Headline] = Headline("train/mean_nll", "Loss")
+    own_backend: ClassVar[str | None] = "mock"
+    ignored_fields: ClassVar[frozenset[str]] = frozenset({"lora_rank", "renderer_name", "enable_thinking"})
 
     async def open_backend(self, ctx: RunContext) -> Backend:
-        backend_class: Any = backends.get("mock")
+        backend_class: Any = backends.get(self.own_backend or "")
         opened: Backend = await backend_class.open(
             backend_class.Config(), model=ctx.config.model, algorithm=self.cfg, output_dir=ctx.output_dir
         )

@@ -9,13 +9,10 @@ import pytest
 from recipes.config import BaseAlgorithmConfig, RunConfig
 from recipes.effects import effectless
 from recipes.estimate import estimate
-from recipes.registry import algorithms, backends, backends_for
+from recipes.registry import algorithms, backends, backends_for, uses_backend
 
 PAIRS = [
-    (kind, backend)
-    for kind in sorted(algorithms._paths)
-    if getattr(algorithms.get(kind), "needs_backend", True)
-    for backend in backends_for(kind)
+    (kind, backend) for kind in sorted(algorithms._paths) if uses_backend(algorithms.get(kind)) for backend in backends_for(kind)
 ]
 
 

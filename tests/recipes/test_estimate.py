@@ -10,7 +10,7 @@ from recipes.config import RunConfig
 from recipes.errors import ConfigError
 from recipes.estimate import GPU, Measured, TokenSample, count_parameters, estimate, processor
 from recipes.prices import is_billed
-from recipes.registry import algorithms, backends_for
+from recipes.registry import algorithms, backends_for, uses_backend
 
 
 def config(kind: str = "sft", *, backend: str = "mock", **params: object) -> RunConfig:
@@ -125,7 +125,9 @@ def test_every_pair_that_trains_has_an_estimate_or_says_what_is_not_known(kind, 
     notes = " ".join(found.notes)
     assert found.steps and (found.tokens is not None or "not known" in notes)
     assert found.seconds is not None or "No time is given" in notes or found.tokens is None
-    assert (found.dollars is not None) + ("price is not known" in notes) == is_billed(backend)
+    assert (found.dollars is not None) + ("price is not known" in notes) == (
+        is_billed(backend) and uses_backend(algorithms.get(kind))
+    )
 
 
 def test_tokens_that_were_guessed_are_a_range_and_said_to_be():

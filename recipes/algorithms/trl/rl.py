@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, model_validator
 
-from recipes.algorithms.rl import RewardedConfig, judge_of, refuse_doubles, tasks_of
+from recipes.algorithms.rewarded import RewardedConfig
+from recipes.algorithms.rl import judge_of, refuse_doubles, tasks_of
 from recipes.algorithms.trl.base import TRLRun
 from recipes.algorithms.trl.metric_names import RL_NAMES, MetricNames
 from recipes.algorithms.trl.settings import TRLSettings

@@ -45,6 +45,9 @@ class TRLSettings(BaseAlgorithmConfig):
             raise ValueError(f"precision {self.precision} needs a GPU: choose float32, or another device than cpu")
         return self
 
+    def switched_off(self) -> dict[str, str]:
+        return super().switched_off() | ({} if self.lora_rank else {"lora_alpha_ratio": "with lora_rank 0"})
+
     @property
     def rows_per_step(self) -> int:
         """What one optimizer step learns from, over all passes."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from recipes.config import Settings, knob
+from pydantic import BaseModel
+
+from recipes.config import ModelConfig, Settings, knob
 
 
 class Device(StrEnum):
@@ -43,3 +45,9 @@ class LocalConfig(Settings):
     gradient_checkpointing: bool = knob(
         False, "Recompute activations in the backward pass: less memory, about a third more time."
     )
+
+    def switched_off(self, algorithm: BaseModel, model: ModelConfig) -> dict[str, str]:
+        """Without adapters; see `recipes.effects`."""
+        if getattr(algorithm, "lora_rank", None) != 0:
+            return {}
+        return {"lora_alpha_ratio": "with lora_rank 0", "dtype": "with lora_rank 0: what is trained stays float32"}

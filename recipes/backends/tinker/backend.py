@@ -58,6 +58,14 @@ class TinkerBackend:
         self._refused_gradient: str | None = None
 
     @classmethod
+    def check_algorithm(cls, settings: BaseModel) -> None:
+        """Before a run waits in the queue. Raises ConfigError for weights that cannot be trained there."""
+        if getattr(settings, "lora_rank", 1) < 1:
+            raise ConfigError(
+                "Tinker trains LoRA adapters only: give a lora_rank of at least 1.", path=("algorithm", "params", "lora_rank")
+            )
+
+    @classmethod
     async def open(
         cls,
         config: BaseModel,
@@ -70,10 +78,7 @@ class TinkerBackend:
     ) -> TinkerBackend:
         """Begin a session and a LoRA model in it. Raises ConfigError, BackendError."""
         settings = TinkerConfig.model_validate(config.model_dump())
-        if algorithm.lora_rank < 1:
-            raise ConfigError(
-                "Tinker trains LoRA adapters only: give a lora_rank of at least 1.", path=("algorithm", "params", "lora_rank")
-            )
+        cls.check_algorithm(algorithm)
         connection = await Connection.open(settings, secrets or {}, report)
         service = connection.service
 
