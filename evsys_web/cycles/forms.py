@@ -24,7 +24,7 @@ from recipes.effects import ignored_by
 from recipes.errors import ConfigError
 from recipes.eval_config import EvalModel, SamplingSettings
 from recipes.presets import Preset, recommended
-from recipes.registry import algorithms, backends, backends_for, sampling_backends
+from recipes.registry import algorithms, backends, backends_for, sampling_backends, uses_backend
 from recipes.rows import RowFormat
 
 NUM_CHECKPOINTS_OFFERED = 50
@@ -123,7 +123,11 @@ class CycleForm:
         algorithm, backend = _registered(algorithms, self.text("training")), _registered(backends, self.text("backend"))
         self.settings: dict[str, ConfigForm] = {}
         for part, config_class in self._parts():
-            ignored = ignored_by(algorithm) | ignored_by(backend) if part == "training" else frozenset()
+            ignored = (
+                ignored_by(algorithm) | ignored_by(backend if uses_backend(algorithm) else None)
+                if part == "training"
+                else frozenset()
+            )
             self.settings[part] = ConfigForm(config_class, data, prefix=part, initial=params.get(part), ignored=ignored)
 
     def _parts(self) -> list[tuple[str, type[BaseModel]]]:

@@ -24,7 +24,7 @@ from recipes.effects import ignored_by
 from recipes.errors import ConfigError
 from recipes.presets import recommended
 from recipes.prices import models_of, models_offered
-from recipes.registry import algorithms, backends, backends_for
+from recipes.registry import algorithms, backends, backends_for, uses_backend
 
 DEFAULT_ALGORITHM = "sft"
 NUM_CHECKPOINTS_OFFERED = 50
@@ -188,7 +188,7 @@ class RunForm:
                 initial = params[part] if params[part] is not None else self.preset.params if part == "algorithm" else {}
                 ignored: frozenset[str] = frozenset()
                 if part == "algorithm":
-                    ignored = ignored_by(algorithm) | ignored_by(backend if self.needs_backend else None)
+                    ignored = ignored_by(algorithm) | ignored_by(backend if uses_backend(algorithm) else None)
                 self.settings[part] = ConfigForm(registered.Config, data, prefix=part, initial=initial, ignored=ignored)
         self._leave_out_unused(algorithm, backend)
 

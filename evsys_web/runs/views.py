@@ -118,7 +118,8 @@ def run_events(request: HttpRequest, pk: int) -> HttpResponse:
 
 @require_safe
 def run_series(request: HttpRequest, pk: int) -> JsonResponse:
-    """Curves for drawing. `last_seq` is read first: the stream may repeat what is in them, never miss anything."""
+    """Curves for drawing, and the names of all that there are. `last_seq` is read first: the stream may repeat what is in them,
+    never miss anything."""
     run = found(request, pk)
     x = request.GET.get("x", "step")
     curves = metrics.series(
@@ -129,7 +130,8 @@ def run_series(request: HttpRequest, pk: int) -> JsonResponse:
         stop=_number(request.GET.get("stop")),
         max_points=int(min(5000, max(10, _number(request.GET.get("points")) or 1500))),
     )
-    return JsonResponse({"series": {key: _slim(curve.as_json()) for key, curve in curves.items()}, "last_seq": run.last_seq})
+    drawn = {key: _slim(curve.as_json()) for key, curve in curves.items()}
+    return JsonResponse({"series": drawn, "keys": metrics.keys(run), "last_seq": run.last_seq})
 
 
 @require_safe

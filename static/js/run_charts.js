@@ -86,6 +86,7 @@ async function load(run, index, charts) {
   }
   if (asked !== version) return;
   grid.warn("");
+  for (const key of answer.keys) if (!grid.charts.has(key)) grid.add(key);
   for (const chart of charts) {
     const curve = new Curve(answer.series[chart.key], answer.last_seq);
     if (curve.x.length || runs.length === 1) chart.setCurve(index, curve);
@@ -152,7 +153,14 @@ document.addEventListener("chartzoom", ({ detail }) => {
 for (const name of ["themechange", "visibilitychange"]) {
   document.addEventListener(name, () => document.hidden || grid.charts.forEach(soil));
 }
-if (runs.length > 1 && runs.some((run) => run.live)) setInterval(() => document.hidden || reload(), 5000);
+
+// A page of several runs has no stream: it asks again, also before the first of them has anything to draw.
+function follow() {
+  if (document.hidden) return;
+  if (grid.charts.size) reload();
+  else runs.forEach((run, index) => load(run, index, []));
+}
+if (runs.length > 1 && runs.some((run) => run.live)) setInterval(follow, 5000);
 
 for (const key of read("chart-keys")) grid.add(key);
 grid.filter();

@@ -67,6 +67,19 @@ def test_points_arrive_while_the_page_is_open_and_thinning_and_nan_are_said(page
     expect(page.locator('[data-live="step"]')).to_have_text("4,005")
 
 
+def test_a_page_of_several_runs_that_have_reported_nothing_yet_fills_by_itself(page: Page, stack: Stack) -> None:
+    with stack.api() as api:
+        made = [api.post("/runs/external", json={"name": f"later {number}"}).raise_for_status().json()["id"] for number in (1, 2)]
+        page.goto(f"/runs/compare?run={made[0]}&run={made[1]}")
+        expect(page.get_by_text("No points yet")).to_be_visible()
+        api.post(f"/runs/{made[1]}/log-batch", json=[point(1), point(2)]).raise_for_status()
+        assert drawn(page)["x"] == [1, 2]
+        expect(page.get_by_text("No points yet")).to_be_hidden()
+        later = {"step": 3, "values": {"train/mean_nll": 1.0, "eval/late": 0.5}}
+        api.post(f"/runs/{made[0]}/log-batch", json=[later]).raise_for_status()
+        expect(page.locator('[data-metric="eval/late"]')).to_be_visible()
+
+
 def test_a_zoom_brings_every_point_of_the_range_and_survives_a_refresh(page: Page, run: int) -> None:
     page.goto(f"/runs/{run}/")
     whole = drawn(page)

@@ -52,5 +52,5 @@ def test_a_strangers_rows_are_not_counted_and_reading_does_not_suffice(client: C
 
 def test_an_estimate_says_what_will_have_no_effect(client: Client, alice_headers, version: DatasetVersion) -> None:
     notes = estimate(client, alice_headers, lora_rank=3, lr_warmup_steps=2).json()["notes"]
-    assert "The backend mock cannot honour lora_rank; it has no effect." in notes
+    assert "mock_sft does not use lora_rank; it has no effect." in notes
     assert "lr_warmup_steps has no effect under the schedule constant." in notes

@@ -142,8 +142,10 @@ def test_fields_that_the_backend_ignores_say_so(alice, version: DatasetVersion, 
     from recipes.registry import backends
 
     monkeypatch.setattr(backends.get("mock"), "ignored_fields", frozenset({"weight_decay"}))
-    form = RunForm(alice, fields(version)).settings["algorithm"]
+    form = RunForm(alice, fields(version, algorithm="sft")).settings["algorithm"]
     assert [bound.name for bound in form if bound.field.is_ignored] == ["weight_decay"]
+    form = RunForm(alice, fields(version, algorithm="mock_sft")).settings["algorithm"]
+    assert [bound.name for bound in form if bound.field.is_ignored] == ["lora_rank", "renderer_name", "enable_thinking"]
 
 
 def test_an_installed_packages_algorithm_is_drawn_and_launched_like_our_own(alice_client: Client, version, monkeypatch):

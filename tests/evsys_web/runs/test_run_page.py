@@ -148,7 +148,8 @@ def test_curves_come_thinned_with_their_true_count_and_what_is_no_number(alice_c
     curve = thin["series"]["train/mean_nll"]
     assert (len(curve["x"]), curve["count"], curve["max"][0]) == (10, 100, 1.0)
     assert curve["non_finite"] == [{"x": 50.0, "value": "NaN"}]
-    assert thin["last_seq"] == 100
+    assert thin["last_seq"] == 100 and thin["keys"] == ["train/mean_nll"]
+    assert series(alice_client, make_run())["keys"] == []
 
 
 def test_zooming_gives_the_range_in_detail(alice_client: Client, make_run):
