@@ -13,23 +13,17 @@ from urllib.parse import urlsplit
 from django.conf import settings
 
 from recipes.errors import ConfigError
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+from recipes.outbound import may_be_asked
 
 
 def allows_address(text: str) -> bool:
     """Whether a connection to this IP address may be opened. Asked for each, at the moment of connecting."""
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return False
-    if settings.ALLOW_PRIVATE_URLS:
-        return True
-    address = _meant(address)
-    if address.is_loopback:
-        return _is_alone()
-    return address.is_global and not address.is_multicast
+    return may_be_asked(text, **allowed_kinds())
+
+
+def allowed_kinds() -> dict[str, bool]:
+    """Of addresses that are not public: as `may_be_asked` takes them."""
+    return {"private": settings.ALLOW_PRIVATE_URLS, "loopback": _is_alone()}
 
 
 def refuse_private(url: str, *, path: tuple[str | int, ...]) -> None:
@@ -63,15 +57,6 @@ def refuse_private_host(url: str, *, path: tuple[str | int, ...]) -> None:
                 "runs this server can allow it with EVSYS_ALLOW_PRIVATE_URLS=1.",
                 path=path,
             )
-
-
-def _meant(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for, if it does."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return address
-    if address in NAT64:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else address)
 
 
 def _is_alone() -> bool:

@@ -27,11 +27,14 @@ class IsolationTimeout(Exception):
 
 
 class Isolated:
-    """Calls `target` ("module:function"), whose arguments and result are JSON. One call at a time; safe from any thread."""
+    """Calls `target` ("module:function"), whose arguments and result are JSON. One call at a time; safe from any thread.
 
-    def __init__(self, target: str, *, timeout_seconds: float) -> None:
+    variables: beginnings of the names of environment variables that the process gets besides the few that Python needs."""
+
+    def __init__(self, target: str, *, timeout_seconds: float, variables: tuple[str, ...] = ()) -> None:
         self.target = target
         self.timeout_seconds = timeout_seconds
+        self._variables = variables
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
 
@@ -63,7 +66,9 @@ class Isolated:
 
     def _start(self) -> subprocess.Popen[str]:
         self._end()
-        environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+        environment = {
+            name: text for name, text in os.environ.items() if name in _KEPT_VARIABLES or name.startswith(self._variables)
+        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "recipes.isolation", self.target],
             cwd=_ROOT,

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 MAX_ANSWER_BYTES = 64 * 2**20
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_refused: list[str] = []
 
 
 class OutboundRefused(OSError):
@@ -20,6 +24,46 @@ class AddressRefused(OutboundRefused):
 
 class AnswerRefused(OutboundRefused):
     """More than anybody has use for, or packed, so that nobody knows how much it is."""
+
+
+def may_be_asked(text: str, *, private: bool, loopback: bool) -> bool:
+    """Whether this IP address is a public one, or of the kinds that are allowed beside those: all, or this machine's own."""
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    if private:
+        return True
+    address = _meant(address)
+    if address.is_loopback:
+        return loopback
+    return address.is_global and not address.is_multicast
+
+
+def _meant(address: Address) -> Address:
+    """The IPv4 address that an IPv6 one stands for, if it does."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else address)
+
+
+def guard_this_process(allows_address: Callable[[str], bool]) -> list[str]:
+    """For good, and for every library in this process, redirects included: no socket connects but to an address that may be
+    asked. Gives the list in which refused addresses are noted, since a library may keep the AddressRefused to itself."""
+    _refused.clear()
+
+    def look(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "socket.connect":
+            where = arguments[1]
+            address = str(where[0]) if isinstance(where, tuple) else str(where)
+            if not allows_address(address):
+                _refused.append(address)
+                raise AddressRefused(f"leads to {address}, an address that may not be asked from here.")
+
+    sys.addaudithook(look)
+    return _refused
 
 
 def guarded_transport(allows_address: Callable[[str], bool], limits: Any, *, max_bytes: int = MAX_ANSWER_BYTES) -> Any:
