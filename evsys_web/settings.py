@@ -373,6 +373,8 @@ _MEMORY: dict[str, Any] = {"BACKEND": "django.core.cache.backends.locmem.LocMemC
 _REDIS: dict[str, Any] = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": CELERY_BROKER_URL}
 _REDIS["OPTIONS"] = {"socket_connect_timeout": 1, "socket_timeout": 1}  # seconds; a call must not wait for a counter
 CACHES = {"default": _MEMORY, "rates": _REDIS if CELERY_BROKER_URL.startswith("redis") else _MEMORY | {"LOCATION": "rates"}}
+CONNECTION_TESTS_AT_ONCE = 2  # each is a process that takes a second of processor time to begin
+CONNECTION_TESTS_A_MINUTE = 10
 API_RATE = _number("EVSYS_API_RATE", 1200, low=0, high=1_000_000)
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_IGNORE_RESULT = True

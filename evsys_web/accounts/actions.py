@@ -10,9 +10,11 @@ from django.db import transaction
 from django.utils.timezone import now
 
 from evsys_web.accounts.audit import facts, record
-from evsys_web.accounts.models import ApiToken, BackendCredential, Project, User
+from evsys_web.accounts.models import ApiToken, BackendCredential, CredentialKind, Project, User
 from evsys_web.accounts.permissions import require_editor
+from evsys_web.addresses import refuse_private
 from evsys_web.encryption import seal, unseal
+from recipes.addresses import checked_address
 from recipes.errors import ConfigError
 
 
@@ -58,21 +60,39 @@ def revoke_token(*, user: User, token_id: int) -> bool:
     return revoked
 
 
-def store_credential(*, user: User, project: Project, name: str, secret: str, kind: str = "openai") -> BackendCredential:
-    """Keep a key under a name, in the place of the one that had it. Nobody reads it again. Raises ConfigError."""
+def store_credential(
+    *, user: User, project: Project, name: str, secret: str, kind: str = CredentialKind.OPENAI, base_url: str | None = None
+) -> BackendCredential:
+    """Keep a key under a name, in the place of the one that had it. Nobody reads it again. kind, base_url: where
+    `connection_tests` may try it. Raises ConfigError."""
     require_editor(user, project)
+    base_url = checked_base_url(kind, base_url)
     name, secret = name.strip(), secret.strip()
     if not 0 < len(name) <= 200 or not name.isprintable():
         raise ConfigError("Give the credential a name of 1 to 200 printable characters.", path=("name",))
     if not 0 < len(secret) <= 10_000 or not secret.isascii() or not secret.isprintable():
         raise ConfigError("The key is empty, or holds characters that no HTTP header carries.", path=("secret",))
     hint = secret[-4:] if len(secret) >= 16 else ""
-    values = {"sealed": seal(secret), "hint": hint, "kind": kind, "created_by": user, "created_at": now(), "last_used_at": None}
+    values = {"sealed": seal(secret), "hint": hint, "kind": kind, "base_url": base_url, "created_by": user, "created_at": now()}
+    values |= {"last_used_at": None, "tested_at": None, "test_outcome": "", "test_sentence": ""}
     with transaction.atomic():
         is_new = not BackendCredential.objects.filter(project=project, name=name).exists()
         credential, _ = BackendCredential.objects.update_or_create(project=project, name=name, defaults=values)
-        record(user, "stored" if is_new else "replaced", credential, after={"name": name, "kind": kind, "secret": secret})
+        told = {"name": name, "kind": kind, "base_url": base_url, "secret": secret}
+        record(user, "stored" if is_new else "replaced", credential, after=told)
     return credential
+
+
+def checked_base_url(kind: str, base_url: str | None) -> str:
+    """Where a key of this kind is tested; empty for the vendor's own address. Raises ConfigError."""
+    try:
+        address = checked_address(base_url) or ""
+    except ValueError as error:
+        raise ConfigError(f"This is no address: {error}.", path=("base_url",)) from None
+    if address and kind == CredentialKind.HUB:
+        raise ConfigError("Leave the address empty: which hub is asked, the operator of this server decides.", path=("base_url",))
+    refuse_private(address, path=("base_url",))
+    return address
 
 
 def delete_credential(*, user: User, credential: BackendCredential) -> None:

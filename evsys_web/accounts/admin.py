@@ -90,16 +90,19 @@ class ApiTokenAdmin(Audited, admin.ModelAdmin):  # type: ignore[type-arg]
         self.message_user(request, f"Revoked: {count}. Whoever uses such a token is refused from now on.")
 
 
+TESTED = ("tested_at", "test_outcome", "test_sentence")
+
+
 @admin.register(BackendCredential)
 class BackendCredentialAdmin(Audited, admin.ModelAdmin):  # type: ignore[type-arg]
     """The key itself is nowhere here: it is written on the credentials page, and read by nobody."""
 
-    list_display = ("name", "project", "kind", "hint", "created_by", "created_at", "last_used_at")
-    list_filter = ("project",)
+    list_display = ("name", "project", "kind", "hint", "created_by", "created_at", "last_used_at", "test_outcome")
+    list_filter = ("kind", "test_outcome")
     search_fields = ("name", "created_by__username")
     show_full_result_count = False
     list_select_related = ("project", "created_by")
-    fields = ("project", "name", "kind", "hint", "created_by", "created_at", "last_used_at")
+    fields = ("project", "name", "kind", "base_url", "hint", "created_by", "created_at", "last_used_at", *TESTED)
     readonly_fields = fields
 
     def has_add_permission(self, request: HttpRequest) -> bool:

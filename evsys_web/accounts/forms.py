@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from django import forms
 from django.utils.timezone import now
 
-from evsys_web.accounts.models import ApiToken, Project, Scope, User
+from evsys_web.accounts.models import ApiToken, CredentialKind, Project, Scope, User
 
 EXPIRIES = {"7": "in 7 days", "30": "in 30 days", "90": "in 90 days", "365": "in a year", "": "never"}
 
@@ -43,6 +43,19 @@ class TokenForm(forms.Form):
         return now() + timedelta(days=int(days)) if days else None
 
 
+WHERE_TESTED = (
+    "Where the key is tested, such as https://api.example.org/v1. Empty is the vendor’s own; a server that speaks like OpenAI "
+    "has none."
+)
+
+
+class ConnectionForm(forms.Form):
+    """Where to try a stored key."""
+
+    kind = forms.ChoiceField(choices=CredentialKind.choices, label="For")
+    base_url = forms.CharField(max_length=1000, required=False, label="Address", help_text=WHERE_TESTED)
+
+
 class CredentialForm(forms.Form):
     """A key for somebody else's server. It goes in and never comes out, not even into a form that is shown again."""
 
@@ -50,6 +63,8 @@ class CredentialForm(forms.Form):
         queryset=Project.objects.none(), empty_label=None, help_text="Everyone in it may use the key, nobody may read it."
     )
     name = forms.CharField(max_length=200, help_text="What configs call it. A name that is taken gets the new key.")
+    kind = forms.ChoiceField(choices=CredentialKind.choices, label="For")
+    base_url = forms.CharField(max_length=1000, required=False, label="Address", help_text=WHERE_TESTED)
     secret = forms.CharField(
         max_length=10_000, label="Key", widget=forms.PasswordInput(attrs={"autocomplete": "off"}), help_text="Stored encrypted."
     )

@@ -168,6 +168,15 @@ def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
+class CredentialKind(models.TextChoices):
+    """What a key is for, as `recipes.probes` calls it. S3's keys are the operator's, and stand in the environment."""
+
+    OPENAI = "openai", "OpenAI-compatible server"
+    TINKER = "tinker", "Tinker"
+    FIREWORKS = "fireworks", "Fireworks"
+    HUB = "hub", "Hugging Face hub"
+
+
 class BackendCredential(models.Model):
     """A key for somebody else's server, for everyone in the project to use and for nobody to read. Written as `secret`, stored
     encrypted (`evsys_web/encryption.py`)."""
@@ -175,11 +184,17 @@ class BackendCredential(models.Model):
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="credentials")
     created_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, related_name="+", editable=False)
     name = models.CharField(max_length=200)
-    kind = models.CharField(max_length=40, default="openai", help_text="What the key is for.")
+    kind = models.CharField(
+        max_length=40, choices=CredentialKind, default=CredentialKind.OPENAI, help_text="What the key is for."
+    )
+    base_url = models.CharField("address", max_length=1000, blank=True, help_text="Where it is tested. Configs name their own.")
     sealed = models.TextField(editable=False)
     hint = models.CharField(max_length=8, blank=True, editable=False, help_text="The key's last characters, to tell keys apart.")
     created_at = models.DateTimeField(default=now, editable=False)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+    tested_at = models.DateTimeField(null=True, editable=False)
+    test_outcome = models.CharField(max_length=10, blank=True, editable=False, help_text="works, fails or unclear.")
+    test_sentence = models.CharField(max_length=500, blank=True, editable=False)
 
     objects = OwnedQuerySet.as_manager()
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from evsys_web.accounts import audit_views, member_views, views
+from evsys_web.accounts import audit_views, credential_views, member_views, views
 
 app_name = "accounts"
 urlpatterns = [
@@ -22,5 +22,7 @@ urlpatterns = [
     path("invitations/<str:secret>/", member_views.invitation, name="invitation"),
     path("audit/", audit_views.audit, name="audit"),
     path("credentials/", views.credentials, name="credentials"),
+    path("credentials/<int:pk>/", credential_views.credential, name="credential"),
+    path("credentials/<int:pk>/test", credential_views.test, name="test-credential"),
     path("credentials/<int:pk>/delete/", views.remove_credential, name="delete-credential"),
 ]

@@ -108,8 +108,8 @@ def credentials(request: HttpRequest) -> HttpResponse:
         except ConfigError as error:
             form.add_error(str(error.path[0]) if error.path else None, str(error))
         else:
-            messages.success(request, f"The key of “{stored.name}” is stored.")
-            return redirect("accounts:credentials")
+            messages.success(request, f"The key of “{stored.name}” is stored. Test it here.")
+            return redirect("accounts:credential", stored.pk)
     listed = BackendCredential.objects.visible_to(user).select_related("project").order_by("project", "name")
     return render(request, "accounts/credentials.html", {"form": form, "credentials": listed})
 

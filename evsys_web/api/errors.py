@@ -20,6 +20,7 @@ from ninja.errors import AuthenticationError, HttpError, Throttled, ValidationEr
 from pydantic import Field
 
 from evsys_web.api.rates import tell_rate
+from evsys_web.rates import TooOften
 from recipes.errors import BackendError, CheckpointError, ConfigError, DataError, RecipeError
 
 logger = logging.getLogger(__name__)
@@ -150,9 +151,15 @@ def install(api: NinjaAPI) -> None:
             return problem(400, "The body is not valid JSON. Send JSON with 'Content-Type: application/json'.")
         return problem(error.status_code, _sentence(str(error)), getattr(error, "errors", ()))
 
+    def refused_for_now(error: TooOften) -> HttpResponse:
+        answer = problem(429, str(error))
+        answer["Retry-After"] = str(error.seconds)
+        return answer
+
     when(Exception, broke)
     when(HttpError, refused)
     when(Throttled, lambda error: problem(429))
+    when(TooOften, refused_for_now)
     when(AuthenticationError, lambda error: problem(401))
     when(RequestDataTooBig, lambda error: problem(413))
     when(PermissionDenied, lambda error: problem(403, _sentence(str(error)) if str(error) else ""))

@@ -26,6 +26,7 @@ from ninja.utils import contribute_operation_callback
 from evsys_web.accounts.models import ApiToken, IdempotencyRecord, User
 from evsys_web.api.auth import TokenAuth
 from evsys_web.api.errors import problem
+from evsys_web.api.rates import count_call
 
 HEADER = "Idempotency-Key"
 WAIT_SECONDS = 10.0
@@ -61,6 +62,8 @@ def _once(run: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
             return run(request, **kwargs)  # nothing to remember; a caller who may not write is refused there
         if len(key) > 200:
             return problem(400, f"{HEADER} may have at most 200 characters; this one has {len(key)}.")
+        if not count_call(request, token):  # here, since an answer that is given again never comes to the operation
+            return problem(429)
         return _answer_once(request, token.user, key, lambda: run(request, **kwargs))
 
     return answer

@@ -1,32 +1,14 @@
-"""How many calls a token may make in a minute; told with every answer, and refused with when to come back.
-
-Counted by Django's cache: in this process, or in Redis where there is one, so that several web processes count together.
-"""
+"""How many calls a token may make in a minute; told with every answer, and refused with when to come back."""
 
 from __future__ import annotations
 
-import logging
-import time
-from typing import NamedTuple
-
 from django.conf import settings
-from django.core.cache import caches
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from ninja.throttling import BaseThrottle
-from redis.exceptions import RedisError
 
 from evsys_web.accounts.models import ApiToken
-
-logger = logging.getLogger(__name__)
-WINDOW_SECONDS = 60
-
-
-class Rate(NamedTuple):
-    limit: int
-    remaining: int
-    reset: int
-    """Seconds until the window ends."""
+from evsys_web.rates import Rate, count
 
 
 class TokenThrottle(BaseThrottle):
@@ -34,18 +16,17 @@ class TokenThrottle(BaseThrottle):
 
     def allow_request(self, request: HttpRequest) -> bool:
         token: ApiToken | None = getattr(request, "auth", None)
-        if token is None or not settings.API_RATE:
-            return True
-        window, passed = divmod(int(time.time()), WINDOW_SECONDS)
-        key, cache = f"rate:{token.pk}:{window}", caches["rates"]
-        try:
-            cache.add(key, 0, timeout=2 * WINDOW_SECONDS)
-            count = cache.incr(key)
-        except (OSError, ValueError, RedisError):  # Redis is away, or threw the key out: better uncounted than refused
-            logger.warning("Calls are not counted: the cache does not answer", exc_info=True)
-            return True
-        request.rate = Rate(settings.API_RATE, max(0, settings.API_RATE - count), WINDOW_SECONDS - passed)  # type: ignore[attr-defined]
-        return bool(count <= settings.API_RATE)
+        return token is None or count_call(request, token)
+
+
+def count_call(request: HttpRequest, token: ApiToken) -> bool:
+    """Count it, once, whoever is the first to ask. False when it is one too many."""
+    if not settings.API_RATE:
+        return True
+    if not hasattr(request, "rate"):
+        request.rate = count(str(token.pk), limit=settings.API_RATE)  # type: ignore[attr-defined]
+    rate: Rate | None = request.rate  # type: ignore[attr-defined]
+    return rate is None or rate.is_kept
 
 
 def tell_rate(request: HttpRequest, response: HttpResponseBase) -> None:
@@ -53,7 +34,7 @@ def tell_rate(request: HttpRequest, response: HttpResponseBase) -> None:
     rate: Rate | None = getattr(request, "rate", None)
     if rate is None:
         return
-    for name, value in zip(("Limit", "Remaining", "Reset"), rate, strict=True):
+    for name, value in (("Limit", rate.limit), ("Remaining", rate.remaining), ("Reset", rate.reset)):
         response[f"X-RateLimit-{name}"] = str(value)
-    if response.status_code == 429:
+    if response.status_code == 429 and not response.has_header("Retry-After"):
         response["Retry-After"] = str(rate.reset)

@@ -21,6 +21,7 @@ WRITES = [
     if method != "get" and rule not in (STAFF, SUPERUSER) and route not in WRITES_NOTHING
 ]
 REFUSED_IN_THIS_WORLD = {
+    "accounts/credentials/<int:pk>/test",  # nor is there an address to try a key at; test_connection_tests.py does
     "accounts/password/",  # nobody types a password here; test_audit_log.py does
     "sweeps/new/launch",
     "runs/checkpoints/<int:pk>/push",

@@ -12,7 +12,8 @@ import schemathesis
 from django.core.signals import request_finished, request_started
 from django.core.wsgi import get_wsgi_application
 from django.db import close_old_connections
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as settings_of
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -43,6 +44,12 @@ OPERATIONS = {result.ok().label: result.ok() for result in SCHEMA.get_all_operat
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(120)]
 
 
+@pytest.fixture(autouse=True)
+def _nobody_is_asked_with_a_key(settings: Any) -> None:
+    """A test of a connection begins a process."""
+    settings.CONNECTION_TESTS_AT_ONCE = 0
+
+
 @pytest.fixture
 def wsgi() -> Iterator[Any]:
     """The application as a server runs it, but on the test's own connection to the database, which requests must not close."""
@@ -62,7 +69,7 @@ def test_no_request_breaks_it_or_gets_an_answer_that_the_document_does_not_know(
     documented = {int(status) for status in operation.definition.raw["responses"] if status.isdigit()} | REFUSALS
     requests = operation.as_strategy(GenerationMode.POSITIVE) | operation.as_strategy(GenerationMode.NEGATIVE)
 
-    @settings(max_examples=NUM_REQUESTS, phases=[Phase.generate], derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings_of(max_examples=NUM_REQUESTS, phases=[Phase.generate], derandomize=True, suppress_health_check=list(HealthCheck))
     @given(case=requests, role=st.sampled_from(sorted(roles)), is_there=st.booleans())
     def ask(case: Any, role: str, is_there: bool) -> None:
         if is_there:  # an id that names something: else nearly every request ends at 404

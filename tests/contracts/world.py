@@ -169,6 +169,7 @@ class World:
             "api/v1/cycles": {"project": project, **cycle},
             "api/v1/datasets": {"name": "empty", "project": project},
             "api/v1/credentials": {"name": "new", "secret": "sk-of-somebody-else", "project": project},
+            "api/v1/credentials/<int:credential_id>/test": {},
             "api/v1/notifications": {"kind": "webhook", "target": "https://example.org/new", "project": project},
             "api/v1/notifications/<int:channel_id>": {"is_on": False},
             "api/v1/hub-transfers/push": {"version": self.version.pk, "repo_id": "a/b", "credential": "a key"},
@@ -199,7 +200,7 @@ class World:
             "accounts/projects/<int:pk>/invitations/": {"role": "viewer"},
             "accounts/projects/<int:pk>/members/<int:member_pk>/role": {"role": "editor"},
             "accounts/tokens/": {"name": "new", "scope": "read", "expiry": "30"},
-            "accounts/credentials/": {"project": project, "name": "new", "secret": "sk-of-somebody-else"},
+            "accounts/credentials/": {"project": project, "name": "new", "kind": "hub", "secret": "sk-of-somebody-else"},
             "datasets/upload": {
                 "project": project,
                 "name": "typed",

@@ -49,7 +49,7 @@ def test_the_file_of_the_sealing_key_is_its_owners_alone(settings: Any) -> None:
 
 def test_the_page_stores_lists_and_deletes_without_showing_the_key(alice_client: Client, project: Project) -> None:
     url = reverse("accounts:credentials")
-    body = {"project": project.pk, "name": "mine", "secret": SECRET}
+    body = {"project": project.pk, "name": "mine", "kind": "openai", "secret": SECRET}
     page = alice_client.post(url, body, follow=True)
     assert page.status_code == 200 and SECRET not in page.content.decode() and "mine" in page.content.decode()
     refused = alice_client.post(url, {**body, "secret": "a\tb\u00e9", "name": "other"})

@@ -10,8 +10,8 @@ from django.core.cache import CacheHandler, caches
 from django.test import Client
 from django.test.client import RequestFactory
 
+from evsys_web import rates
 from evsys_web.accounts.models import ApiToken, User
-from evsys_web.api import rates
 from evsys_web.api.rates import TokenThrottle
 
 Headers = dict[str, str]
@@ -47,6 +47,15 @@ def test_a_refused_create_makes_nothing_and_goes_through_with_its_key_a_minute_l
     assert create() == 429
     monkeypatch.setattr(rates.time, "time", lambda: 1_000_021.0)
     assert create() == 201
+
+
+def test_an_answer_that_is_given_again_is_counted_like_any_other(client: Client, alice_headers: Headers) -> None:
+    headers = alice_headers | {"Idempotency-Key": "k"}
+    body = {"data": {"name": "sums"}, "content_type": "application/json", "headers": headers}
+    told = [client.post("/api/v1/datasets", **body) for _ in range(4)]
+    assert [answer.status_code for answer in told] == [201, 201, 201, 429]
+    assert [answer["X-RateLimit-Remaining"] for answer in told] == ["2", "1", "0", "0"]
+    assert told[2]["Idempotent-Replayed"] == "true" and "Idempotent-Replayed" not in told[3]
 
 
 def test_one_token_does_not_use_up_anothers(client: Client, alice_headers: Headers, bob: User, mallory_headers: Headers) -> None:

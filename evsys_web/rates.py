@@ -1,0 +1,50 @@
+"""Counts how often somebody did something in this minute, in Django's cache: in this process, or in Redis where there is one, so
+that several web processes count together."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import NamedTuple
+
+from django.core.cache import caches
+from redis.exceptions import RedisError
+
+logger = logging.getLogger(__name__)
+WINDOW_SECONDS = 60
+
+
+class Rate(NamedTuple):
+    limit: int
+    count: int
+    reset: int
+    """Seconds until the window ends."""
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.limit - self.count)
+
+    @property
+    def is_kept(self) -> bool:
+        return self.count <= self.limit
+
+
+class TooOften(Exception):
+    """A sentence for whoever asked for more than is allowed in a while. seconds: after which to try again."""
+
+    def __init__(self, sentence: str, *, seconds: int) -> None:
+        super().__init__(sentence)
+        self.seconds = seconds
+
+
+def count(name: str, *, limit: int) -> Rate | None:
+    """Count one more; None while the counter is away: better uncounted than refused."""
+    window, passed = divmod(int(time.time()), WINDOW_SECONDS)
+    key, cache = f"rate:{name}:{window}", caches["rates"]
+    try:
+        cache.add(key, 0, timeout=2 * WINDOW_SECONDS)
+        counted = cache.incr(key)
+    except (OSError, ValueError, RedisError):  # Redis is away, or threw the key out
+        logger.warning("Calls are not counted: the cache does not answer", exc_info=True)
+        return None
+    return Rate(limit, counted, WINDOW_SECONDS - passed)
