@@ -44,8 +44,7 @@ class TokenForm(forms.Form):
 
 
 WHERE_TESTED = (
-    "Where the key is tested, such as https://api.example.org/v1. Empty is the vendor’s own; a server that speaks like OpenAI "
-    "has none."
+    "Where the key is tested, such as https://api.example.org/v1. Empty is the vendor’s own; an OpenAI-compatible server needs one."
 )
 
 
