@@ -44,7 +44,8 @@ class TokenForm(forms.Form):
 
 
 WHERE_TESTED = (
-    "Where the key is tested, such as https://api.example.org/v1. Empty is the vendor’s own; an OpenAI-compatible server needs one."
+    "Where the key is tested, such as https://api.example.org/v1. Empty is the vendor’s own; an OpenAI-compatible server "
+    "needs one."
 )
 
 
