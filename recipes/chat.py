@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from recipes.chat_templates import decode
+from recipes.chat_templates import decoder_of
+from recipes.errors import RenderingError
 from recipes.protocols import SamplingClient, StreamingClient
-from recipes.rendering import render_prompt
+from recipes.rendering import Asked, Prompt, render_prompts
 from recipes.types import SampledSequence, SamplingParams, Turn
 
 Message = Mapping[str, Any]
@@ -49,6 +51,13 @@ class ChatClient(Protocol):
     async def close(self) -> None: ...
 
 
+class _Batch(NamedTuple):
+    """Prompts that are gathered to be rendered together."""
+
+    asked: list[Asked]
+    prompts: asyncio.Task[list[Prompt | RenderingError]]
+
+
 class LocalChat:
     """Replies from a SamplingClient, through the model's own chat template. Closes nothing: the backend stays its owner's.
 
@@ -62,17 +71,19 @@ class LocalChat:
         self._enable_thinking = enable_thinking
         self._client = client
         self._tokenizer = tokenizer
+        self._decode = decoder_of(tokenizer)
+        self._batch: _Batch | None = None
 
     async def sample(
         self, messages: Sequence[Message], params: SamplingParams, num_samples: int = 1, *, tools: Sequence[Any] | None = None
     ) -> list[Reply]:
         """As ChatClient. Raises RenderingError, a DataError, for messages that the chat template refuses."""
-        prompt = render_prompt(messages, self._tokenizer, enable_thinking=self._enable_thinking, tools=tools or None)
-        thinks = opens_reasoning(self._tokenizer, prompt)
+        prompt = await self._rendered(messages, tools or None)
+        thinks = opens_reasoning(prompt.text)
         began = time.perf_counter()
-        result = await self._client.sample_async(prompt=prompt, params=params, num_samples=num_samples)
+        result = await self._client.sample_async(prompt=prompt.token_ids, params=params, num_samples=num_samples)
         seconds = time.perf_counter() - began
-        return [self._reply(prompt, sequence, params, thinks, seconds) for sequence in result.sequences]
+        return [self._reply(prompt.token_ids, sequence, params, thinks, seconds) for sequence in result.sequences]
 
     async def stream(self, messages: Sequence[Message], params: SamplingParams, on_text: Callable[[str], None]) -> Reply:
         """One reply, whose raw text goes to `on_text` piece by piece as it is drawn, reasoning included; all at once where the
@@ -82,19 +93,36 @@ class LocalChat:
             (reply,) = await self.sample(messages, params)
             on_text(reply.turn.text if reply.turn is not None else reply.text)
             return reply
-        prompt = render_prompt(messages, self._tokenizer)
-        thinks = opens_reasoning(self._tokenizer, prompt)
+        prompt = await self._rendered(messages, None)
         pieces = TextPieces(self._tokenizer)
         began = time.perf_counter()
         sequence = await client.stream_async(
-            prompt=prompt, params=params, on_token=lambda token: on_text(piece) if (piece := pieces.add(token)) else None
+            prompt=prompt.token_ids,
+            params=params,
+            on_token=lambda token: on_text(piece) if (piece := pieces.add(token)) else None,
         )
         if rest := pieces.end():
             on_text(rest)
-        return self._reply(prompt, sequence, params, thinks, time.perf_counter() - began)
+        return self._reply(prompt.token_ids, sequence, params, opens_reasoning(prompt.text), time.perf_counter() - began)
+
+    async def _rendered(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> Prompt:
+        """The prompt. All that are asked for in one pass of the event loop go through template and tokenizer together."""
+        if self._batch is None or self._batch.prompts.done():
+            asked: list[Asked] = []
+            self._batch = _Batch(asked, asyncio.create_task(self._render(asked)))
+        batch, place = self._batch, len(self._batch.asked)
+        batch.asked.append((messages, tools))
+        prompt = (await asyncio.shield(batch.prompts))[place]
+        if isinstance(prompt, RenderingError):
+            raise prompt
+        return prompt
+
+    async def _render(self, asked: list[Asked]) -> list[Prompt | RenderingError]:
+        self._batch = None
+        return render_prompts(asked, self._tokenizer, enable_thinking=self._enable_thinking)
 
     def _reply(self, prompt: list[int], sequence: SampledSequence, params: SamplingParams, thinks: bool, seconds: float) -> Reply:
-        whole = decode(self._tokenizer, sequence.tokens)
+        whole = self._decode(sequence.tokens)
         ends = [place for item in params.stop if isinstance(item, str) and (place := whole.find(item)) >= 0]
         message = said(whole[: min(ends)] if ends else whole, thinks=thinks)
         return Reply(
@@ -143,9 +171,9 @@ class TextPieces:
         return text
 
 
-def opens_reasoning(tokenizer: Any, prompt: Sequence[int]) -> bool:
+def opens_reasoning(prompt: str) -> bool:
     """The prompt ends with <think>, so that a reply begins within it."""
-    return decode(tokenizer, prompt[-8:], skip_special_tokens=False).rstrip().endswith("<think>")
+    return prompt.endswith("<think>", 0, len(prompt.rstrip()))
 
 
 def said(text: str, *, thinks: bool = False) -> dict[str, str]:

@@ -21,8 +21,10 @@ from recipes.chat_templates import (
     check_renderer,
     common_length,
     control_ids,
+    encode_all,
     load_tokenizer,
     place,
+    prompt_texts,
     with_renderer,
 )
 from recipes.errors import ConfigError, RenderingError
@@ -30,8 +32,10 @@ from recipes.types import Datum, float_array, int_array
 
 __all__ = [
     "RENDERERS",
+    "Asked",
     "Finding",
     "PreviewToken",
+    "Prompt",
     "Rendered",
     "Supervise",
     "check_renderer",
@@ -41,6 +45,7 @@ __all__ = [
     "prompt_for_preview",
     "render",
     "render_prompt",
+    "render_prompts",
     "render_sequences",
     "tokens_for_preview",
     "with_renderer",
@@ -133,14 +138,34 @@ def render_sequences(
     return [_finished(conversation, sequence, max_seq_len) for sequence in sequences]
 
 
+class Prompt(NamedTuple):
+    """What a reply is sampled from: the conversation with the template's generation prompt."""
+
+    text: str
+    token_ids: list[int]
+
+
+Asked = tuple[Sequence[Message], Sequence[Any] | None]
+"""The messages of a conversation, and the tools it may call."""
+
+
+def render_prompts(
+    asked: Sequence[Asked], tokenizer: Any, *, enable_thinking: bool | None = None
+) -> list[Prompt | RenderingError]:
+    """The prompt of each conversation, or why there is none."""
+    texts = prompt_texts([Conversation.of(messages, tokenizer, enable_thinking, tools) for messages, tools in asked])
+    encoded = iter(encode_all(tokenizer, [text for text in texts if isinstance(text, str)]))
+    return [Prompt(text, next(encoded)) if isinstance(text, str) else text for text in texts]
+
+
 def render_prompt(
     messages: Sequence[Message], tokenizer: Any, *, enable_thinking: bool | None = None, tools: Sequence[Any] | None = None
 ) -> list[int]:
-    """Token ids to sample a reply from: the conversation with the template's generation prompt. Raises RenderingError."""
-    conversation = Conversation.of(messages, tokenizer, enable_thinking, tools)
-    if not messages:
-        raise RenderingError("There are no messages to reply to.", field="messages")
-    return conversation.encode(conversation.text(len(messages), prompt=True))
+    """Token ids to sample a reply from. Raises RenderingError."""
+    [prompt] = render_prompts([(messages, tools)], tokenizer, enable_thinking=enable_thinking)
+    if isinstance(prompt, RenderingError):
+        raise prompt
+    return prompt.token_ids
 
 
 def datum_of(rendered: Rendered) -> Datum:

@@ -278,7 +278,9 @@ class Numeric(Verifier):
 
     def _same(self, found: Decimal, wanted: Decimal) -> bool:
         difference = _EXACT.abs(_EXACT.subtract(found, wanted))
-        allowed = max(self._absolute, _EXACT.multiply(self._relative, _EXACT.abs(wanted)))
+        allowed = self._absolute
+        if self._relative:
+            allowed = max(allowed, _EXACT.multiply(self._relative, _EXACT.abs(wanted)))
         return difference.is_finite() and difference <= allowed
 
 
@@ -294,6 +296,9 @@ def _last_number(text: str) -> Decimal | None:
         return None
     other = _UP_TO_LAST_OTHER.match(text, 0, digit.end())
     start = 0 if other is None else other.end()  # no number reaches across: those behind are the same as in the whole text
+    rest = text[start : digit.end()]
+    if (start == 0 or rest[0].isspace()) and (plain := rest.strip()).isascii() and plain.isdecimal():
+        return Decimal(plain)
     last = next(_finite(reversed(list(_NUMBER.finditer(text, start)))), None)
     return last if last is not None or start == 0 else next(_finite(reversed(list(_NUMBER.finditer(text)))), None)
 

@@ -272,7 +272,8 @@ class SDFT(BaseAlgorithm):
         shown = next((teachers["content"] for students, teachers in pairs if students != teachers), "")
         tokens, logprobs = answered.reply.tokens, answered.reply.logprobs
         text = decode(self._tokenizer, tokens)
-        reply = said(text, thinks=opens_reasoning(self._tokenizer, prompts.student))
+        asked = decode(self._tokenizer, prompts.student[-8:], skip_special_tokens=False)
+        reply = said(text, thinks=opens_reasoning(asked))
         agreed = answered.target_ids[:, 0] == np.asarray(tokens[: answered.num_taught], dtype=np.int64)
         return Trajectory(
             f"row {prompts.number}",

@@ -12,7 +12,7 @@ from recipes.chat import LocalChat, Reply, split_reasoning
 from recipes.endpoint import EndpointChat
 from recipes.errors import BackendError, ConfigError, ErrorKind, RenderingError
 from recipes.eval_config import Endpoint
-from recipes.rendering import load_tokenizer
+from recipes.rendering import load_tokenizer, render_prompt
 from recipes.types import SampledSequence, SampleResult, SamplingParams, StopReason
 from tests.recipes.chat_server import Answer, Behaviour, ChatServer, chat_server, completion, echo, refusal
 
@@ -247,6 +247,41 @@ def test_a_local_reply_carries_its_tokens_and_ends_before_the_stop_text() -> Non
 def test_messages_that_the_chat_template_refuses_are_a_data_error() -> None:
     with pytest.raises(RenderingError):
         asyncio.run(LocalChat(Says("x"), load_tokenizer("starter")).sample([], SamplingParams()))
+
+
+def test_prompts_that_are_asked_for_together_are_each_ones_own_and_a_refused_one_fails_alone() -> None:
+    tokenizer = load_tokenizer("starter")
+    prompts = [[{"role": "user", "content": f"{number} + 1"}] for number in range(4)]
+    refused: list[list[dict[str, Any]]] = [[], [{"role": "user"}]]
+    heard: list[Any] = []
+
+    class Hears(Says):
+        async def sample_async(self, *, prompt: Any, **options: Any) -> SampleResult:
+            heard.append(prompt)
+            return await super().sample_async(prompt=prompt, **options)
+
+    async def ask() -> list[Any]:
+        chat = LocalChat(Hears("x"), tokenizer)
+        asked = [chat.sample(messages, SamplingParams()) for messages in (*prompts[:2], *refused, *prompts[2:])]
+        asked.append(chat.sample(prompts[0], SamplingParams(), tools=[{"type": "function", "function": {"name": "add"}}]))
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    found = asyncio.run(ask())
+    assert heard == [render_prompt(messages, tokenizer) for messages in (*prompts, prompts[0])]
+    assert [type(each) for each in found] == [list, list, RenderingError, RenderingError, list, list, list]
+
+
+def test_whoever_goes_away_leaves_the_prompts_of_the_others() -> None:
+    async def ask() -> list[Any]:
+        chat = LocalChat(Says("x"), load_tokenizer("starter"))
+        leaving, staying = (asyncio.create_task(chat.sample(HELLO, SamplingParams())) for _ in range(2))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        return await asyncio.gather(leaving, staying, return_exceptions=True)
+
+    left, stayed = asyncio.run(ask())
+    assert isinstance(left, asyncio.CancelledError)
+    assert stayed[0].text == "x"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from recipes.backends.byte_tokenizer import ByteTokenizer
-from recipes.chat_templates import decode, encode, load_tokenizer
+from recipes.chat_templates import decode, encode, encode_all, load_tokenizer
 
 TEXTS = [
     "",
@@ -35,6 +35,7 @@ def test_ids_and_texts_are_the_tokenizers_own(tokenizer: Any, text: str, setting
     tokenizer.clean_up_tokenization_spaces = setting == "clean_up"
     ids = encode(deepcopy(tokenizer), text)
     assert ids == tokenizer.encode(text, add_special_tokens=False)
+    assert encode_all(tokenizer, [text, *TEXTS]) == [ids, *(encode(tokenizer, other) for other in TEXTS)]
     assert decode(tokenizer, ids) == tokenizer.decode(ids, skip_special_tokens=True)
 
 
