@@ -2,7 +2,8 @@
 
 One thread owns the database: the working thread only appends to a list (it may be inside an event loop, where Django refuses
 queries, and a write that waits for its turn must not hold up a step). That thread commits points, step and renewed lease in one
-transaction, at most every COMMIT_SECONDS; while a step is long it renews the lease and looks for a stop. If the lease is gone the
+transaction, resting after each for REST times what it took, at most COMMIT_SECONDS: at once for steps that are slow, and the less
+often the busier the database is; while a step is long it renews the lease and looks for a stop. If the lease is gone the
 run is somebody else's: training is told to stop at once, and nothing more is written.
 """
 
@@ -39,6 +40,8 @@ from recipes.types import LoopState, Metrics, RunResult, StopRequest, TrainingBa
 logger = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 0.1
+REST = 9.0
+"""A tenth of the time is spent committing at most: it costs the training thread the interpreter's lock."""
 WATCH_SECONDS = 0.25
 MAX_WAITING = 20_000
 """So many items wait for the database at most; then training waits too."""
@@ -68,6 +71,7 @@ class Recorder(Generic[Item]):
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._write_in_thread, name=f"recorder-{work.pk}", daemon=True)
         self._renewed = time.monotonic()
+        self._took = 0.0
 
     def flush(self) -> None:
         """Wait until everything reported so far is committed, or cannot be."""
@@ -136,7 +140,7 @@ class Recorder(Generic[Item]):
         with self._changed:
             if not self._changed.wait_for(lambda: self._num_received > self._num_committed or self._closing, WATCH_SECONDS):
                 return not self.is_over
-            spare = COMMIT_SECONDS - (time.monotonic() - self._renewed)
+            spare = min(COMMIT_SECONDS, REST * self._took) - (time.monotonic() - self._renewed)
             if spare > 0:
                 self._changed.wait_for(lambda: self._hurry or self._closing, spare)
             return not self._closing and not self.is_over
@@ -164,12 +168,14 @@ class Recorder(Generic[Item]):
     def _commit(self, items: list[Item]) -> Standing:
         if not items and time.monotonic() - self._renewed < settings.RUN_LEASE_SECONDS / 6:
             return self._work.look()
+        began = time.monotonic()
         with transaction.atomic():
             standing = self._store(items)
             if not standing.held:
                 transaction.set_rollback(True)
                 return standing
         self._renewed = time.monotonic()
+        self._took = self._renewed - began
         self._tidy()
         return standing
 

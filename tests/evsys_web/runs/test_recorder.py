@@ -68,6 +68,7 @@ def test_every_step_is_written_once_and_the_run_completes(held_run: TrainingRun)
 
 def test_a_checkpoint_is_never_ahead_of_its_points(held_run: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "COMMIT_SECONDS", 30.0)
+    monkeypatch.setattr(recorder, "REST", 1e9)
     with RunRecorder(held_run) as recording:
         state = begin(held_run)
         recording.on_train_start(state)
