@@ -32,6 +32,7 @@ from evsys_web.runs.models import Checkpoint, EventKind, RunEvent, Standing, Sto
 from evsys_web.runs.work import Work
 from recipes import types
 from recipes.callbacks import METRICS_FILE, read_metrics
+from recipes.checkpoints import Manifest
 from recipes.config import BaseAlgorithmConfig
 from recipes.errors import RecipeError
 from recipes.protocols import Callback
@@ -276,17 +277,7 @@ class RunRecorder(Recorder[Reported | Begun], Callback):
         self._add(Point(step, now(), metrics.checked(metrics_)))
 
     def on_checkpoint(self, state: LoopState, checkpoint: types.Checkpoint) -> None:
-        self._add(
-            Checkpoint(
-                run=self._run,
-                name=checkpoint.name,
-                step=checkpoint.step,
-                state_uri=checkpoint.state_path or "",
-                sampler_uri=checkpoint.sampler_path or "",
-                metrics=as_json(checkpoint.metrics),
-                expires_at=checkpoint.expires_at,
-            )
-        )
+        self._add(self._row_of(checkpoint))
         self.flush()
 
     def on_event(self, state: LoopState, level: str, message: str) -> None:
@@ -320,7 +311,28 @@ class RunRecorder(Recorder[Reported | Begun], Callback):
         message = f"Resumed from step {start_step}." if start_step else "Started again from the beginning."
         rewind = RunEvent(run=run, kind=EventKind.REWIND, step=start_step, message=message)
         lost = (row for row in read_metrics(run.output_dir / METRICS_FILE) if recorded < row["step"] <= start_step)
-        return [rewind, *(Point(row["step"], datetime.fromisoformat(row["at"]), metrics.checked(row["metrics"])) for row in lost)]
+        points = (Point(row["step"], datetime.fromisoformat(row["at"]), metrics.checked(row["metrics"])) for row in lost)
+        return [rewind, *points, *self._unrecorded_checkpoints(start_step)]
+
+    def _unrecorded_checkpoints(self, start_step: int) -> list[Checkpoint]:
+        """Those that the manifest has and the database not: the last worker died between the two. Whoever deletes one takes it
+        out of the manifest first."""
+        known = set(self._run.checkpoints.values_list("name", flat=True))
+        saved = Manifest(self._run.output_dir).read()
+        return [
+            self._row_of(checkpoint) for checkpoint in saved if checkpoint.step <= start_step and checkpoint.name not in known
+        ]
+
+    def _row_of(self, checkpoint: types.Checkpoint) -> Checkpoint:
+        return Checkpoint(
+            run=self._run,
+            name=checkpoint.name,
+            step=checkpoint.step,
+            state_uri=checkpoint.state_path or "",
+            sampler_uri=checkpoint.sampler_path or "",
+            metrics=as_json(checkpoint.metrics),
+            expires_at=checkpoint.expires_at,
+        )
 
     def _write_reported(self, numbered: list[tuple[int, Reported]]) -> None:
         points = [(seq, item) for seq, item in numbered if isinstance(item, Point)]
