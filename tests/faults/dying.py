@@ -1,7 +1,6 @@
 """kill -9 at a place in the code: what a worker, or a web process, does is done in a child that is killed when it comes there.
 
-A child is forked, not started, so that a death costs a tenth of a second; whole workers die in `tests/evsys_web/test_survival.py`
-and in `tests/evsys_web/cycles/test_survival.py`.
+A child is forked, not started: a death costs a tenth of a second. Whole workers die in `tests/evsys_web/test_survival.py`.
 """
 
 from __future__ import annotations
@@ -110,15 +109,22 @@ def swept(work: W, stage: str, resume: Callable[[W], object]) -> None:
     """What becomes of work whose worker was killed: another one's sweeps find it lost, and a person resumes it; or it still
     waits, and is announced."""
     told: list[int] = []
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
+
+    def is_let_go() -> bool:
         sweep("another", send=told.append, model=type(work))
         work.refresh_from_db()
-        if not work.is_active:
-            break
-        time.sleep(0.05)
+        return not work.is_active
+
+    eventually(is_let_go)
     if work.status == Status.CRASHED:
         assert work.error_type == "WorkerLost" and "worker was lost" in work.error, stage
         resume(work)
     else:
         assert work.status == Status.QUEUED and work.pk in told, f"{stage}: {work.status}"
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {PATIENCE_SECONDS:.0f} s"
+        time.sleep(0.02)
