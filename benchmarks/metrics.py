@@ -7,8 +7,8 @@ training loop reports them, in a process of its own. None of them is needed, and
 a virtual environment of their own (python -m venv VENV; VENV/bin/pip install mlflow tensorboard trackio aim) and name it.
 call: what the loop waits for, median and 95 %. durable: from the call until a reader of its own finds the point, asked every
 millisecond: for MLflow and Trackio a committed row of their SQLite file, for TensorBoard and Aim bytes of their files. Ours
-writes both, so both are asked: the line of the run's metrics.jsonl, which a killed worker leaves behind, and the row, which pages read.
-Goal: the least of all calls, rows sooner than rows and files sooner than files, and less than 1 % of the step.
+writes both, so both are asked: the line of the run's metrics.jsonl, which a killed worker leaves behind, and the row, which
+pages read. Goal: the least of all calls, rows sooner than rows and files sooner than files, and less than 1 % of the step.
 """
 
 from __future__ import annotations
