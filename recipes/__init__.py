@@ -70,6 +70,8 @@ def evaluate(
     client: ChatClient | None = None,
     secrets: Mapping[str, str] | None = None,
     allows_address: Callable[[str], bool] | None = None,
+    remote_dir: Path | None = None,
+    report: Callable[[str, str], None] | None = None,
 ) -> EvalResult:
     """Sample `config.attempts` attempts of every task, verify them and say how it ended. Synchronous: runs its own event loop.
 
@@ -80,6 +82,8 @@ def evaluate(
     client: samples from it instead of opening what the config names; one that is given stays open.
     secrets: "api_key" goes to the endpoint, "judge_api_key" to the judge, the rest to the backend; stored nowhere.
     allows_address: asked about every IP address that an endpoint or a judge leads to; None allows all.
+    remote_dir: where a deployment that `config.serving` asks for is written down; None takes run_dir. report(level, message): is
+    told what becomes of it.
 
     A foreseen failure (RecipeError) ends as `status="failed"` with a sentence; anything else is raised. What was done is kept.
     """
@@ -95,6 +99,8 @@ def evaluate(
         client=client,
         secrets=secrets,
         allows_address=allows_address,
+        remote_dir=remote_dir,
+        report=report,
     )
 
 

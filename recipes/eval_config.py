@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from recipes.config import BackendChoice, DataConfig, Document, Settings, knob, validated
-from recipes.registry import backends, check_samples, verifiers
+from recipes.errors import ConfigError
+from recipes.registry import backends, check_samples, serves, verifiers
 from recipes.types import SamplingParams
 
 
@@ -51,6 +52,27 @@ class Endpoint(Settings):
         if parts.query or parts.fragment:
             raise ValueError("the address ends before any ? or #")
         return value.rstrip("/")
+
+
+class Serving(Settings):
+    """A deployment that is made for the eval, where weights stay at a service and answer from nothing else."""
+
+    accept_billing: bool = knob(
+        False, "The deployment is billed for every second that its GPUs are up, busy or not: that is wanted.", essential=True
+    )
+    shape: str | None = knob(
+        None, "What to serve on, in the service's words; empty takes the first that it matches.", max_length=500, essential=True
+    )
+    longest_hours: float = knob(
+        4.0, "The deployment is deleted after so long, done or not.", unit="hours", gt=0, le=168, essential=True
+    )
+    max_replicas: int = knob(1, "So many machines at most, each billed.", unit="replicas", ge=1, le=64)
+    idle_minutes: int = knob(
+        5, "After so long without a request it has no machine any more, which ends the bill.", unit="minutes", ge=5, le=60
+    )
+    ready_seconds: float = knob(
+        1800.0, "Longest wait until it is ready, and again until it answers.", unit="seconds", ge=1, le=86400
+    )
 
 
 class VerifierChoice(Settings):
@@ -98,6 +120,9 @@ class EvalConfig(Document):
     model: EvalModel | None = Field(None, description="Sample from a model or a checkpoint.")
     endpoint: Endpoint | None = Field(None, description="Sample from an OpenAI-compatible server.")
     backend: BackendChoice = Field(default_factory=lambda: BackendChoice(), description="What opens the model.")
+    serving: Serving | None = Field(
+        None, description="For a backend that answers from deployments only (fireworks): the one to make, which is billed."
+    )
     data: DataConfig = Field(description="The tasks.")
     verifier: VerifierChoice = Field(
         default_factory=lambda: VerifierChoice(), description="What decides whether a reply is right."
@@ -137,7 +162,20 @@ class EvalConfig(Document):
     def check(self) -> None:
         self.verifier_config()
         self.backend_config()
-        check_samples(self.backend.kind)
+        if self.model is None or not serves(self.backend.kind):
+            if self.serving is not None:
+                raise ConfigError(
+                    "serving is for a model whose backend answers from deployments only; leave it away.", path=("serving",)
+                )
+            check_samples(self.backend.kind)
+            return
+        if self.serving is None or not self.serving.accept_billing:
+            raise ConfigError(
+                f"{self.backend.kind} answers from a deployment only, which is billed for every second that its GPUs are up. Say"
+                " serving.accept_billing: true to have one made for this eval and deleted after it.",
+                path=("serving", "accept_billing"),
+            )
+        backends.get(self.backend.kind).served_name(self.model.name, self.model.checkpoint)
 
     def verifier_config(self) -> BaseModel:
         """The verifier's own Config, validated. Raises ConfigError with the path of the field."""

@@ -71,6 +71,20 @@ class Served(_Dated):
     hosts: list[str] = Field(min_length=1)
 
 
+class Machine(_Row):
+    """What an accelerator costs where it serves. per_hour: dollars for one of them."""
+
+    backend: str
+    accelerator: str
+    per_hour: float = Field(ge=0)
+    as_of: date
+    source: str = Field(min_length=1)
+
+    @property
+    def said(self) -> str:
+        return f"as of {self.as_of:%d %B %Y}: {self.source}"
+
+
 class Offer(_Row):
     """Models that a backend is known to have trained."""
 
@@ -84,6 +98,7 @@ class PriceList(_Row):
     billed: frozenset[str]
     prices: list[Rate]
     endpoints: list[Served] = []
+    machines: list[Machine] = []
     models: list[Offer] = []
 
 
@@ -106,6 +121,12 @@ def rate_at(host: str, model_name: str) -> Served | None:
     """The first row that fits an endpoint; None when no price is known."""
     rows = price_list().endpoints
     return next((rate for rate in rows if host.lower() in rate.hosts and rate.names(model_name)), None)
+
+
+def machine_rate(backend: str, accelerator: str) -> Machine | None:
+    """accelerator: in the service's word. None when no price is known."""
+    found = (row for row in price_list().machines if (row.backend, row.accelerator) == (backend, accelerator))
+    return next(found, None)
 
 
 def models_of(backend: str) -> list[str]:

@@ -149,6 +149,12 @@ def sampling_backends() -> list[str]:
     return [kind for kind in backends.kinds() if getattr(backends.get(kind), "samples", True)]
 
 
+def serves(backend: str) -> bool:
+    """Whether weights of this kind of backend answer from deployments (`recipes.serving`). Raises ConfigError for one that there
+    is not."""
+    return hasattr(backends.get(backend), "deployments")
+
+
 def check_samples(backend: str) -> None:
     """Raises ConfigError for a kind of backend that cannot be sampled from here."""
     backends.get(backend)

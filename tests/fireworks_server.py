@@ -16,21 +16,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-KEY = "fw-key-of-a-test"
-ACCOUNT = "acme"
-MODEL = "accounts/fireworks/models/qwen3-8b"
+from tests.fireworks_serving import Serving
+from tests.fireworks_wire import ACCOUNT, KEY, MODEL, Request, missing, parts
 
-
-class Request(NamedTuple):
-    method: str
-    path: str
-    query: dict[str, str]
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body or b"{}")
+__all__ = ["ACCOUNT", "KEY", "MODEL", "Request"]
 
 
 class State(NamedTuple):
@@ -91,6 +80,7 @@ class FireworksServer:
     requests: list[Request] = field(default_factory=list)
     jobs: dict[str, Job] = field(default_factory=dict)
     datasets: dict[str, Dataset] = field(default_factory=dict)
+    serving: Serving = field(default_factory=Serving)
     refused_rows: str = ""
     metrics_404: int = 1
     signed: int = 0
@@ -114,17 +104,21 @@ class FireworksServer:
                 return 401, {"code": 16, "message": "The API key you provided is invalid."}
             if request.path == "/v1/accounts":
                 return 200, {"accounts": [{"name": f"accounts/{name}"} for name in self.accounts]}
-            owner, collection, name, verb = _parts(request.path)
+            if request.path.startswith("/inference/"):
+                return self.serving.chat(request)
+            owner, collection, name, verb = parts(request.path)
             if owner not in (ACCOUNT, "fireworks"):
                 return 403, {"code": 7, "message": f"no access to account {owner}"}
             if collection == "datasets":
                 return self._datasets(request, name, verb)
             if collection == "models":
                 fields = self.models.get(f"accounts/{owner}/models/{name}")
-                return (200, {"name": f"accounts/{owner}/models/{name}", **fields}) if fields is not None else _missing(name)
+                return (200, {"name": f"accounts/{owner}/models/{name}", **fields}) if fields is not None else missing(name)
+            if collection in ("deployments", "deploymentShapeVersions"):
+                return self.serving.answer(request, collection, name, verb, self.models)
             if collection in ("supervisedFineTuningJobs", "dpoJobs"):
                 return self._jobs(request, collection, name, verb)
-            return _missing(request.path)
+            return missing(request.path)
 
     def _datasets(self, request: Request, name: str, verb: str) -> tuple[int, Any]:
         if request.method == "POST" and not name:
@@ -135,7 +129,7 @@ class FireworksServer:
             return 200, self._dataset(body["datasetId"], made)
         found = self.datasets.get(name)
         if found is None:
-            return _missing(name)
+            return missing(name)
         if request.method == "DELETE":
             del self.datasets[name]
             return 200, {}
@@ -166,7 +160,7 @@ class FireworksServer:
             return 200, {"operation": {"name": "operations/1", "done": False}}
         job = self.jobs.get(name)
         if job is None:
-            return _missing(name)
+            return missing(name)
         if below == "checkpoints":
             return 200, {"checkpoints": self.checkpoints}
         if verb == "cancel":
@@ -223,17 +217,6 @@ class FireworksServer:
             return 404, b"<Error>NoSuchKey</Error>"
         lines = self.lines[: self.jobs[name].at.num_lines]
         return 200, "".join(f"{line}\n" for line in lines).encode()
-
-
-def _parts(path: str) -> tuple[str, str, str, str]:
-    """/v1/accounts/OWNER/COLLECTION/NAME:VERB; the name may hold slashes."""
-    rest, _, verb = path.removeprefix("/v1/accounts/").partition(":")
-    owner, collection, name = [*rest.split("/", 2), "", ""][:3]
-    return owner, collection, name, verb
-
-
-def _missing(what: str) -> tuple[int, Any]:
-    return 404, {"code": 5, "message": f"{what} not found"}
 
 
 def _output_of(body: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@
    is followed by one that finds the same job, and no second one is ever made.
 2. A worker that leaves does not stop the job: the next one goes on watching. A stop that somebody asked for cancels it.
 3. RUNNING is no proof of life: what has not moved for a long time, by a clock of our own, is cancelled and ends as a failure.
-4. The service may be out of reach for a while, at any question (`managed_patience`); the job does not mind, nor does the run.
+4. The service may be out of reach for a while, at any question (`recipes.patience`); the job does not mind, nor does the run.
 5. A run that ends while its job may be at work says so, and leaves it written down, for a resume or the reaper to find.
 """
 
@@ -17,7 +17,6 @@ from dataclasses import replace
 from typing import Any
 
 from recipes.algorithms.managed_orders import JOB_FILE, Ending, JobRecord, ManagedAlgorithm, Stopped
-from recipes.algorithms.managed_patience import SHORTEST_PAUSE, Patience
 from recipes.algorithms.managed_watch import Watching
 from recipes.callbacks import METRICS_FILE, Dispatch, MetricsFile, ToLogStore, read_metrics
 from recipes.checkpoints import Manifest, differences, fingerprint_of
@@ -25,6 +24,7 @@ from recipes.errors import BackendError, CheckpointError, ErrorKind, RecipeError
 from recipes.managed_jobs import JobPhase, JobStanding, ManagedJobs
 from recipes.managed_metrics import Ledger
 from recipes.managed_rows import check_count
+from recipes.patience import SHORTEST_PAUSE, Patience
 from recipes.resources import Resource, ResourceLog
 from recipes.row_order import Split
 from recipes.types import Checkpoint, LoopState, Metrics, Row, RunContext, RunResult, StopRequest
@@ -32,6 +32,8 @@ from recipes.types import Checkpoint, LoopState, Metrics, Row, RunContext, RunRe
 log = logging.getLogger(__name__)
 
 RESUME_SECONDS = 60.0
+DEAF_SECONDS = 2.0
+"""So soon a second stop is heard while the end is waited for."""
 
 
 class ManagedRun:
@@ -43,8 +45,14 @@ class ManagedRun:
         self.state = LoopState(run_id=ctx.run_id, num_steps=0, output_dir=ctx.output_dir, ctx=ctx)
         stores = [ToLogStore(ctx.log_store)] if ctx.log_store is not None else []
         self.dispatch = Dispatch([MetricsFile(ctx.output_dir / METRICS_FILE), *ctx.callbacks, *stores], self.state)
-        outage_seconds, poll_seconds = algorithm.outage_seconds(ctx), algorithm.watch.poll_seconds
-        self.patience = Patience(self.state, self.dispatch.event, outage_seconds=outage_seconds, poll_seconds=poll_seconds)
+        self.patience = Patience(
+            wait=self._wait_through,
+            tell=self.dispatch.event,
+            outage_seconds=algorithm.outage_seconds(ctx),
+            poll_seconds=algorithm.watch.poll_seconds,
+        )
+        self.is_ending = False
+        """What is asked now ends the bill or brings results home, so that a stop does not cut it short; a second one does."""
         self.manifest = Manifest(ctx.output_dir)
         self.resources = ResourceLog(ctx.output_dir)
         self.ledger = Ledger(algorithm.kind)
@@ -208,7 +216,7 @@ class ManagedRun:
 
     def take_back(self, jobs: ManagedJobs, record: JobRecord) -> bool:
         """Cancel the job, patiently. False, and an event, when the service will not."""
-        self.patience.is_ending = True
+        self.is_ending = True
         try:
             self.patience.ask(lambda: jobs.cancel(self.algorithm.kind, record.job))
         except BackendError as error:
@@ -224,6 +232,17 @@ class ManagedRun:
         """Raises Stopped as soon as a stop is asked for."""
         self.state.stop_event.wait(seconds)
         self._refuse_if_asked()
+
+    def _wait_through(self, seconds: float, error: BackendError) -> None:
+        """Raises Stopped when a stop is asked for in an outage, and the outage itself at a second stop."""
+        if not self.is_ending:
+            self._pause(seconds)
+        elif self.state.is_leaving:
+            raise Stopped
+        elif self.state.stop_requested is StopRequest.NOW:
+            raise error
+        else:
+            time.sleep(min(seconds, DEAF_SECONDS))
 
     def _refuse_if_asked(self) -> None:
         if self.state.stop_requested is not StopRequest.NONE:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from recipes.algorithms.managed_orders import Ending, JobRecord, Stopped
-from recipes.algorithms.managed_patience import SHORTEST_PAUSE
 from recipes.checkpoints import FINAL
 from recipes.errors import BackendError, ErrorKind
 from recipes.managed_jobs import JobPhase, JobStanding, ManagedJobs
+from recipes.patience import SHORTEST_PAUSE
 from recipes.types import StopRequest
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Watching:
 
     def _over(self, standing: JobStanding) -> Ending:
         self.run.job_at_work = ""
-        self.patience.is_ending = True
+        self.run.is_ending = True
         self._read_missed_metrics()
         if standing.cost:
             self.event("info", f"{self.jobs.place} estimates the cost at {standing.cost}.")

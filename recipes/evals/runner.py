@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +20,10 @@ from recipes.errors import ConfigError, DataError, RecipeError
 from recipes.eval_config import EvalConfig
 from recipes.jsonl import read_jsonl
 from recipes.registry import verifiers
+from recipes.resources import ResourceLog
 from recipes.rollouts import AttemptResult, Tally, sample
 from recipes.rows import RowFormat, parse
+from recipes.serving import Deployed, ServingStopped
 from recipes.stores import write_atomically
 from recipes.types import Task
 from recipes.verifiers import Verifier, check_tasks
@@ -57,6 +60,8 @@ def evaluate(
     client: ChatClient | None = None,
     secrets: Mapping[str, str] | None = None,
     allows_address: AllowsAddress | None = None,
+    remote_dir: Path | None = None,
+    report: Callable[[str, str], None] | None = None,
 ) -> EvalResult:
     """See `recipes.evaluate`."""
     counts = _Counts(on_attempt)
@@ -72,7 +77,20 @@ def evaluate(
             done = recorded if done is None else done
         counts.done = wanted & set(done or ())
         verifier.open(secrets or {}, allows_address)
-        tally = asyncio.run(_run(config, chosen, verifier, client, secrets or {}, allows_address, counts, should_stop))
+        work = partial(_run, config, chosen, verifier)
+        if config.serving is None or client is not None:
+            tally = asyncio.run(work(client, secrets or {}, allows_address, counts, should_stop))
+        elif len(counts.done) == counts.num_attempts:
+            tally = Tally()
+            deployed_for(config, remote_dir or run_dir, secrets, allows_address, report, should_stop).remove_left()
+        else:
+            with deployed_for(config, remote_dir or run_dir, secrets, allows_address, report, should_stop) as deployed:
+                chat, asked = deployed.client(), deployed.should_stop
+                tally = asyncio.run(_until_closed(chat, work(chat, secrets or {}, allows_address, counts, asked)))
+                if tally.is_stopped:
+                    deployed.refuse_overdue()
+    except ServingStopped:
+        return counts.result("cancelled")
     except RecipeError as error:
         return counts.result("failed", str(error))
     finally:
@@ -111,6 +129,34 @@ async def _run(
             )
     finally:
         await verifier.close()
+
+
+def deployed_for(
+    config: EvalConfig,
+    remote_dir: Path | None,
+    secrets: Mapping[str, str] | None,
+    allows_address: AllowsAddress | None,
+    report: Callable[[str, str], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> Deployed:
+    """The deployment that the eval asks. Raises ConfigError where nobody would remember it."""
+    if remote_dir is None:
+        raise ConfigError("A deployment is written down before it is made: give a folder (run_dir) for that.", path=("serving",))
+    return Deployed(
+        config,
+        secrets=secrets or {},
+        log=ResourceLog(remote_dir),
+        report=report or (lambda level, message: None),
+        should_stop=should_stop or (lambda: False),
+        allows_address=allows_address,
+    )
+
+
+async def _until_closed(client: ChatClient, work: Awaitable[Tally]) -> Tally:
+    try:
+        return await work
+    finally:
+        await client.close()
 
 
 @asynccontextmanager

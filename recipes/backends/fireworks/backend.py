@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pydantic import BaseModel
 
-from recipes.backends.fireworks.config import FireworksConfig, check_model_name
+from recipes.backends.fireworks.config import FireworksConfig, check_model_name, is_model_name
 from recipes.errors import BackendError, ConfigError
 from recipes.managed_jobs import ManagedJobs
 
 if TYPE_CHECKING:
     from recipes.config import BaseAlgorithmConfig, ModelConfig
     from recipes.protocols import Backend
+    from recipes.serving import Deployments
 
 KEY_VARIABLE = "FIREWORKS_API_KEY"
+SCHEME = "fireworks://"
 
 
 class FireworksBackend:
@@ -52,10 +54,38 @@ class FireworksBackend:
         try:
             from recipes.backends.fireworks.jobs import FireworksJobs
         except ImportError as error:
-            raise BackendError(
-                f"Fireworks needs its SDK, which cannot be imported here ({error}): pip install fireworks-ai.", permanent=True
-            ) from None
+            raise _needs_sdk(error) from None
         return FireworksJobs(settings, chosen_key(settings, secrets or {}), wait=wait, account=account)
+
+    @classmethod
+    def deployments(cls, config: BaseModel, *, secrets: Mapping[str, str] | None = None, account: str = "") -> Deployments:
+        """Connect to where weights are served. account: where what is asked about lies, once that is known. Raises ConfigError,
+        and BackendError also for a key that leads elsewhere."""
+        settings = FireworksConfig.model_validate(config.model_dump())
+        try:
+            from recipes.backends.fireworks.deployments import FireworksDeployments
+        except ImportError as error:
+            raise _needs_sdk(error) from None
+        return FireworksDeployments(settings, chosen_key(settings, secrets or {}), account=account)
+
+    @staticmethod
+    def served_name(name: str, checkpoint: str | None) -> str:
+        """Raises ConfigError for a checkpoint that is no model there."""
+        check_model_name(name)
+        if checkpoint is None:
+            return name
+        model = checkpoint.removeprefix(SCHEME)
+        if not checkpoint.startswith(SCHEME) or not is_model_name(model):
+            raise ConfigError(
+                f"{checkpoint} is no model at Fireworks, so no deployment can serve it. A job's checkpoint is one"
+                f" ({SCHEME}accounts/…/models/…); one of training step by step must be promoted there first.",
+                path=("model", "checkpoint"),
+            )
+        return model
+
+    @staticmethod
+    def key(config: BaseModel, secrets: Mapping[str, str]) -> str:
+        return chosen_key(FireworksConfig.model_validate(config.model_dump()), secrets)
 
     @classmethod
     async def open(
@@ -76,6 +106,12 @@ class FireworksBackend:
 
         session = await FireworksSteps.begin(sdk, settings, key, model=model, algorithm=algorithm, report=report)
         return cast("Backend", session)  # all of one but `open`, which is here
+
+
+def _needs_sdk(error: ImportError) -> BackendError:
+    return BackendError(
+        f"Fireworks needs its SDK, which cannot be imported here ({error}): pip install fireworks-ai.", permanent=True
+    )
 
 
 def import_sdk() -> Any:

@@ -76,9 +76,13 @@ def place_of(settings: FireworksConfig) -> str:
     return "Fireworks" if settings.base_url is None else f"The server at {urlsplit(settings.base_url).netloc}"
 
 
+def is_model_name(name: str) -> bool:
+    return _MODEL.fullmatch(name) is not None
+
+
 def check_model_name(name: str) -> None:
     """Raises ConfigError for what is no model's resource name."""
-    if not _MODEL.fullmatch(name):
+    if not is_model_name(name):
         raise ConfigError(
             f"{name!r} is no model of Fireworks. Give its resource name, such as accounts/fireworks/models/qwen3p5-9b.",
             path=("model", "name"),

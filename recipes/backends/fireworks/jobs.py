@@ -11,24 +11,22 @@ from __future__ import annotations
 
 import json
 import re
-import ssl
 import time
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import fireworks
 import httpx
 
-from recipes.backends.fireworks.config import HOSTED, FireworksConfig, check_model_name, place_of
+from recipes.backends.fireworks.account import FireworksAccount
+from recipes.backends.fireworks.config import FireworksConfig, check_model_name
+from recipes.backends.fireworks.deployments import remove_deployment
 from recipes.backends.fireworks.failures import failures
 from recipes.errors import BackendError, ConfigError, ErrorKind
 from recipes.managed_jobs import JobCheckpoint, JobKind, JobOrder, JobPhase, JobStanding
 from recipes.resources import Resource
-
-T = TypeVar("T")
 
 UPLOAD_AT_ONCE_BYTES = 150_000_000
 """What the service takes in one request; larger files go to an address that it signs."""
@@ -62,33 +60,16 @@ PHASES = {
 }
 
 
-class FireworksJobs:
+class FireworksJobs(FireworksAccount):
     """`recipes.managed_jobs.ManagedJobs` on Fireworks."""
 
     def __init__(
         self, settings: FireworksConfig, key: str, *, wait: Callable[[float], None] = time.sleep, account: str = ""
     ) -> None:
-        """Connect and find the account. wait: how to pause between questions; it may raise to give up. account: the one where
-        things of ours lie already. Raises ConfigError, and BackendError also for a key that leads to another."""
-        self._url = settings.base_url or HOSTED
-        self.place = place_of(settings)
-        self._timeout = settings.timeout_seconds
+        """wait: how to pause between questions; it may raise to give up. The rest as FireworksAccount."""
+        super().__init__(settings, key, account=account)
         self._wait = wait
-        self._client = fireworks.Fireworks(
-            api_key=key,
-            account_id=settings.account_id or "",
-            base_url=self._url,
-            timeout=settings.timeout_seconds,
-            http_client=fireworks.DefaultHttpxClient(follow_redirects=False, verify=_authorities()),
-        )
         self._metrics_at: dict[str, str | None] = {}
-        self._bare = httpx.Client(timeout=settings.timeout_seconds, verify=_authorities())
-        try:
-            self.account = self._account(settings.account_id or "", account)
-        except BaseException:
-            self.close()
-            raise
-        self._client.account_id = self.account
 
     def check_model(self, name: str, *, rank: int) -> None:
         check_model_name(name)
@@ -289,7 +270,7 @@ class FireworksJobs:
                 self._unless_missing(lambda: self._client.datasets.delete(resource.name))
                 return
             if resource.kind == "deployment":
-                self._unless_missing(lambda: self._client.deployments.delete(resource.name, ignore_checks=True))
+                remove_deployment(self._client, resource.name, self.place)
                 return
             if resource.kind == "trainer":
                 path = f"/v1/accounts/{self.account}/rlorTrainerJobs/{resource.name}"
@@ -300,45 +281,7 @@ class FireworksJobs:
             if standing is not None and not standing.phase.is_over:
                 self.cancel(kind, resource.name)
 
-    def close(self) -> None:
-        self._client.close()
-        self._bare.close()
-
     # what they share
-
-    def _account(self, chosen: str, known: str) -> str:
-        """chosen: by the settings. known: where things of ours lie, so that the key must lead there before anything is said to be
-        gone, or ordered."""
-        if chosen and not known:
-            return chosen
-        try:
-            names = self._accounts()
-        except BackendError as error:
-            if not error.permanent or known != chosen:
-                raise
-            names = [chosen]  # a key that may not list accounts may still work in one
-        if known in names:
-            return known
-        if known:
-            raise BackendError(
-                f"What this run made lies in the account {known} of {self.place}, but its key leads to"
-                f" {', '.join(sorted(names)[:20]) or 'no account'} now. Nothing was done. Store a key of {known} under that"
-                " credential's name and try again.",
-                permanent=True,
-                kind=ErrorKind.AUTH,
-            )
-        if len(names) == 1:
-            return names[0]
-        if not names:
-            raise ConfigError(f"This key belongs to no account at {self.place}.", path=("backend", "params", "account_id"))
-        raise ConfigError(
-            f"This key may use several accounts: {', '.join(sorted(names)[:20])}. Say which one.",
-            path=("backend", "params", "account_id"),
-        )
-
-    def _accounts(self) -> list[str]:
-        with failures("whose key this is", self.place):
-            return [str(account.name).removeprefix("accounts/") for account in self._client.accounts.list()]
 
     def _is_in(self, kind: JobKind, job_id: str, accepts: Callable[[str], bool]) -> bool:
         """Whether a refusal only means that the wish was heard before, and its answer lost."""
@@ -350,12 +293,6 @@ class FireworksJobs:
 
     def _get(self, kind: JobKind, job_id: str) -> Any:
         return self._resource(kind).get(job_id)
-
-    def _unless_missing(self, ask: Callable[[], T]) -> T | None:
-        try:
-            return ask()
-        except fireworks.NotFoundError:
-            return None
 
     def _dataset_name(self, dataset_id: str) -> str:
         return f"accounts/{self.account}/datasets/{dataset_id}"
@@ -383,12 +320,6 @@ def _state(job: Any) -> str:
 
 def _phase(state: str) -> JobPhase:
     return PHASES.get(state, JobPhase.UNKNOWN)
-
-
-@cache
-def _authorities() -> ssl.SSLContext:
-    """Read once: it takes a quarter of a second."""
-    return httpx.create_ssl_context()
 
 
 def _rows(response: httpx.Response) -> list[dict[str, Any]]:
