@@ -171,8 +171,8 @@ class EvalConfig(Document):
             return
         if self.serving is None or not self.serving.accept_billing:
             raise ConfigError(
-                f"{self.backend.kind} answers from a deployment only, which is billed for every second that its GPUs are up. Say"
-                " serving.accept_billing: true to have one made for this eval and deleted after it.",
+                f"{self.backend.kind} answers from a deployment only, which is billed for every second that its GPUs are up."
+                " Agree to that (serving.accept_billing: true), and one is made for this eval and deleted after it.",
                 path=("serving", "accept_billing"),
             )
         backends.get(self.backend.kind).served_name(self.model.name, self.model.checkpoint)

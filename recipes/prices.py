@@ -125,8 +125,12 @@ def rate_at(host: str, model_name: str) -> Served | None:
 
 def machine_rate(backend: str, accelerator: str) -> Machine | None:
     """accelerator: in the service's word. None when no price is known."""
-    found = (row for row in price_list().machines if (row.backend, row.accelerator) == (backend, accelerator))
-    return next(found, None)
+    return next((row for row in machines_of(backend) if row.accelerator == accelerator), None)
+
+
+def machines_of(backend: str) -> list[Machine]:
+    """Those whose price is known."""
+    return [row for row in price_list().machines if row.backend == backend]
 
 
 def models_of(backend: str) -> list[str]:

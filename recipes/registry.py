@@ -160,7 +160,7 @@ def check_samples(backend: str) -> None:
     backends.get(backend)
     if backend not in sampling_backends():
         raise ConfigError(
-            f"{backend} is not sampled from here. What it trained answers from a deployment there: evaluate that as an endpoint.",
+            f"{backend} is not sampled from here: what it trained answers from a deployment there. An eval can have one made.",
             path=("backend", "kind"),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
@@ -17,12 +18,12 @@ from evsys_web.datasets.models import DatasetVersion, Format, VersionStatus
 from evsys_web.evals.models import Benchmark, EvalRun
 from evsys_web.evals.tasks import run_eval
 from evsys_web.runs.actions import RunRefused, refuse_expired, refuse_foreign_folder
-from evsys_web.runs.backends import check_backend
+from evsys_web.runs.backends import check_backend, check_model_name
 from evsys_web.runs.launches import announce, made_before, queue_once
+from evsys_web.runs.leftovers import remove_folder
 from evsys_web.runs.models import Checkpoint
 from evsys_web.runs.turns import refuse_full_queue
 from evsys_web.runs.work import storable
-from recipes.backends.local.models import resolve
 from recipes.config import DataConfig
 from recipes.errors import ConfigError
 from recipes.eval_config import EvalConfig, VerifierChoice
@@ -197,6 +198,7 @@ def delete_eval(*, user: User, run: EvalRun) -> None:
         locked.attempts.all()._raw_delete(locked.attempts.db)
         locked.tasks.all()._raw_delete(locked.tasks.db)
         locked.delete()
+        transaction.on_commit(partial(remove_folder, run.remote_dir, project_id=run.project_id, config=run.config))
 
 
 def checked_verifier(
@@ -229,7 +231,7 @@ def _check_model(user: User, project: Project, config: EvalConfig, checkpoint: C
         require_credential(project, config.endpoint.credential, path=("endpoint", "credential"))
         return None
     assert config.model is not None
-    resolve(config.model.name)
+    check_model_name(config.backend.kind, config.model.name)
     check_backend(project, config.backend)
     for field, name in (("name", config.model.name), ("checkpoint", config.model.checkpoint)):
         refuse_foreign_folder(user, name, path=("model", field))

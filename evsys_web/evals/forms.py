@@ -19,8 +19,8 @@ from evsys_web.runs.models import Checkpoint
 from recipes.backends.local.models import STARTER_NAME, resolve
 from recipes.config import Settings
 from recipes.errors import ConfigError
-from recipes.eval_config import Endpoint, EvalConfig, EvalModel, SamplingSettings
-from recipes.registry import backends, verifiers
+from recipes.eval_config import Endpoint, EvalConfig, EvalModel, SamplingSettings, Serving
+from recipes.registry import backends, serves, verifiers
 
 NUM_CHECKPOINTS_OFFERED = 50
 SOURCES = [
@@ -159,6 +159,8 @@ class EvalForm:
             parts.append(("endpoint", EndpointSettings))
         if self.is_new_benchmark and (verifier := _registered(verifiers, self.text("verifier"))) is not None:
             parts.append(("verifier", verifier.Config))
+        if self.served_by:
+            parts.append(("serving", Serving))
         if self.text("source") == "model":
             parts.append(("backend", backends.get("local").Config))
         return parts
@@ -169,6 +171,17 @@ class EvalForm:
     @property
     def source(self) -> str:
         return self.text("source")
+
+    @property
+    def served_by(self) -> str:
+        """The kind of backend where the chosen weights answer from deployments only; empty for any other."""
+        chosen = self.text("checkpoint")
+        if self.source != "checkpoint" or not (chosen.isascii() and chosen.isdecimal() and len(chosen) < 19):
+            return ""
+        field = self.choices.fields["checkpoint"]
+        saved = field.queryset.filter(pk=int(chosen)).first()  # type: ignore[attr-defined]
+        kind = str(saved.run.config.get("backend", {}).get("kind", "local")) if saved else "local"
+        return kind if _registered(backends, kind) is not None and serves(kind) else ""
 
     @property
     def is_new_benchmark(self) -> bool:
@@ -229,7 +242,8 @@ class EvalForm:
         if self.checkpoint is not None:
             run = self.checkpoint.run
             model = {"name": run.model_name or STARTER_NAME, "checkpoint": self.checkpoint.sampler_uri}
-            return {"model": model, "backend": run.config.get("backend", {"kind": "local"})}
+            serving = {"serving": self.settings["serving"].params()} if "serving" in self.settings else {}
+            return {"model": model, "backend": run.config.get("backend", {"kind": "local"}), **serving}
         return {
             "model": {"name": chosen["model_name"]},
             "backend": {"kind": "local", "params": self.settings["backend"].params()},
@@ -274,6 +288,8 @@ def start_from(config: EvalConfig) -> dict[str, Any]:
         params["endpoint"] = config.endpoint.model_dump(include=set(EndpointSettings.model_fields))
         return {**start, "source": "endpoint"}
     assert config.model is not None
+    if config.serving is not None:  # but for the consent, which is of one eval
+        params["serving"] = config.serving.model_dump(exclude={"accept_billing"})
     if config.backend.kind == "local":
         params["backend"] = config.backend.params
     return {**start, "source": "model", "model_name": config.model.name}

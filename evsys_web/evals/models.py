@@ -7,8 +7,11 @@ from the tasks alone: 20,000 rows instead of 160,000 with whole conversations.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
 from typing import Any, ClassVar
 
+from django.conf import settings
 from django.db import models
 from django.db.models import Q
 from django.urls import reverse
@@ -67,6 +70,8 @@ class EvalRun(Work):
 
     DONE_HERE = Q(is_imported=False)
     TASK = "evsys_web.evals.tasks.run_eval"
+    LEAVES_BELOW = "evals"
+    ABANDONED_AFTER = timedelta(minutes=10)  # a deployment costs while it is there, and a resume makes another
 
     project = models.ForeignKey("accounts.Project", on_delete=models.CASCADE, related_name="eval_runs")
     created_by = models.ForeignKey("accounts.User", on_delete=models.SET_NULL, null=True, related_name="eval_runs")
@@ -117,6 +122,11 @@ class EvalRun(Work):
     @property
     def is_done_here(self) -> bool:
         return not self.is_imported
+
+    @property
+    def remote_dir(self) -> Path:
+        """Where it is written down what it made elsewhere."""
+        return Path(settings.RUNS_DIR, "evals", str(self.pk))
 
     @property
     def can_retry_errors(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 
@@ -36,6 +36,13 @@ SET n = %s, num_correct = %s, num_errors = %s, sum_reward = %s, num_tokens = %s,
 WHERE id = %s"""
 
 Key = tuple[str, int]
+
+
+class Said(NamedTuple):
+    """A sentence for whoever reads the eval."""
+
+    level: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,7 @@ class Counter:
         return (self.n, self.num_correct, self.num_errors, self.sum_reward, self.num_tokens, accuracy, outcome, seq, self.pk)
 
 
-class EvalRecorder(Recorder[AttemptResult]):
+class EvalRecorder(Recorder[AttemptResult | Said]):
     """`with EvalRecorder(run) as recorder:` for a run that was just claimed by `run.start()`; then `begin`, then
     `recorder.result = recipes.evaluate(…, on_attempt=recorder.on_attempt, …)`. Leaving the block writes how the run ended."""
 
@@ -114,6 +121,9 @@ class EvalRecorder(Recorder[AttemptResult]):
         """Takes any thread, also one with an event loop: it only appends."""
         self._add(result)
 
+    def report(self, level: str, message: str) -> None:
+        self._add(Said(level[:10], storable(message)))
+
     def should_stop(self) -> bool:
         return self.is_over or bool(self.standing.stop) or self.standing.hand_back
 
@@ -130,12 +140,14 @@ class EvalRecorder(Recorder[AttemptResult]):
 
     # what the writing thread does
 
-    def _store(self, items: list[AttemptResult]) -> Standing:
+    def _store(self, reported: list[AttemptResult | Said]) -> Standing:
+        items = [item for item in reported if not isinstance(item, Said)]
         changed: dict[str, Counter] = {}
         for item in items:
             counter = changed.get(item.task_id) or self._counters[item.task_id]
             changed[item.task_id] = counter.plus(item, replaces_error=(item.task_id, item.attempt) in self._in_error)
-        events = [EvalEvent(eval_run=self._run, level="warning", message=text) for text in self._news(items)]
+        said = [item for item in reported if isinstance(item, Said)] + [Said("warning", text) for text in self._news(items)]
+        events = [EvalEvent(eval_run=self._run, level=level, message=text) for level, text in said]
         standing = self._renew(changed, num_seqs=len(changed) + len(events))
         if not standing.held:
             return standing

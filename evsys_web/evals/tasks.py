@@ -37,6 +37,8 @@ def run_eval(self: Task, run_id: int) -> None:
             should_stop=recorder.should_stop,
             secrets=_secrets(run, config),
             allows_address=allows_address,
+            remote_dir=run.remote_dir,
+            report=recorder.report,
         )
 
 

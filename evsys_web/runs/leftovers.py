@@ -1,6 +1,6 @@
-"""What runs left on other people's machines, and its removal: datasets, and jobs that nobody watches any more.
+"""What runs and evals left on other people's machines, and its removal: datasets, jobs that nobody watches any more, deployments.
 
-A run's folder says what the run was about to make there (`recipes.resources`). A folder whose run was deleted keeps that and
+A folder of the work says what it was about to make there (`recipes.resources`). A folder whose work was deleted keeps that and
 whose key may remove it (OWNER_FILE), until all of it is gone.
 """
 
@@ -24,7 +24,9 @@ from pydantic import ValidationError
 
 from evsys_web.accounts.models import Project
 from evsys_web.runs.backends import backend_secrets
-from evsys_web.runs.models import ENDED, TrainingRun
+from evsys_web.runs.leases import kinds, rows
+from evsys_web.runs.models import ENDED
+from evsys_web.runs.work import Work
 from recipes.config import BackendChoice
 from recipes.errors import RecipeError
 from recipes.managed_jobs import ManagedJobs
@@ -35,28 +37,27 @@ from recipes.stores import write_atomically
 logger = logging.getLogger(__name__)
 
 OWNER_FILE = "remote_owner.json"
-ABANDONED_AFTER = timedelta(hours=24)
-"""So long an ended run may still be resumed, and find what it made."""
 TIDY_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
 class Leftover:
-    """What one run left. run: None when it was deleted."""
+    """What one run or eval left. work: None when it was deleted."""
 
+    noun: str
     folder: Path
-    run: TrainingRun | None
+    work: Work | None
     project: Project
     backend: BackendChoice
     resources: list[Resource]
 
     @property
     def name(self) -> str:
-        return f"run {self.folder.name}" + ("" if self.run else ", deleted")
+        return f"{self.noun} {self.folder.name}" + ("" if self.work else ", deleted")
 
 
 def remove_folder(folder: Path, *, project_id: int, config: dict[str, Any]) -> None:
-    """Of a run that is deleted. What it left elsewhere stays written down."""
+    """Of work that is deleted. What it left elsewhere stays written down."""
     if folder.is_dir() and ResourceLog(folder).left():
         owner = {"project": project_id, "backend": config.get("backend", {})}
         write_atomically(folder / OWNER_FILE, json.dumps(owner) + "\n")
@@ -67,19 +68,27 @@ def remove_folder(folder: Path, *, project_id: int, config: dict[str, Any]) -> N
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def leftovers(*, older_than: timedelta = ABANDONED_AFTER) -> Iterator[Leftover]:
-    """Of runs that are deleted, or that ended so long ago. Never of one that waits, or that a worker holds."""
-    for path in sorted(Path(settings.RUNS_DIR).glob(f"*/{RESOURCES_FILE}")):
-        folder = path.parent
-        left = ResourceLog(folder).left()
-        if not left or not folder.name.isdecimal():
+def leftovers(*, older_than: timedelta | None = None) -> Iterator[Leftover]:
+    """Of work that is deleted, or that ended so long ago (None: as long as its kind may still need it). Never of what waits, or
+    what a worker holds."""
+    for model in kinds():
+        if not issubclass(model, Work) or model.LEAVES_BELOW is None:
             continue
-        run = TrainingRun.objects.select_related("project").filter(pk=int(folder.name)).first()
-        if run is not None:
-            if run.status in ENDED and run.finished_at is not None and run.finished_at <= now() - older_than:
-                yield Leftover(folder, run, run.project, BackendChoice.model_validate(run.config["backend"]), left)
-        elif owned := _owner(folder):
-            yield Leftover(folder, None, *owned, left)
+        for path in sorted(Path(settings.RUNS_DIR, model.LEAVES_BELOW).glob(f"*/{RESOURCES_FILE}")):
+            if path.parent.name.isdecimal():
+                yield from _left_in(path.parent, model, model.ABANDONED_AFTER if older_than is None else older_than)
+
+
+def _left_in(folder: Path, model: type[Work], older_than: timedelta) -> Iterator[Leftover]:
+    left, noun = ResourceLog(folder).left(), str(model._meta.verbose_name)
+    if not left:
+        return
+    work: Any = rows(model).select_related("project").filter(pk=int(folder.name)).first()
+    if work is not None:
+        if work.status in ENDED and work.finished_at is not None and work.finished_at <= now() - older_than:
+            yield Leftover(noun, folder, work, work.project, BackendChoice.model_validate(work.config["backend"]), left)
+    elif owned := _owner(folder):
+        yield Leftover(noun, folder, None, *owned, left)
 
 
 def _owner(folder: Path) -> tuple[Project, BackendChoice] | None:
@@ -97,7 +106,7 @@ def remove(leftover: Leftover) -> Iterator[tuple[Resource, str]]:
     log = ResourceLog(leftover.folder)
     for account in dict.fromkeys(resource.account for resource in leftover.resources):
         yield from _remove_of(account, leftover, log)
-    if leftover.run is None and not log.left():
+    if leftover.work is None and not log.left():
         shutil.rmtree(leftover.folder, ignore_errors=True)
 
 

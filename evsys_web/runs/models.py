@@ -50,6 +50,7 @@ class TrainingRun(Work):
     num_steps = models.PositiveBigIntegerField(default=0, editable=False, help_text="0 while unknown.")
 
     objects = WorkQuerySet.as_manager()
+    LEAVES_BELOW = ""
 
     class Meta:
         ordering: ClassVar[list[str]] = ["-created_at", "-pk"]

@@ -181,6 +181,11 @@ class Work(Tracked):
         null=True, blank=True, editable=False, help_text="When a worker took it last; `started_at` is the first time."
     )
 
+    LEAVES_BELOW: ClassVar[str | None] = None
+    """Where below RUNS_DIR a folder by its number says what it made on other people's machines; None: it makes nothing there."""
+    ABANDONED_AFTER: ClassVar[timedelta] = timedelta(hours=24)
+    """So long after its end it may still be resumed, and find what it made there."""
+
     class Meta:
         abstract = True
 

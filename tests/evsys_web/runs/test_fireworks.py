@@ -134,7 +134,7 @@ def test_what_it_trained_is_not_sampled_here_and_says_where(
     server: FireworksServer, alice: User, project: Project, version: DatasetVersion, eager_tasks: None
 ) -> None:
     run = launched(server, alice, project, version)
-    with pytest.raises(ConfigError, match="evaluate that as an endpoint"):
+    with pytest.raises(ConfigError, match="An eval can have one made"):
         stream_opening(run.checkpoints.get())
 
 

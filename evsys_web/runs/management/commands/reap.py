@@ -1,4 +1,4 @@
-"""`manage.py reap`: remove what ended and deleted runs left on other people's machines, or say what that would be."""
+"""`manage.py reap`: remove what ended and deleted work left on other people's machines, or say what that would be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from evsys_web.runs.leftovers import ABANDONED_AFTER, leftovers, remove
+from evsys_web.runs.leftovers import leftovers, remove
 
 MOST_HOURS = 24 * 365 * 10
 
@@ -24,15 +24,14 @@ def hours(text: str) -> timedelta:
 
 
 class Command(BaseCommand):
-    help = "Remove datasets and jobs that ended and deleted runs left on hosted services. Workers do the same when they start."
+    help = "Remove what ended and deleted runs and evals left on hosted services. Workers do it when they start, and hourly."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--dry-run", action="store_true", help="Only say what would be removed; no service is asked.")
         parser.add_argument(
             "--hours",
             type=hours,
-            default=ABANDONED_AFTER,
-            help="Runs that ended so long ago are abandoned; 24 unless given.",
+            help="Work that ended so long ago is abandoned; unless given, 24 for runs, and minutes for the deployments of evals.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
