@@ -7,8 +7,8 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from recipes.estimate import SPREAD_OF_MEASURED, STARTUP_SECONDS, TokenSample, bills, per_row
-from recipes.eval_config import EvalConfig
-from recipes.prices import Rate, Served, rate_at, rate_of
+from recipes.eval_config import EvalConfig, Serving
+from recipes.prices import Rate, Served, machines_of, rate_at, rate_of
 from recipes.registry import verifiers
 from recipes.token_lengths import guessed
 from recipes.token_use import Range
@@ -84,6 +84,8 @@ def _dollars(config: EvalConfig, read: Range | None, said: Range) -> tuple[Range
         unknown = f"there is no price of {config.endpoint.model} at {host} in the list, and whoever runs it may bill for it"
     else:
         assert config.model is not None
+        if config.serving is not None:
+            return None, [_serving_note(config.backend.kind, config.serving)]
         if not bills(config.backend.kind, config.backend_config()):
             return None, []
         rate = rate_of(config.backend.kind, EVAL, config.model.name)
@@ -97,3 +99,14 @@ def _dollars(config: EvalConfig, read: Range | None, said: Range) -> tuple[Range
         return None, [f"The price is not known without the tokens that are read. It would be at {of_list}."]
     dollars = read.times(prices.prefill / 1e6).plus(said.times(prices.sample / 1e6))
     return dollars, [f"Price at {of_list}. The host's bill decides."]
+
+
+def _serving_note(backend: str, serving: Serving) -> str:
+    """Which accelerators it takes is known once the service was asked, before it makes one."""
+    replicas = "1 replica" if serving.max_replicas == 1 else f"{serving.max_replicas} replicas"
+    known = [f"{row.accelerator} ${row.per_hour:,.2f} an hour ({row.said})" for row in machines_of(backend)]
+    prices = "; ".join(known) or "no price of its accelerators is known"
+    return (
+        f"A deployment is made: at most {replicas} for at most {serving.longest_hours:g} hours, billed per GPU-second."
+        f" Each accelerator of a replica: {prices}."
+    )

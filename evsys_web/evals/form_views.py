@@ -24,7 +24,6 @@ from evsys_web.runs.work_pages import export_of
 from recipes.errors import ConfigError, DataError
 from recipes.eval_config import EvalConfig
 from recipes.evals.runner import open_verifier
-from recipes.prices import machines_of
 from recipes.registry import backends, load_failures, verifiers
 from recipes.types import Task
 from recipes.verifiers import check_tasks
@@ -86,8 +85,6 @@ def size_fragment(request: HttpRequest) -> HttpResponse:
         "misfits": misfits[:NUM_MISFITS_SHOWN],
         "num_misfits": len(misfits),
         "num_checked": len(rows),
-        "serving": config.serving,
-        "machines": machines_of(form.served_by),
     }
     return render(request, "evals/_size.html", context)
 

@@ -67,7 +67,8 @@ def test_the_form_says_what_is_billed_and_starts_nothing_without_consent(
     assert answer.status_code == 422 and "Agree to that" in answer.content.decode() and not EvalRun.objects.exists()
     size = alice_client.post("/evals/new/size", typed(benchmark_row, checkpoint, **{"serving-accept_billing": "on"}))
     assert (
-        "at most 4 hours × 1 replica, billed per GPU-second" in size.content.decode() and "$8.00 an hour" in size.content.decode()
+        "at most 1 replica for at most 4 hours, billed per GPU-second" in size.content.decode()
+        and "$8.00 an hour" in size.content.decode()
     )
 
 
