@@ -98,7 +98,8 @@ def import_dataset(
             errors_csv.seek(0)
             raise RowsRefused(report, reading, errors_csv)
         errors_csv.close()
-        intake.take_splits(splits)
+        if splits:
+            intake.take_splits(splits)
         version, created = _publish(
             intake, reading, user=user, project=project, name=name, description=description, source=source or Path(filename).name
         )

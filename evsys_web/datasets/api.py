@@ -299,7 +299,8 @@ def diff_versions(request: HttpRequest, version_id: int, query: Query[DiffQuery]
 
 @router.get("/versions/{int:version_id}/download", summary="Rows of a version as a file, whole or one split")
 def download_version(request: HttpRequest, version_id: int, query: Query[DownloadQuery]) -> StreamingHttpResponse:
-    """JSONL, or Parquet with a fixed schema. Both import again as the same rows."""
+    """JSONL, or Parquet with a fixed schema. Both import again as the same rows, the whole of a version with its splits: in JSONL
+    the field `split` of each line names them."""
     return version_download(_version(request, version_id), format=query.format, split=query.split)
 
 

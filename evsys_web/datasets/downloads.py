@@ -15,6 +15,7 @@ from django.http import StreamingHttpResponse
 from evsys_web.attachments import CHUNK_BYTES, Sink, attachment
 from evsys_web.datasets.models import DatasetVersion, StagedUpload
 from evsys_web.datasets.rowfile import opened
+from evsys_web.datasets.splits import field_of, stretches, with_field
 from recipes.parquet_rows import schema_of, table_of
 from recipes.rows import RowFormat
 
@@ -32,14 +33,16 @@ GROUP_BYTES = 4 * 1024 * 1024
 def version_download(
     version: DatasetVersion, *, format: ExportFormat = ExportFormat.JSONL, split: str | None = None
 ) -> StreamingHttpResponse:
-    """Rows of the version, or of one split. Whole, as JSONL, it is the stored file byte for byte. Parquet keeps the splits too:
-    imported again it has the same content hash. Raises ConfigError for a split that is none, DataError when the file is gone."""
+    """Rows of the version, or of one split. As JSONL these are the stored lines byte for byte, and in the whole of a version with
+    splits each line has its split beside it; Parquet notes them too. Imported again the whole has the same content hash.
+    Raises ConfigError for a split that is none, DataError when the file is gone."""
     part = version.stretch(split)
     name = f"{version.dataset.name}-{version.number}{f'-{part.name}' if part.name else ''}.{format}"
     chunks = exported(version, format, split)
     response = attachment(_begun(chunks), name, content_type=CONTENT_TYPES[format])
     if format is ExportFormat.JSONL and not part.name:
-        response["Content-Length"] = str(version.num_bytes)
+        added = sum(each["num_rows"] * len(field_of(each["name"])) for each in version.splits)
+        response["Content-Length"] = str(version.num_bytes + added)
     return response
 
 
@@ -48,8 +51,14 @@ def exported(version: DatasetVersion, format: ExportFormat, split: str | None = 
     part = version.stretch(split)
     lines = version.rows.chunks(part.start, part.stop)
     if format is ExportFormat.JSONL:
-        return lines
+        return lines if split is not None or not version.splits else _split_by_split(version)
     return _parquet(lines, schema_of(RowFormat(version.format), version.splits if split is None else ()))
+
+
+def _split_by_split(version: DatasetVersion) -> Iterator[bytes]:
+    for part in stretches(version.splits):
+        for lines in version.rows.chunks(part.start, part.stop):
+            yield with_field(lines, part.name)
 
 
 def _parquet(chunks: Iterator[bytes], schema: Any) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ import csv
 import io
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from django.conf import settings
 from django.core.files.uploadedfile import TemporaryUploadedFile
 
 from evsys_web.datasets.rowfile import RowFileWriter
-from evsys_web.datasets.splits import check_names, content_hash
+from evsys_web.datasets.splits import FieldReader, NoSplits, check_names, content_hash
 from recipes.conversions import Reading, recognise
 from recipes.errors import ConfigError, DataError
 from recipes.jsonl import At, Scanned, Words
@@ -156,21 +156,35 @@ def _weight(row: Row) -> int:
 
 def take_in(path: Path, kind: FileKind, reading: Reading) -> tuple[Intake, BinaryIO]:
     """Read, convert and check every row. Gives the good rows and, as CSV, every refusal; both are temporary files.
+    Where rows of ours say in the field `split` which stretch of the file is which split, the intake has those splits.
 
     Memory stays bounded: one row at a time, MAX_LISTED_ERRORS refusals, and for tasks the ids seen.
     """
-    intake = Intake(Report(reading.format), SpilledFile("rows.jsonl"), SpilledFile("rows.offsets"))
-    errors = tempfile.TemporaryFile(dir=settings.FILE_UPLOAD_TEMP_DIR)  # noqa: SIM115 - the caller reads it
-    try:
-        _fill(intake, errors, path, kind, reading)
-    except BaseException:
-        intake.close()
-        errors.close()
-        raise
+    if not reading.title:
+        with suppress(NoSplits):
+            return _take_in(path, kind, reading, FieldReader())
+    return _take_in(path, kind, reading, None)
+
+
+def _take_in(path: Path, kind: FileKind, reading: Reading, fields: FieldReader | None) -> tuple[Intake, BinaryIO]:
+    with ExitStack() as stack:
+        intake = Intake(Report(reading.format), SpilledFile("rows.jsonl"), SpilledFile("rows.offsets"))
+        stack.callback(intake.close)
+        errors = stack.enter_context(tempfile.TemporaryFile(dir=settings.FILE_UPLOAD_TEMP_DIR))
+        with _refusals(errors) as refuse:
+            rows = scan(path, kind)
+            if fields is None:
+                _write_rows(intake, parse_all(rows, reading.convert), refuse)
+            else:
+                _write_rows(intake, fields.counted(parse_all(fields.rest_of(rows), reading.convert)), refuse)
+                intake.splits = fields.splits()
+        stack.pop_all()  # both are the caller's now
     return intake, errors
 
 
-def _fill(intake: Intake, errors: BinaryIO, path: Path, kind: FileKind, reading: Reading) -> None:
+@contextmanager
+def _refusals(errors: BinaryIO) -> Iterator[Callable[[Scanned, DataError], None]]:
+    """Writes each as a row of CSV."""
     table = io.TextIOWrapper(errors, encoding="utf-8", newline="", write_through=False)
     refusals = csv.writer(table)
     refusals.writerow(["place", "number", "field", "found", "expected"])
@@ -179,7 +193,7 @@ def _fill(intake: Intake, errors: BinaryIO, path: Path, kind: FileKind, reading:
         cells = [scanned.place, scanned.line, error.field or "", error.found or "", error.expected or ""]
         refusals.writerow(_safe_cells(cells))
 
-    _write_rows(intake, parse_all(scan(path, kind), reading.convert), refuse)
+    yield refuse
     table.flush()
     table.detach()
 
@@ -210,7 +224,6 @@ def take_in_splits(splits: Mapping[str, Iterable[Row]], format: RowFormat) -> In
     check_names(splits)
     if not splits:
         raise ConfigError("Give at least one split with rows.", path=("splits",))
-    intake = Intake(Report(format), SpilledFile("rows.jsonl"), SpilledFile("rows.offsets"))
     sizes = dict.fromkeys(splits, 0)
 
     def every_row() -> Iterator[Scanned]:
@@ -224,11 +237,11 @@ def take_in_splits(splits: Mapping[str, Iterable[Row]], format: RowFormat) -> In
     def refuse(scanned: Scanned, error: DataError) -> None:
         raise error
 
-    try:
+    with ExitStack() as stack:
+        intake = Intake(Report(format), SpilledFile("rows.jsonl"), SpilledFile("rows.offsets"))
+        stack.callback(intake.close)
         _write_rows(intake, parse_all(every_row(), lambda row, at: parse(row, format, line=at.line, place=at.place)), refuse)
-    except BaseException:
-        intake.close()
-        raise
+        stack.pop_all()
     intake.splits = [{"name": name, "num_rows": num_rows} for name, num_rows in sizes.items()]
     return intake
 

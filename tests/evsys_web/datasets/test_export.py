@@ -14,7 +14,7 @@ from django.urls import reverse
 
 from evsys_web.accounts.models import Project, User
 from evsys_web.datasets.actions import import_dataset, publish_splits
-from evsys_web.datasets.downloads import ExportFormat, exported
+from evsys_web.datasets.downloads import ExportFormat, exported, version_download
 from evsys_web.datasets.models import DatasetVersion
 from recipes.rows import RowFormat
 from tests.evsys_web.datasets.conftest import chat
@@ -60,15 +60,18 @@ def saved(version: DatasetVersion, path: Path, format: str, split: str | None = 
     return path
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 @pytest.mark.parametrize(("format", "rows"), KINDS)
-def test_parquet_comes_back_as_the_same_content_splits_included(
-    alice: User, project: Project, tmp_path: Path, format: RowFormat, rows: list[Any]
+def test_a_whole_version_comes_back_as_the_same_content_splits_included(
+    alice: User, project: Project, tmp_path: Path, format: RowFormat, rows: list[Any], kind: str
 ) -> None:
     version = published(alice, project, format, train=rows[:-1], validation=rows[-1:])
-    path = saved(version, tmp_path / "rows.parquet", "parquet")
-    again = import_dataset(user=alice, project=project, name="again", path=path, filename="rows.parquet").version
+    path = saved(version, tmp_path / f"rows.{kind}", kind)
+    again = import_dataset(user=alice, project=project, name="again", path=path, filename=path.name).version
     assert (again.content_hash, again.splits, again.format) == (version.content_hash, version.splits, format)
     assert list(again.read_rows()) == list(version.read_rows())
+    if kind == "jsonl":
+        assert version_download(version)["Content-Length"] == str(path.stat().st_size)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -79,6 +82,29 @@ def test_one_split_or_rows_without_splits_come_back_too(alice: User, project: Pr
     assert list(part.read_rows()) == list(version.read_rows("validation")) and part.splits == []
     again = import_dataset(user=alice, project=project, name="again", path=saved(part, path, kind), filename=path.name).version
     assert again.content_hash == part.content_hash
+
+
+def test_a_field_split_names_splits_only_where_each_is_one_stretch_of_the_file(
+    alice: User, project: Project, tmp_path: Path
+) -> None:
+    def splits_of(*names: Any, bad: int | None = None) -> list[tuple[str, int]]:
+        rows = [chat(str(number)) | ({} if name is None else {"split": name}) for number, name in enumerate(names)]
+        if bad is not None:
+            rows[bad]["messages"] = []
+        (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        version = import_dataset(
+            user=alice, project=project, name="again", path=tmp_path / "rows.jsonl", leave_out_bad=bad is not None
+        ).version
+        kept = [row.get("metadata") for row in version.read_rows()]
+        given = [{"split": name} if name is not None else None for at, name in enumerate(names) if at != bad]
+        assert kept == ([None] * len(given) if version.splits else given), "what names no split stays with its row"
+        return [(each["name"], each["num_rows"]) for each in version.splits]
+
+    assert splits_of("train", "train", "test.a") == [("train", 2), ("test.a", 1)]
+    assert splits_of("train", "train", "test", bad=1) == [("train", 1), ("test", 1)]
+    assert splits_of("train", "gone", "test", bad=1) == [("train", 1), ("test", 1)]
+    for names in (("train", "test", "train"), ("train", None), (None, "train"), ("../x", "train"), ("train", 3)):
+        assert splits_of(*names) == [], names
 
 
 def test_trainers_read_turns_as_columns(alice: User, project: Project, tmp_path: Path) -> None:
