@@ -16,17 +16,17 @@ WINDOW_SECONDS = 60
 
 class Rate(NamedTuple):
     limit: int
-    count: int
+    num_calls: int
     reset: int
     """Seconds until the window ends."""
 
     @property
     def remaining(self) -> int:
-        return max(0, self.limit - self.count)
+        return max(0, self.limit - self.num_calls)
 
     @property
     def is_kept(self) -> bool:
-        return self.count <= self.limit
+        return self.num_calls <= self.limit
 
 
 class TooOften(Exception):

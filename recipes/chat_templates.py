@@ -201,8 +201,9 @@ def prompt_texts(conversations: Sequence[Conversation]) -> list[str | RenderingE
     from jinja2 import TemplateError
 
     first = conversations[0]
+    kind: Any = type(first.tokenizer)
     alike = all(each.messages and each.options == first.options for each in conversations)
-    if alike and len(conversations) > 1 and _takes_batches(type(first.tokenizer)):
+    if alike and len(conversations) > 1 and _takes_batches(kind):
         with suppress(TemplateError, *_REFUSALS):  # of one of them: each alone tells of which
             every = [each.messages for each in conversations]
             return list(first.tokenizer.apply_chat_template(every, add_generation_prompt=True, tokenize=False, **first.options))
@@ -251,12 +252,12 @@ def decoder_of(tokenizer: Any) -> Callable[..., str]:
 
 
 @lru_cache(maxsize=8)
-def _takes_batches(kind: type) -> bool:
+def _takes_batches(kind: Hashable) -> bool:
     """Whether this class renders by transformers' own function, which also takes a list of conversations."""
     from transformers import PreTrainedTokenizerBase
 
     own = PreTrainedTokenizerBase.apply_chat_template
-    return issubclass(kind, PreTrainedTokenizerBase) and kind.apply_chat_template is own
+    return isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerBase) and kind.apply_chat_template is own
 
 
 @lru_cache(maxsize=8)

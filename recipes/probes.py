@@ -26,8 +26,8 @@ START_SECONDS = 90.0
 MOST_GROWTH_BYTES = 96 * 2**20
 LONGEST_NAME = 80
 NAMES_SHOWN = 3
-VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
-VARIABLES += ("SSL_CERT_", "REQUESTS_CA_BUNDLE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "AWS_")
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+VARIABLES = (*PROXIES, "SSL_CERT_", "REQUESTS_CA_BUNDLE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "AWS_")
 """Of the operator, so that a test goes the way that work goes."""
 
 
@@ -166,7 +166,7 @@ def _hub() -> Ask:
     def ask(key: str, address: str | None, seconds: float) -> Finding:
         found = HfApi(endpoint=address, token=key).whoami()
         role = ((found.get("auth") or {}).get("accessToken") or {}).get("role")
-        may = {"read": ", may read", "write": ", may write"}.get(role, "")
+        may = {"read": ", may read", "write": ", may write"}.get(str(role), "")
         return Finding(Outcome.WORKS, f"Works: user {_shown([str(found['name'])])}{may}.")
 
     return ask

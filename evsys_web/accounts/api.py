@@ -57,8 +57,10 @@ def store_credential(request: HttpRequest, body: CredentialIn) -> Status[Backend
     else:
         project = get_object_or_404(Project.objects.visible_to(user), pk=body.project)
     secret = body.secret.get_secret_value()
-    where = {"kind": body.kind, "base_url": body.base_url}
-    return Status(201, actions.store_credential(user=user, project=project, name=body.name, secret=secret, **where))
+    stored = actions.store_credential(
+        user=user, project=project, name=body.name, secret=secret, kind=body.kind, base_url=body.base_url
+    )
+    return Status(201, stored)
 
 
 @router.get("", response=Page[CredentialOut], summary="List stored keys, without the keys")
