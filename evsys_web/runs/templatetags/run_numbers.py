@@ -72,14 +72,10 @@ def dollar_range(found: Range) -> str:
     """$1.20 to $3.50; what is less than a cent is not told apart."""
     if found.high < 0.01:
         return "under $0.01"
+    if found.low < 0.005:
+        return f"up to ${found.high:,.2f}"
     low, high = (f"${value:,.2f}" for value in found)
     return f"about {low}" if low == high else f"{low} to {high}"
-
-
-@register.filter
-def most_dollars(found: Range) -> str:
-    """The upper end alone."""
-    return "under $0.01" if found.high < 0.01 else f"at most ${found.high:,.2f}"
 
 
 def _two(large: int, large_unit: str, small: int, small_unit: str) -> str:

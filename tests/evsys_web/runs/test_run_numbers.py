@@ -56,3 +56,4 @@ def test_a_price_has_cents_and_no_more():
     assert dollar_range(Range(1.234, 3.5)) == "$1.23 to $3.50"
     assert dollar_range(Range(2, 2.001)) == "about $2.00"
     assert dollar_range(Range(0.0001, 0.004)) == "under $0.01"
+    assert dollar_range(Range(0, 12.5)) == "up to $12.50"
