@@ -38,7 +38,8 @@ class Document(Settings):
         """Check the settings of the parts that are chosen by kind. Raises ConfigError with the path of the field."""
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+        """Read again it is the same: what is empty is left away only where that is the default."""
+        return yaml.safe_dump(_written(self), sort_keys=False, allow_unicode=True)
 
     @classmethod
     def from_yaml(cls, text: str) -> Self:
@@ -59,6 +60,18 @@ class Document(Settings):
         config = validated(cls, values)
         config.check()
         return config
+
+
+def _written(config: BaseModel) -> dict[str, Any]:
+    """As JSON, without what is empty by default."""
+    dumped = config.model_dump(mode="json")
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, BaseModel):
+            dumped[name] = _written(value)
+        elif value is None and field.get_default(call_default_factory=True) is None:
+            del dumped[name]
+    return dumped
 
 
 class LRSchedule(StrEnum):
