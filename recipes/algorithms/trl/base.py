@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from recipes.algorithms.base import BaseAlgorithm, Drive
 from recipes.algorithms.trl.metric_names import MetricNames
-from recipes.algorithms.trl.processes import rank
+from recipes.algorithms.trl.processes import num_processes, rank
 from recipes.callbacks import Dispatch
 from recipes.checkpoints import Manifest
 from recipes.errors import ConfigError
 from recipes.loop import Plan
 from recipes.protocols import Backend, Evaluator
-from recipes.types import LoopState, RunContext
+from recipes.types import LoopState, RunContext, RunResult
 
 if TYPE_CHECKING:
     from recipes.algorithms.trl.model import OpenModel
@@ -30,6 +30,16 @@ class TRLRun(BaseAlgorithm):
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
         self.writes = rank() == 0
+
+    def train(self, ctx: RunContext) -> RunResult:
+        """As any algorithm's, or by several processes, of which this one only passes on what they do."""
+        if self.cfg.num_processes == 1 or num_processes() > 1:
+            return super().train(ctx)
+        try:
+            from recipes.algorithms.trl.launching import launch, on_processors
+        except ModuleNotFoundError:  # told as of any other run of this kind
+            return super().train(ctx)
+        return launch(ctx, num_processes=self.cfg.num_processes, on_processors=on_processors(self.cfg.device))
 
     def trainer(self, opened: OpenModel, plan: Plan, arguments: dict[str, Any]) -> Any:
         """TRL's trainer, ready to train. `arguments`: of its config, those that all trainers take."""

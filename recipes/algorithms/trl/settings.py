@@ -37,8 +37,19 @@ class TRLSettings(BaseAlgorithmConfig):
         False, "Recompute activations in the backward pass: less memory, about a third more time."
     )
 
+    num_processes: int = knob(
+        1,
+        "Processes of this machine that share each step, one per GPU. What else accelerate can do (FSDP, DeepSpeed) is set by"
+        " `accelerate config` for the worker's account.",
+        unit="processes",
+        ge=1,
+        le=64,
+    )
+
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
+        if self.rows_per_step % self.num_processes:
+            raise ValueError(f"num_processes must divide the {self.rows_per_step} rows of a step, not be {self.num_processes}")
         if self.rows_at_once and self.rows_per_step % self.rows_at_once:
             raise ValueError(f"rows_at_once must divide the {self.rows_per_step} rows of a step, not be {self.rows_at_once}")
         if self.device is Device.CPU and self.precision is not MixedPrecision.FLOAT32:

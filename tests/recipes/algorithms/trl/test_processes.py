@@ -1,52 +1,96 @@
-"""Two processes that accelerate launches are one run: the curve of one process, its files, a resume."""
+"""Two processes are one run, launched by the one that was asked for it: the curve of one, its files, a stop, their end."""
 
 from __future__ import annotations
 
-import json
-import os
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from recipes.algorithms.trl import launching
 from recipes.algorithms.trl.sft import LocalSFT
 from recipes.callbacks import read_metrics
 from recipes.checkpoints import Manifest
-from recipes.stores import write_atomically
+from recipes.errors import ConfigError
 from tests.recipes.algorithms.test_sft_local import sums
 from tests.recipes.algorithms.trl.test_local_sft import ROOT, trl_config
 from tests.recipes.runs_under_test import Witness, run
-from tests.stack import free_port
+
+FAKE = """
+import json, pathlib, sys, time
+folder = pathlib.Path(sys.argv[sys.argv.index("--launched-from") + 1])
+told = (folder / "told.jsonl").open("a", buffering=1)
+def tell(what, **values):
+    print(json.dumps({"what": what, **values}), file=told)
+def wait_for_a_stop():
+    for _ in range(600):
+        if (folder / "stop").exists():
+            return (folder / "stop").read_text()
+        time.sleep(0.1)
+tell("start", step=0, num_steps=9)
+tell("step", step=1, metrics={"train/loss": "NaN"})
+"""
+END = """
+result = {"run_id": "7", "status": "cancelled", "metrics": {}, "artifacts": {}, "error": None, "steps": 1, "num_steps": 9}
+tell("event", step=1, level="info", message=f"asked to stop: {wait_for_a_stop()}")
+tell("end", step=1, result=result)
+"""
 
 
-def launch(config: Path, output_dir: Path) -> subprocess.CompletedProcess[str]:
-    """As `accelerate launch` does for several GPUs, which it leaves to torchrun; on processors, for which it would want MPI."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
-    command += ["-m", "recipes.algorithms.trl", str(config), "--output-dir", str(output_dir)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
+def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    """In place of the processes, a script that says what they might say."""
+    script = folder / "fake.py"
+    script.write_text(FAKE + ending)
+    monkeypatch.setattr(launching, "_starter", lambda *anything: [sys.executable, str(script)])
 
 
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     """16 rows are trained, two steps of 8 an epoch: accelerate fills up a smaller one with rows that were seen already."""
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in sums(18)))
-    settings = trl_config(max_steps=3, save_every=2, validation_fraction=0.125)
-    settings.data.dataset, settings.data.path = None, str(rows)
-    write_atomically(tmp_path / "run.yaml", settings.to_yaml())
-    done = launch(tmp_path / "run.yaml", tmp_path / "two")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "completed after step 3 of 3" in done.stdout
-    alone = Witness()
-    run(settings, tmp_path / "one", alone, rows=sums(18))
-    told = [row for row in read_metrics(tmp_path / "two/metrics.jsonl") if "train/loss" in row["metrics"]]
-    assert [row["step"] for row in told] == [1, 2, 3], "each step once, not once per process"
-    losses = [row["metrics"]["train/loss"] for row in told]
+    settings = {"max_steps": 3, "save_every": 2, "validation_fraction": 0.125, "device": "cpu"}
+    both, alone = Witness(), Witness()
+    result = run(trl_config(num_processes=2, **settings), tmp_path / "two", both, rows=sums(18))
+    assert result.status == "completed", result.error
+    run(trl_config(**settings), tmp_path / "one", alone, rows=sums(18))
+    calls = ["start", "step 1", "step 2", "eval validation 2", "save step_2", "step 3", "eval validation 3", "save final", "end"]
+    assert both.calls == calls, "each once, not once per process"
+    losses = [metrics["train/loss"] for metrics in both.steps.values()]
     assert losses == pytest.approx([metrics["train/loss"] for metrics in alone.steps.values()], rel=1e-3)
+    told = [row["step"] for row in read_metrics(tmp_path / "two/metrics.jsonl") if "train/loss" in row["metrics"]]
+    assert told == [1, 2, 3] and not (tmp_path / "two/processes").exists()
     assert [(each.name, each.step) for each in Manifest(tmp_path / "two").read()] == [("step_2", 2), ("final", 3)]
     states = {path.name for path in (tmp_path / "two/checkpoints/final/state").iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= states, "the random state of each process is part of the checkpoint"
+
+
+def test_a_stop_reaches_the_processes_and_their_words_the_callbacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(tmp_path, monkeypatch, END)
+    witness = Witness(stop_after=1)
+    result = run(trl_config(num_processes=2, device="cpu"), tmp_path / "run", witness, rows=sums(8))
+    assert (result.status, result.steps, witness.calls) == ("cancelled", 1, ["start", "step 1", "end"])
+    assert witness.events[-1] == ("info", "asked to stop: after_step") and math.isnan(witness.steps[1]["train/loss"])
+
+
+def test_processes_that_die_end_the_run_with_their_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(tmp_path, monkeypatch, "sys.exit('the GPU is on fire')")
+    witness = Witness()
+    result = run(trl_config(num_processes=2, device="cpu"), tmp_path / "run", witness, rows=sums(8))
+    assert result.status == "failed" and "exit status 1" in (result.error or "") and "on fire" in (result.error or "")
+    assert witness.calls[-1] == "end" and witness.events[-1][0] == "error" and "step 1 of 9" in witness.events[-1][1]
+
+
+def test_processes_end_with_the_one_that_launched_them() -> None:
+    source = "import time; from recipes.algorithms.trl.telling import die_with_the_launcher as die; die(); time.sleep(120)"
+    process = subprocess.Popen([sys.executable, "-c", source], cwd=ROOT, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(60) == 1
+
+
+def test_a_share_of_the_rows_must_be_whole() -> None:
+    with pytest.raises(ConfigError, match="num_processes must divide the 8 rows of a step"):
+        trl_config(num_processes=3)
 
 
 def test_a_process_beside_the_first_tells_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
