@@ -274,6 +274,7 @@ AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contri
 AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]  # by name alone, anybody could lock anybody out
+AXES_CLIENT_IP_CALLABLE = "evsys_web.accounts.origin.address_of"  # None for what is no address: PostgreSQL takes no other
 AXES_LOCKOUT_CALLABLE = "evsys_web.accounts.lockout.locked_out"
 AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "next"]  # the link of an invitation is a secret
 AXES_RESET_ON_SUCCESS = True

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
 HEARTBEAT_SECONDS = 15.0
+ASK_AGAIN_SECONDS = 30.0
+"""How long whoever lost the right to watch still sees what comes."""
 QUEUE_SIZE = 100
 RETRY = b"retry: 1000\n\n"
 HEARTBEAT = b": still here\n\n"
@@ -78,6 +80,10 @@ def release_connections() -> None:
             connection.close()
 
 
+def _anybody() -> bool:
+    return True
+
+
 class _Topic:
     def __init__(self) -> None:
         self.cursor: int | None = None
@@ -110,8 +116,9 @@ class Reader:
     def num_viewers(self) -> int:
         return sum(len(topic.viewers) for topic in self._topics.values())
 
-    async def stream(self, topic_id: int, after: int) -> AsyncGenerator[bytes]:
-        """The events of a topic beyond `after`, until it ends, is gone, or the viewer is too slow."""
+    async def stream(self, topic_id: int, after: int, may_watch: Callable[[], bool] = _anybody) -> AsyncGenerator[bytes]:
+        """The events of a topic beyond `after`, until it ends, is gone, or the viewer is too slow or may not watch any more.
+        may_watch is asked now and then, in the reader's thread, and may query."""
         topic = self._topics.setdefault(topic_id, _Topic())
         queue: asyncio.Queue[list[Frame] | None] = asyncio.Queue(QUEUE_SIZE)
         topic.viewers.add(queue)
@@ -131,7 +138,13 @@ class Reader:
                     return
             if topic.cursor is None:
                 topic.cursor = seen
+            clock = asyncio.get_running_loop().time
+            asked_at = clock()
             async for frames in _from(queue):
+                if clock() - asked_at >= ASK_AGAIN_SECONDS:
+                    if not await self._in_thread(may_watch):
+                        return
+                    asked_at = clock()
                 fresh = [each for each in frames if each.seq == 0 or each.seq > seen]
                 if fresh or not frames:
                     yield _bytes(fresh) or HEARTBEAT
@@ -209,7 +222,7 @@ class Readers:
             self._by_loop[loop] = Reader(self._read)
         return self._by_loop[loop]
 
-    async def stream(self, topic_id: int, after: int) -> AsyncIterator[bytes]:
+    async def stream(self, topic_id: int, after: int, may_watch: Callable[[], bool]) -> AsyncIterator[bytes]:
         """Made by the first step of the iteration, which is in the loop that streams."""
-        async for chunk in self.here().stream(topic_id, after):
+        async for chunk in self.here().stream(topic_id, after, may_watch):
             yield chunk

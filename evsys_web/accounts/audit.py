@@ -45,7 +45,7 @@ def record(
         project_id=project.pk if project else _project_id(thing),
         verb=verb,
         kind=str(thing._meta.verbose_name),
-        thing_id=str(thing.pk),
+        thing_id=str(thing.pk or ""),
         thing=str(thing).replace("\0", "")[:200],
         changes=changes(before or {}, after or {}),
         door=from_where.door[:60],

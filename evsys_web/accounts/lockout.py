@@ -11,6 +11,8 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.timezone import now
 
+from evsys_web.accounts.origin import address_of
+
 
 def locked_out(request: HttpRequest, *_: Any) -> HttpResponse:
     """429 with when to try again. Nothing in it says whether there is such a user."""
@@ -24,7 +26,7 @@ def locked_out(request: HttpRequest, *_: Any) -> HttpResponse:
 
 def _last_failure(request: HttpRequest) -> datetime:
     attempts = AccessAttempt.objects.filter(
-        username=request.POST.get("username", "")[:255], ip_address=request.META.get("REMOTE_ADDR")
+        username=request.POST.get("username", "").replace("\0", "")[:255], ip_address=address_of(request)
     )
     newest: datetime | None = attempts.order_by("-attempt_time").values_list("attempt_time", flat=True).first()
     return newest or now()

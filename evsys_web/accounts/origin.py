@@ -47,7 +47,7 @@ class OriginMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        token = _origin.set(Origin(_door(request), _address(request.META.get("REMOTE_ADDR", ""))))
+        token = _origin.set(Origin(_door(request), address_of(request)))
         response = self.get_response(request)
         if isinstance(response, HttpResponseBase):
             _origin.reset(token)
@@ -55,11 +55,11 @@ class OriginMiddleware:
         return response  # an awaitable runs in this request's own context
 
 
-def _address(said: str) -> str | None:
+def address_of(request: HttpRequest) -> str | None:
     """A proxy that is believed may pass on what its visitor said, whatever that is. The zone of fe80::1%eth0 is left out: it says
     nothing elsewhere, and PostgreSQL takes none."""
     try:
-        return str(ip_address(said.partition("%")[0]))
+        return str(ip_address(request.META.get("REMOTE_ADDR", "").partition("%")[0]))
     except ValueError:
         return None
 

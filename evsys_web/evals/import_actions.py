@@ -6,7 +6,7 @@ a draft until its last attempt is written, and gone again if that fails.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -84,11 +84,13 @@ def import_attempts(
         num_tasks=report.num_tasks,
     )
     try:
-        _fill(run, source, report)
+        counters = _fill(run, source, report)
+        with transaction.atomic():
+            _complete(run, report, counters)
+            record(user, "imported", run, after=facts(run))
     except BaseException:
         run.delete()
         raise
-    record(user, "imported", run, after=facts(run))
     return ImportedRun(run, report)
 
 
@@ -99,7 +101,7 @@ def _models(report: ImportReport) -> str:
     return named[0] if named else "unknown model"
 
 
-def _fill(run: EvalRun, source: Source, report: ImportReport) -> None:
+def _fill(run: EvalRun, source: Source, report: ImportReport) -> list[Counter]:
     positions = {task_id: position for position, task_id in enumerate(report.tasks, start=1)}
     counters: dict[str, Counter] = {}
     for batch in _batches(read_attempts(source, on_error="skip")):
@@ -110,16 +112,18 @@ def _fill(run: EvalRun, source: Source, report: ImportReport) -> None:
         for item in batch:
             task_id = item.result.task_id
             counters[task_id] = counters[task_id].plus(item.result, replaces_error=False)
-    num_done, num_errors = sum(each.n for each in counters.values()), sum(each.num_errors for each in counters.values())
-    if num_done + num_errors != report.num_attempts:
+    if sum(each.n + each.num_errors for each in counters.values()) != report.num_attempts:
         raise DataError(f"{source.filename} changed while it was read. Nothing was imported; try again.")
-    with transaction.atomic():
-        statement = UPDATE_TASK.format(table=connection.ops.quote_name(EvalTask._meta.db_table))
-        with connection.cursor() as cursor:
-            cursor.executemany(statement, [counter.row(0) for counter in counters.values()])
-        run.note(_sentence(report))
-        summary = summarise([counter.count() for counter in counters.values()]).as_json()
-        run.imported(num_done=num_done, num_errors=num_errors, summary=summary)
+    return list(counters.values())
+
+
+def _complete(run: EvalRun, report: ImportReport, counters: Sequence[Counter]) -> None:
+    statement = UPDATE_TASK.format(table=connection.ops.quote_name(EvalTask._meta.db_table))
+    with connection.cursor() as cursor:
+        cursor.executemany(statement, [counter.row(0) for counter in counters])
+    run.note(_sentence(report))
+    num_done, num_errors = sum(each.n for each in counters), sum(each.num_errors for each in counters)
+    run.imported(num_done=num_done, num_errors=num_errors, summary=summarise([counter.count() for counter in counters]).as_json())
 
 
 def _batches(attempts: Iterator[ImportedAttempt]) -> Iterator[list[ImportedAttempt]]:

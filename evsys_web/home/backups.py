@@ -182,6 +182,7 @@ def _unpack(tar: tarfile.TarFile, home: Path, database: Path) -> Summary:
         raise BackupRefused("The backup holds no database: it is not whole. Nothing of it was used.")
     with tempfile.TemporaryDirectory(dir=home) as scratch:
         tar.extractall(scratch, members=members, filter="data")
+        _refuse_no_database(Path(scratch) / DATABASE)
         for name in (*KEYS, *FOLDERS):
             source, target = Path(scratch) / name, home / name
             if not source.exists():
@@ -191,6 +192,15 @@ def _unpack(tar: tarfile.TarFile, home: Path, database: Path) -> Summary:
             source.replace(target)
         shutil.move(Path(scratch) / DATABASE, database)
     return Summary(len(members) - 2, sum(member.size for member in members), [])
+
+
+def _refuse_no_database(file: Path) -> None:
+    """Before anything comes to its place."""
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as read:
+            read.execute("SELECT name FROM django_migrations LIMIT 1")
+    except sqlite3.DatabaseError as error:
+        raise BackupRefused(f"What the backup holds as its database is none of ours ({error}). Nothing of it was used.") from None
 
 
 def _relocate(old: str, new: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from evsys_web.accounts.models import Membership, Role, User
+from evsys_web.accounts.models import Membership, Project, Role, User
 from evsys_web.checkpoints.models import Export
 from evsys_web.cycles.models import Cycle
 from evsys_web.evals.models import EvalRun
@@ -85,7 +85,7 @@ def _queue(name: str, kind: str, user: User) -> Queue:
     order = queue_of(model)
     found = visible.in_bulk([row.pk for row in order[:SHOWN]])
     parents = _parents(kind, [*(work.pk for work in active), *found])
-    owned, full = _owned(user), full_projects()
+    owned, editable, full = _owned(user), set(Project.objects.editable_by(user).values_list("pk", flat=True)), full_projects()
     groups = _groups(order)
     working = [Entry(kind, work, seconds=seconds_left(work), parent=parents.get(work.pk)) for work in active]
     working += [Entry(kind, None)] * max(0, unseen)
@@ -96,7 +96,7 @@ def _queue(name: str, kind: str, user: User) -> Queue:
             waiting.append(Entry(kind, None, position))
             continue
         is_owner = user.is_superuser or row.project in owned
-        may = is_owner or (row.user == user.pk)
+        may = is_owner or (row.user == user.pk and row.project in editable)
         siblings = groups[row.user, row.priority]
         waiting.append(
             Entry(

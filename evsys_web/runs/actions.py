@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils.timezone import now
 
-from evsys_web.accounts.audit import facts, record
+from evsys_web.accounts.audit import NUL, facts, record
 from evsys_web.accounts.models import Project, User
 from evsys_web.accounts.permissions import require_editor, require_maker
 from evsys_web.datasets.models import DatasetVersion, VersionStatus
@@ -124,7 +124,7 @@ def launch_external_run(
 ) -> TrainingRun:
     """A run that is trained elsewhere and reports in by `log_points`."""
     require_editor(user, project)
-    if "\\u0000" in json.dumps(config or {}):
+    if NUL.search(json.dumps(config or {})):
         raise ConfigError("The config holds a NUL character, which no database keeps.", path=("config",))
     with transaction.atomic():
         run: TrainingRun = TrainingRun.objects.create(

@@ -12,10 +12,11 @@ from django.views.decorators.http import require_safe
 
 from evsys_web import sse
 from evsys_web.accounts.models import User
+from evsys_web.accounts.presence import still_here
 from evsys_web.runs import metrics
 from evsys_web.runs.chunks import plain
 from evsys_web.runs.models import Checkpoint, EventKind, RunEvent, TrainingRun
-from evsys_web.runs.work import Work
+from evsys_web.runs.work import Work, WorkQuerySet
 from evsys_web.sse import Frame, News, frame
 
 PAGE_SIZE = 1000
@@ -46,7 +47,13 @@ def stream_of(request: HttpRequest, work: Work, readers: sse.Readers) -> HttpRes
     if work.has_ended and seen >= work.last_seq > 0:
         sse.release_connections()
         return HttpResponse(status=204)
-    return sse.response(readers.stream(work.pk, seen))
+    is_here = still_here(request)
+
+    def may_watch() -> bool:
+        user = is_here()
+        return user is not None and WorkQuerySet(type(work)).visible_to(user).filter(pk=work.pk).exists()
+
+    return sse.response(readers.stream(work.pk, seen, may_watch))
 
 
 def news_of(

@@ -14,6 +14,7 @@ from django.http import HttpRequest
 from ninja import Schema
 from pydantic import BaseModel, Field, ValidationError, create_model
 
+from evsys_web.accounts.audit import NUL
 from evsys_web.api.errors import FieldError, Unprocessable, dotted
 from evsys_web.runs import metrics
 from evsys_web.runs.chunks import plain
@@ -96,7 +97,7 @@ def read_body(request: HttpRequest) -> Any:
     try:
         is_yaml = request.content_type in YAML_TYPES
         values = yaml.load(request.body.decode(), PlainLoader) if is_yaml else json.loads(request.body)  # nosec B506 # a SafeLoader
-        if "\\u0000" in json.dumps(values, default=str):
+        if NUL.search(json.dumps(values, default=str)):
             raise ValueError("it holds a NUL character")
         return values
     except yaml.MarkedYAMLError as error:

@@ -233,3 +233,28 @@ def test_a_viewer_who_comes_while_the_reader_goes_to_rest_gets_what_is_new(monke
         return await asyncio.wait_for(second, 60)
 
     assert asyncio.run(scene()) == [1, 2, 3]
+
+
+def test_whoever_may_not_watch_any_more_sees_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "ASK_AGAIN_SECONDS", 0)
+    log, may = Log(), threading.Event()
+    log.last = 3
+    may.set()
+
+    async def watch() -> list[int]:
+        stream = Reader(log.read).stream(1, 0, may.is_set)
+        seen = await numbers_until(stream, 3)
+        log.last = 4
+        seen += await numbers_until(stream, 4)
+        may.clear()
+        log.last = 5
+        return seen + await asyncio.wait_for(numbers(stream), 60)
+
+    assert asyncio.run(watch()) == [1, 2, 3, 4]
+
+
+async def numbers_until(stream: AsyncIterator[bytes], last: int) -> list[int]:
+    seen: list[int] = []
+    while not seen or seen[-1] < last:
+        seen += numbers_in(await asyncio.wait_for(anext(stream), 60))
+    return seen

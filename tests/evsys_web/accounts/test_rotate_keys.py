@@ -26,10 +26,13 @@ def stored(alice: User, project: Project, settings: Any, tmp_path: Any) -> None:
     add_channel(user=alice, project=project, kind="webhook", target="https://example.org/hook", events=["failed"])
 
 
+@pytest.mark.parametrize("given", [None, "", " , "])
 def test_everything_is_sealed_anew_and_the_former_key_opens_nothing(
-    project: Project, settings: Any, monkeypatch: pytest.MonkeyPatch
+    given: str | None, project: Project, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("EVSYS_SECRET_KEYS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("EVSYS_SECRET_KEYS", given)
     former, signing = settings.CREDENTIAL_KEYS, unseal(Channel.objects.get().sealed_secret)
     call_command("rotate_keys")
     file = settings.HOME / "credential_key"

@@ -130,6 +130,7 @@ def linked(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
         ([about(), (tarfile.TarInfo("/etc/escaped"), b"x")], "no business"),
         ([about(), linked("runs/link", "/etc")], "no business"),
         ([about(), (tarfile.TarInfo("credential_key"), b"theirs")], "holds no database"),
+        ([about(), (tarfile.TarInfo("evsys.sqlite3"), b"no SQLite" * 99), (tarfile.TarInfo("runs/1/a"), b"x")], "none of ours"),
     ],
 )
 def test_what_is_no_backup_of_ours_leaves_nothing_behind(manage: Manage, tmp_path: Path, members: list, sentence: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from django.core.exceptions import PermissionDenied
 from django.test import Client
 
-from evsys_web.accounts.models import Project, User
+from evsys_web.accounts.models import Project, Role, User
 from evsys_web.cycles.models import Cycle
 from evsys_web.evals.models import EvalRun
 from evsys_web.queue.actions import move, set_limits, set_priority
@@ -160,3 +160,12 @@ def test_the_page_costs_as_many_queries_for_many_as_for_few(
         make_run(name=str(number))
     with django_assert_max_num_queries(30):
         alice_client.get("/queue/")
+
+
+def test_who_only_looks_by_now_is_shown_no_buttons_for_what_they_launched(bob: User, project: Project, make_run: MakeRun) -> None:
+    for name in ("his", "his too"):
+        make_run(name=name, created_by=bob)
+    assert "queue-moves" in signed_in(bob).get("/queue/", headers=HTMX).content.decode()
+    bob.memberships.filter(project=project).update(role=Role.VIEWER)
+    page = signed_in(bob).get("/queue/", headers=HTMX).content.decode()
+    assert "his too" in page and "queue-moves" not in page and "queue-priority" not in page

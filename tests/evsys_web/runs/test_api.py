@@ -144,6 +144,14 @@ def test_a_body_that_is_no_config_is_refused(
     assert answer.status_code == 422 and sentence in answer.json()["detail"]
 
 
+def test_a_backslash_before_u0000_is_no_nul(client: Client, alice_headers: Headers, version: DatasetVersion) -> None:
+    made = post(client, "", BODY | {"name": r"C:\u0000"}, alice_headers)
+    assert made.status_code == 201 and made.json()["name"] == r"C:\u0000"
+    announced = post(client, "/external", {"name": "elsewhere", "config": {"path": r"C:\u0000"}}, alice_headers)
+    assert announced.status_code == 201
+    assert post(client, "/external", {"name": "elsewhere", "config": {"path": "\\\0"}}, alice_headers).status_code == 422
+
+
 def test_the_same_key_launches_one_run(client: Client, alice_headers: Headers, version: DatasetVersion) -> None:
     keyed = alice_headers | {"Idempotency-Key": "once"}
     assert post(client, "", BODY, keyed).json() == post(client, "", BODY, keyed).json()
