@@ -169,6 +169,7 @@ HTTPS = _flag("EVSYS_HTTPS")
 FORWARDED_ALLOW_IPS = os.environ.get("FORWARDED_ALLOW_IPS") or "127.0.0.1"  # uvicorn reads it, too
 SECRET_KEY = os.environ.get("SECRET_KEY") or _kept_secret(HOME / "secret_key", "everybody signs in anew")
 CREDENTIAL_KEYS = _credential_keys()
+CREDENTIAL_KEYS_ARE_GIVEN = bool(_words("EVSYS_SECRET_KEYS"))  # else they lie in EVSYS_HOME
 ALLOW_PRIVATE_URLS = _flag("EVSYS_ALLOW_PRIVATE_URLS")
 TINKER_KEY = os.environ.get("EVSYS_TINKER_KEY", "")
 URL = _url()

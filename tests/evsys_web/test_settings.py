@@ -119,6 +119,12 @@ def test_a_value_that_cannot_be_read_stops_the_start_with_a_sentence(load: Loade
     assert name in str(caught.value)
 
 
+@pytest.mark.parametrize(("text", "are_given"), [("", False), (" , ", False), ("k" * 40, True)])
+def test_empty_keys_are_as_good_as_none(load: Loader, text: str, are_given: bool) -> None:
+    found = load(EVSYS_SECRET_KEYS=text)
+    assert found["CREDENTIAL_KEYS_ARE_GIVEN"] is are_given and (found["CREDENTIAL_KEYS"] == ["k" * 40]) is are_given
+
+
 def test_a_database_password_never_stands_in_the_sentence(load: Loader) -> None:
     with pytest.raises(ImproperlyConfigured) as caught:
         load(DATABASE_URL="oracel://evsys:hunter2@db/evsys")

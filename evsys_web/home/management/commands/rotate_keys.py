@@ -29,7 +29,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         file = settings.HOME / "credential_key"
-        if os.environ.get("EVSYS_SECRET_KEYS", "").strip(", "):  # empty is as good as not given, as in the settings
+        if settings.CREDENTIAL_KEYS_ARE_GIVEN:
             if len(settings.CREDENTIAL_KEYS) < 2:
                 raise CommandError("EVSYS_SECRET_KEYS holds one key. Put a new one in front: EVSYS_SECRET_KEYS=new,old.")
             count = _reseal_all()
