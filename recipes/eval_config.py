@@ -66,6 +66,14 @@ class Serving(Settings):
     longest_hours: float = knob(
         4.0, "The deployment is deleted after so long, done or not.", unit="hours", gt=0, le=168, essential=True
     )
+    max_dollars_per_hour: float | None = knob(
+        None,
+        "Make none that the list of prices says costs more, all replicas together, or whose price is not known; empty takes any.",
+        unit="dollars",
+        gt=0,
+        le=100_000,
+        essential=True,
+    )
     max_replicas: int = knob(1, "So many machines at most, each billed.", unit="replicas", ge=1, le=64)
     idle_minutes: int = knob(
         5, "After so long without a request it has no machine any more, which ends the bill.", unit="minutes", ge=5, le=60

@@ -64,6 +64,11 @@ class ServingOffer(NamedTuple):
     accelerator: str
     accelerators: int
 
+    def dollars_per_hour(self, backend: str) -> float | None:
+        """Of one replica; None when it is not known."""
+        rate = machine_rate(backend, self.accelerator)
+        return rate.per_hour * self.accelerators if rate else None
+
     def cost(self, backend: str) -> str:
         """In a sentence, for whoever pays."""
         machine = f"{self.accelerators} × {self.accelerator or 'an accelerator that it does not name'}"
@@ -230,11 +235,24 @@ class Deployed:
     def _make(self) -> None:
         offer = self._patience.ask(lambda: self._asked.offer(self._model, self._serving.shape))
         self._report("info", f"{self._asked.place} serves {self._model} on {offer.cost(self._kind)}.")
+        self._refuse_dear(offer)
         resource = Resource(DEPLOYMENT, f"evsys-eval-{uuid.uuid4().hex[:12]}", self._asked.account)
         self._log.plan(resource)
         self._resource = resource
         self._patience.ask(lambda: self._asked.create(resource.name, self._model, offer, self._serving))
         self._report("info", f"Ordered the deployment {resource.name}, account {resource.account}. It is deleted after the eval.")
+
+    def _refuse_dear(self, offer: ServingOffer) -> None:
+        """Raises ConfigError, before anything is made."""
+        most, one = self._serving.max_dollars_per_hour, offer.dollars_per_hour(self._kind)
+        if most is None or (one is not None and one * self._serving.max_replicas <= most):
+            return
+        found = "is not known" if one is None else f"is about ${one * self._serving.max_replicas:,.2f}"
+        raise ConfigError(
+            f"{self._asked.place} would serve {self._model} on {offer.accelerators} × {offer.accelerator}, whose price an hour"
+            f" {found}, and serving.max_dollars_per_hour allows ${most:,.2f}. Nothing was made.",
+            path=("serving", "max_dollars_per_hour"),
+        )
 
     def _await_ready(self) -> None:
         deadline, told = time.monotonic() + self._serving.ready_seconds, ""

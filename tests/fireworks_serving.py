@@ -31,6 +31,7 @@ class Serving:
 
     walk: list[str] = field(default_factory=lambda: ["CREATING", "CREATING", "READY"])
     message: str = ""
+    accelerator: str = "NVIDIA_H100_80GB"
     shapes: list[str] = field(default_factory=lambda: [SHAPE])
     num_deaf: int = 2
     keeps_what_was_asked: bool = False
@@ -67,7 +68,7 @@ class Serving:
         if body.get("deploymentShape") not in self.shapes:
             return 400, {"code": 3, "message": "a deployment shape is required"}
         if request.query.get("validateOnly") == "true":
-            return 200, {**body, "acceleratorType": "NVIDIA_H100_80GB", "acceleratorCount": 2}
+            return 200, {**body, "acceleratorType": self.accelerator, "acceleratorCount": 2}
         if not name:
             return 400, {"code": 3, "message": "an id of our own is required"}
         if name in self.deployments:

@@ -133,6 +133,18 @@ def test_a_model_that_no_shape_serves_costs_nothing(server: FireworksServer, tmp
     assert "no shape that serves" in (evaluated(server, tmp_path).error or "") and not server.serving.deployments
 
 
+@pytest.mark.parametrize(
+    ("most", "accelerator", "is_made"), [(16, "H100_80GB", True), (15.9, "H100_80GB", False), (99, "NEW", False)]
+)
+def test_one_that_costs_more_than_was_allowed_or_nobody_knows_what_is_not_made(
+    server: FireworksServer, tmp_path: Path, most: float, accelerator: str, is_made: bool
+) -> None:
+    server.serving.accelerator = f"NVIDIA_{accelerator}"
+    result = evaluated(server, tmp_path, config=config(server, max_dollars_per_hour=most))
+    assert bool(server.serving.deployments) == is_made
+    assert is_made or ("Nothing was made" in (result.error or "") and not (tmp_path / RESOURCES_FILE).exists())
+
+
 def test_one_that_fails_is_told_in_its_words_and_removed(server: FireworksServer, tmp_path: Path) -> None:
     server.serving.walk, server.serving.message = ["CREATING", "FAILED"], "no capacity for H100"
     result = evaluated(server, tmp_path)
