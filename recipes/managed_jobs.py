@@ -18,6 +18,7 @@ from recipes.resources import Resource
 class JobKind(StrEnum):
     SFT = "sft"
     DPO = "dpo"
+    RFT = "rft"
 
 
 class JobPhase(StrEnum):
@@ -62,7 +63,8 @@ class JobCheckpoint(NamedTuple):
 class JobOrder:
     """All that a job is created from. dataset, evaluation: dataset ids. base_model xor warm_start. renderer: a hub id.
     settings: the vendor's fields by
-    the SDK's names; loss: the same of the loss, for kinds that have one."""
+    the SDK's names; loss: the same of the loss, for kinds that have one. evaluator, sampling, further: of kinds that sample, the
+    same of how they judge, how they sample, and of the job itself."""
 
     kind: JobKind
     job_id: str
@@ -75,6 +77,9 @@ class JobOrder:
     renderer: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     loss: Mapping[str, Any] = field(default_factory=dict)
+    evaluator: str | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    further: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ManagedJobs(Protocol):
@@ -85,6 +90,10 @@ class ManagedJobs(Protocol):
 
     def check_model(self, name: str, *, rank: int) -> None:
         """Refuse a model that is not there or cannot be tuned so, before anything is made or paid."""
+        ...
+
+    def check_evaluator(self, name: str) -> None:
+        """Refuse one that is not there, or not ready to judge."""
         ...
 
     def put_dataset(self, dataset_id: str, path: Path, *, num_rows: int, title: str) -> None:

@@ -47,6 +47,14 @@ NAMES: dict[JobKind, dict[str, str]] = {
         "eval/margin": "eval/validation_margin",
         "eval/accuracy": "eval/validation_accuracy",
     },
+    JobKind.RFT: COMMON
+    | {
+        "train/reward": "reward/mean",
+        "reward": "reward/mean",
+        "rollout/reward": "reward/mean",
+        "train/kl": "kl/reference",
+        "train/completion_length": "rollout/completion_tokens",
+    },
 }
 """The vendor's key → ours."""
 

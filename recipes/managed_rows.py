@@ -62,6 +62,15 @@ def preference_row(row: Row, number: int) -> Row:
     }
 
 
+def task_row(row: Row, number: int, *, answer_field: str) -> Row:
+    """{"messages", "task_id", answer_field?, "tools"?, "metadata"?}: what an evaluator is given of a task. Raises DataError."""
+    parsed = parse(row, RowFormat.TASK, line=number, place="row")
+    sent = {"messages": [_message(message) for message in parsed["messages"]], "task_id": parsed["task_id"]}
+    if "answer" in parsed:
+        sent[answer_field] = parsed["answer"]
+    return sent | ({"metadata": parsed["metadata"]} if parsed.get("metadata") else {}) | _tools(parsed)
+
+
 def _tools(parsed: Row) -> Row:
     return {"tools": parsed["tools"]} if parsed.get("tools") else {}
 

@@ -95,6 +95,7 @@ algorithms = Registry(
         "local_rl": "recipes.algorithms.trl.rl:LocalRL",
         "fireworks_sft": "recipes.algorithms.fireworks_jobs:FireworksSFT",
         "fireworks_dpo": "recipes.algorithms.fireworks_jobs:FireworksDPO",
+        "fireworks_rft": "recipes.algorithms.fireworks_rft:FireworksRFT",
         "mock_sft": "recipes.algorithms.mock:MockSFT",
     },
 )

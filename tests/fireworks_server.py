@@ -32,6 +32,7 @@ class State(NamedTuple):
 
 
 WALK = [State("CREATING"), State("VALIDATING"), State("RUNNING", 2, percent=30), State("RUNNING", 3), State("COMPLETED", 4)]
+JOB_IDS = {f"{kind}Jobs": f"{kind}JobId" for kind in ("supervisedFineTuning", "dpo", "reinforcementFineTuning")}
 LINES = [
     '{"step": 1, "train/loss": 2.0, "train/ce_loss": 2.0, "train/ppl": 7.39, "train/lr": 0.0001, "train/total_tokens": 100}',
     '{"step": 2, "train/loss": 1.5, "train/lr": 0.0001, "train/total_tokens": 210, "eval/loss": 1.7, "eval/tokens": 40}',
@@ -75,6 +76,7 @@ class FireworksServer:
     accounts: list[str] = field(default_factory=lambda: [ACCOUNT])
     models: dict[str, dict[str, Any]] = field(default_factory=lambda: {MODEL: {"tunable": True, "supportsLora": True}})
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    evaluators: dict[str, str] = field(default_factory=lambda: {"sums": "ACTIVE"})
     makes_model: bool = True
     faults: list[Fault] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
@@ -116,7 +118,10 @@ class FireworksServer:
                 return (200, {"name": f"accounts/{owner}/models/{name}", **fields}) if fields is not None else missing(name)
             if collection in ("deployments", "deploymentShapeVersions"):
                 return self.serving.answer(request, collection, name, verb, self.models)
-            if collection in ("supervisedFineTuningJobs", "dpoJobs"):
+            if collection == "evaluators":
+                state = self.evaluators.get(name)
+                return (200, {"name": name, "state": state}) if state else missing(name)
+            if collection in JOB_IDS:
                 return self._jobs(request, collection, name, verb)
             return missing(request.path)
 
@@ -180,7 +185,7 @@ class FireworksServer:
         return 200, self._job(collection, name, job)
 
     def _create(self, request: Request, collection: str) -> tuple[int, Any]:
-        name = request.query.get("supervisedFineTuningJobId" if collection.startswith("sup") else "dpoJobId", "")
+        name = request.query.get(JOB_IDS[collection], "")
         if not re.fullmatch(r"[a-z0-9-]{1,63}", name):
             return 400, {"code": 3, "message": "an id of our own is required"}
         if name in self.jobs:
@@ -195,6 +200,8 @@ class FireworksServer:
         now = job.at
         answer = {"name": f"accounts/{ACCOUNT}/{collection}/{name}", "state": f"JOB_STATE_{now.name}", **job.body}
         answer["status"] = {"code": "OK", "message": now.message}
+        if collection.startswith("rein") and now.num_lines:
+            answer["outputMetrics"] = f"[{', '.join(self.lines[: now.num_lines])}]"
         if collection.startswith("sup"):
             answer["metricsFileSignedUrl"] = self._metrics_url(name)
             if now.percent is not None:

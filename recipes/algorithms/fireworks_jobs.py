@@ -107,7 +107,7 @@ class FireworksDPOConfig(FireworksJobConfig):
         return {"beta": "under the method orpo"} if self.method is PreferenceMethod.ORPO else {}
 
 
-class _FireworksAlgorithm:
+class FireworksAlgorithm:
     """What both share: the settings that are sent, and where the service is."""
 
     name: ClassVar[str]
@@ -207,7 +207,7 @@ class _FireworksAlgorithm:
 
 
 @register_algorithm("fireworks_sft")
-class FireworksSFT(_FireworksAlgorithm):
+class FireworksSFT(FireworksAlgorithm):
     """Rows are `{"messages": […], "tools"?}`."""
 
     name: ClassVar[str] = "fireworks_sft"
@@ -240,7 +240,7 @@ class FireworksSFT(_FireworksAlgorithm):
 
 
 @register_algorithm("fireworks_dpo")
-class FireworksDPO(_FireworksAlgorithm):
+class FireworksDPO(FireworksAlgorithm):
     """Rows are `{"prompt": […], "chosen": […], "rejected": […], "tools"?}`, each reply one turn."""
 
     name: ClassVar[str] = "fireworks_dpo"

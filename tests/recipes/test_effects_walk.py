@@ -51,6 +51,7 @@ SOURCES = {
     "local_rl": ("algorithms/trl", "algorithms/rl.py", "algorithms/rewarded.py", *DRIVEN),
     "fireworks_sft": JOBS,
     "fireworks_dpo": JOBS,
+    "fireworks_rft": ("algorithms/fireworks_rft.py", *JOBS),
 }
 """Where those that train by themselves, or have it done elsewhere, read their settings."""
 OF_THE_DATA = {"validation_fraction"}

@@ -35,9 +35,18 @@ MOST_METRIC_BYTES = 256_000_000
 READY_POLL_SECONDS = (0.2, 10.0)
 PLAIN = (None, "", "ENCRYPTION_STATE_UNSPECIFIED", "ENCRYPTION_STATE_PLAINTEXT")
 
+JOB_IDS = {
+    JobKind.SFT: "supervised_fine_tuning_job_id",
+    JobKind.DPO: "dpo_job_id",
+    JobKind.RFT: "reinforcement_fine_tuning_job_id",
+}
 REFUSALS = (fireworks.BadRequestError, fireworks.ConflictError)
 
-COLLECTIONS = {JobKind.SFT: "supervisedFineTuningJobs", JobKind.DPO: "dpoJobs"}
+COLLECTIONS = {
+    JobKind.SFT: "supervisedFineTuningJobs",
+    JobKind.DPO: "dpoJobs",
+    JobKind.RFT: "reinforcementFineTuningJobs",
+}
 PHASES = {
     "CREATING": JobPhase.WAITING,
     "VALIDATING": JobPhase.WAITING,
@@ -70,6 +79,7 @@ class FireworksJobs(FireworksAccount):
         super().__init__(settings, key, account=account)
         self._wait = wait
         self._metrics_at: dict[str, str | None] = {}
+        self._metrics_said: dict[str, str] = {}
 
     def check_model(self, name: str, *, rank: int) -> None:
         check_model_name(name)
@@ -85,6 +95,17 @@ class FireworksJobs(FireworksAccount):
                 f"{name} takes no adapters at {self.place}: set lora_rank to 0, or choose another model.",
                 path=("algorithm", "params", "lora_rank"),
             )
+
+    def check_evaluator(self, name: str) -> None:
+        _, owner, _, evaluator_id = self._evaluator_name(name).split("/")
+        place = ("algorithm", "params", "evaluator")
+        with failures(f"the evaluator {name}", self.place):
+            found = self._unless_missing(lambda: self._client.evaluators.get(evaluator_id, account_id=owner))
+        if found is None:
+            raise ConfigError(f"{self.place} has no evaluator {name} that this key may see. Register it there first.", path=place)
+        if found.state in ("BUILDING", "BUILD_FAILED"):
+            outcome = "is still being built: wait until it is active" if found.state == "BUILDING" else "could not be built"
+            raise ConfigError(f"The evaluator {name} at {self.place} {outcome}.", path=place)
 
     # datasets
 
@@ -163,20 +184,20 @@ class FireworksJobs(FireworksAccount):
         settings = {**order.settings, **origin, "output_model": order.output_model}
         dataset = self._dataset_name(order.dataset)
         values: dict[str, Any] = {"dataset": dataset, "display_name": order.title}
-        if order.kind is JobKind.DPO:
-            values |= {"training_config": settings, "loss_config": order.loss}
-        else:
+        if order.kind is JobKind.SFT:
             values |= settings
+        else:
+            values |= {"training_config": settings, "loss_config": order.loss}
+        if order.evaluator:
+            values |= {"evaluator": self._evaluator_name(order.evaluator), "inference_parameters": order.sampling}
+        values |= order.further
         if order.renderer:
             values["renderer_hugging_face_repo_id"] = order.renderer
         if order.evaluation:
             values["evaluation_dataset"] = self._dataset_name(order.evaluation)
         with failures("the new job", self.place):
             try:
-                if order.kind is JobKind.DPO:
-                    self._client.dpo_jobs.create(dpo_job_id=order.job_id, **values)
-                else:
-                    self._client.supervised_fine_tuning_jobs.create(supervised_fine_tuning_job_id=order.job_id, **values)
+                self._resource(order.kind).create(**{JOB_IDS[order.kind]: order.job_id}, **values)
             except fireworks.ConflictError:
                 there = self._get(order.kind, order.job_id)
                 if there.dataset != dataset:
@@ -192,6 +213,7 @@ class FireworksJobs(FireworksAccount):
         if found is None:
             return None
         self._metrics_at[job_id] = getattr(found, "metrics_file_signed_url", None)
+        self._metrics_said[job_id] = getattr(found, "output_metrics", None) or ""
         state = _state(found)
         progress, status = getattr(found, "job_progress", None), found.status
         return JobStanding(
@@ -205,6 +227,8 @@ class FireworksJobs(FireworksAccount):
 
     def metric_rows(self, kind: JobKind, job_id: str) -> list[dict[str, Any]] | None:
         with failures("the metrics of the job", self.place):
+            if kind is JobKind.RFT:
+                return _rows_said(self._metrics_said.get(job_id, ""))
             if kind is JobKind.DPO:
                 answer = self._unless_missing(lambda: self._client.dpo_jobs.get_metrics_file_endpoint(job_id))
                 signed = answer.signed_url if answer else None
@@ -289,10 +313,18 @@ class FireworksJobs(FireworksAccount):
         return found is not None and accepts(_state(found))
 
     def _resource(self, kind: JobKind) -> Any:
-        return self._client.dpo_jobs if kind is JobKind.DPO else self._client.supervised_fine_tuning_jobs
+        resources = {
+            JobKind.SFT: self._client.supervised_fine_tuning_jobs,
+            JobKind.DPO: self._client.dpo_jobs,
+            JobKind.RFT: self._client.reinforcement_fine_tuning_jobs,
+        }
+        return resources[kind]
 
     def _get(self, kind: JobKind, job_id: str) -> Any:
         return self._resource(kind).get(job_id)
+
+    def _evaluator_name(self, name: str) -> str:
+        return name if "/" in name else f"accounts/{self.account}/evaluators/{name}"
 
     def _dataset_name(self, dataset_id: str) -> str:
         return f"accounts/{self.account}/datasets/{dataset_id}"
@@ -337,6 +369,21 @@ def _rows(response: httpx.Response) -> list[dict[str, Any]]:
         if isinstance(row, dict):
             found.append(row)
     return found
+
+
+def _rows_said(text: str) -> list[dict[str, Any]] | None:
+    """A list of objects, one object, or an object on each line; None for anything else. Its form is nowhere written down."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = []
+        for line in text.splitlines():
+            try:
+                found.append(json.loads(line))
+            except (ValueError, RecursionError):
+                continue
+    rows = found if isinstance(found, list) else [found]
+    return [row for row in rows if isinstance(row, dict)] or None
 
 
 def _checkpoint(row: Mapping[str, Any]) -> JobCheckpoint:
