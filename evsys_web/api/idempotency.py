@@ -11,6 +11,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -90,15 +91,12 @@ def _answer_once(request: HttpRequest, user: User, key: str, operate: Callable[[
         if time.monotonic() > deadline:
             return problem(409, f"The first request with this {HEADER} is still at work. Ask again in a moment.")
         time.sleep(0.05)
-    try:
+    with ExitStack() as undo:
+        undo.callback(record.delete)
         response = operate()
-    except BaseException:
-        record.delete()
-        raise
-    if response.status_code >= 300 or response.streaming:
-        record.delete()
-    else:
-        record.remember(response.status_code, response.content.decode(), response.headers.get("Content-Type", ""))
+        if response.status_code < 300 and not response.streaming:
+            undo.pop_all()  # it is done, and must not be done twice
+            record.remember(response.status_code, response.content.decode(), response.headers.get("Content-Type", ""))
     return response
 
 

@@ -20,6 +20,7 @@ from evsys_web.curation.pools import Sources, open_sources
 from evsys_web.curation.rows import rows_of
 from evsys_web.datasets.actions import publish_splits
 from evsys_web.datasets.models import DatasetVersion
+from evsys_web.datasets.publishing import hold
 from evsys_web.evals.models import EvalRun, EvalTask
 from evsys_web.runs.work import storable
 from recipes.curation import CurationSettings, Rows, Selection, select
@@ -50,9 +51,9 @@ def publish(
 ) -> Published:
     """The selected attempts as the next version of the dataset `name`; the one that is there when asked again.
 
-    Rows are streamed from the database into a file. Then version, curation and the source of every row become visible in one
-    transaction, or nothing does. Raises PermissionDenied; ConfigError for a name, eval runs or settings; DataError where no
-    attempt has the metric."""
+    Rows are streamed from the database into a file, and their sources written under a draft. Then version, curation and the
+    source of every row become visible in one transaction, or nothing does. Raises PermissionDenied; ConfigError for a name, eval
+    runs or settings; DataError where no attempt has the metric, or somebody deletes meanwhile what this is made of or goes to."""
     require_editor(user, project)
     if not eval_runs or any(run.project_id != project.pk for run in eval_runs):
         raise ConfigError("Choose eval runs of this project.", path=("eval_runs",))
@@ -69,7 +70,7 @@ def publish(
         row_format=RowFormat.PREFERENCE if settings.rows is Rows.PAIRS else RowFormat.MESSAGES,
         source="curated pairs of attempts" if settings.rows is Rows.PAIRS else "curated attempts",
         description=storable(description.strip())[:2000],
-        record=publication.record,
+        beside=publication,
     )
     return Published(publication.curation, imported.version, imported.created)
 
@@ -122,6 +123,10 @@ class _Publication:
     def rows(self, places: Integers) -> Iterator[Row]:
         return rows_of(self.sources, self.selection, places.tolist())
 
+    def stage(self, draft: DatasetVersion) -> None:
+        """The source of every row. Raises DataError when somebody deletes the dataset meanwhile."""
+        self._write_sources(draft)
+
     def record(self, version: DatasetVersion) -> None:
         """Inside the transaction that makes the version."""
         values = self.settings.model_dump(mode="json")
@@ -148,7 +153,7 @@ class _Publication:
             self._write_sources(version)
 
     def _write_sources(self, version: DatasetVersion) -> None:
-        """Tuples instead of model rows: everyone else waits for this transaction, and model rows take three times as long."""
+        """Tuples instead of model rows, which take three times as long."""
         chosen = "" if self.selection.rejected is None else Side.CHOSEN.value
         self._write_side(version, chosen, self.selection.attempts, self.selection.score)
         if self.selection.rejected is not None and self.selection.rejected_score is not None:
@@ -163,12 +168,18 @@ class _Publication:
                 *(range(first, first + len(places)), run_keys[pool.run[attempts]].tolist(), self._task_keys[attempts].tolist()),
                 *(pool.ids[attempts].tolist(), pool.number[attempts].tolist(), score_R[places].tolist()),
             )
-            with connection.cursor() as cursor:
-                statement = INSERT_SOURCE.format(table=connection.ops.quote_name(CuratedRow._meta.db_table))
-                rows = ((version.pk, split, side, *values) for values in zip(*columns, strict=True))
-                while batch := list(islice(rows, ROWS_PER_INSERT)):
-                    cursor.executemany(statement, batch)
+            rows = ((version.pk, split, side, *values) for values in zip(*columns, strict=True))
+            while batch := list(islice(rows, ROWS_PER_INSERT)):
+                _insert(version, batch)
             first += len(places)
+
+
+@transaction.atomic
+def _insert(version: DatasetVersion, rows: Sequence[tuple[Any, ...]]) -> None:
+    """One transaction of many: everyone else may write between them."""
+    hold(version)
+    with connection.cursor() as cursor:
+        cursor.executemany(INSERT_SOURCE.format(table=connection.ops.quote_name(CuratedRow._meta.db_table)), rows)
 
 
 def nothing_to_publish(settings: CurationSettings) -> str:

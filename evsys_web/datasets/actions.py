@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import timedelta
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from django.core.exceptions import ValidationError
 from django.core.files import File
 from django.core.files.uploadedfile import UploadedFile
 from django.db import models, transaction
@@ -20,17 +18,16 @@ from evsys_web.accounts.audit import facts
 from evsys_web.accounts.audit import record as record_change
 from evsys_web.accounts.models import Project, User
 from evsys_web.accounts.permissions import require_editor
-from evsys_web.datasets.intake import Intake, ReadingNeeded, RowsRefused, SpilledFile, propose, take_in, take_in_splits
-from evsys_web.datasets.models import Dataset, DatasetVersion, StagedUpload, VersionStatus
+from evsys_web.datasets.intake import ReadingNeeded, RowsRefused, SpilledFile, propose, take_in, take_in_splits
+from evsys_web.datasets.models import Dataset, DatasetVersion, StagedUpload
+from evsys_web.datasets.publishing import STAGED_FOR, Beside, Origin, check_name, delete_files, publish
 from evsys_web.datasets.splits import content_hash
 from recipes import starter
 from recipes.conversions import Reading
-from recipes.errors import ConfigError
 from recipes.rows import Report, RowFormat, check
 from recipes.sources import FileKind, declared_splits
 from recipes.types import Row
 
-STAGED_FOR = timedelta(days=1)
 STARTER_NAME = "starter-sums"
 STARTER_ROWS = Path(starter.__file__).parent / "rows" / "train.jsonl"
 
@@ -92,7 +89,7 @@ def import_dataset(
     splits = declared_splits(path) if kind is FileKind.PARQUET else []
     del proposal  # its sample may hold megabytes
     intake, errors_csv = take_in(path, kind, reading)
-    try:
+    with closing(intake):
         report = intake.report
         if report.num_errors and not (leave_out_bad and report.count):
             errors_csv.seek(0)
@@ -100,12 +97,8 @@ def import_dataset(
         errors_csv.close()
         if splits:
             intake.take_splits(splits)
-        version, created = _publish(
-            intake, reading, user=user, project=project, name=name, description=description, source=source or Path(filename).name
-        )
-    finally:
-        intake.close()
-    return Imported(version, created, intake.metadata_keys)
+        origin = Origin(user, project, name, reading, source or Path(filename).name, description)
+        return Imported(*publish(intake, origin), intake.metadata_keys)
 
 
 def publish_splits(
@@ -117,100 +110,19 @@ def publish_splits(
     row_format: RowFormat,
     source: str = "",
     description: str = "",
-    record: Callable[[DatasetVersion], None] = lambda version: None,
+    beside: Beside | None = None,
 ) -> Imported:
     """Store rows made here, split by split in the order given, as the next version of the dataset `name`; the version that is
     there already when it has the very same rows and splits. Rows are streamed: checked, written, and forgotten.
-    record: writes down what made the version, in the transaction that makes it; if it raises, there is no version.
+    beside: writes down what made the version.
 
     Raises PermissionDenied; ConfigError for a name; DataError at the first bad row or for a split without any: nothing is stored.
     """
     require_editor(user, project)
     check_name(name)
-    intake = take_in_splits(splits, row_format)
-    try:
-        with transaction.atomic():
-            version, created = _publish(
-                intake, Reading(row_format), user=user, project=project, name=name, description=description, source=source
-            )
-            try:
-                record(version)
-            except BaseException:
-                if created:
-                    _delete_files(version.file, version.offsets)
-                raise
-    finally:
-        intake.close()
-    return Imported(version, created, intake.metadata_keys)
-
-
-class Made(NamedTuple):
-    """`created` is False when the project had a dataset of that name."""
-
-    dataset: Dataset
-    created: bool
-
-
-def create_dataset(*, user: User, project: Project, name: str, description: str = "") -> Made:
-    """An empty dataset, or the one of that name. Raises PermissionDenied, ConfigError."""
-    require_editor(user, project)
-    check_name(name)
-    with transaction.atomic():
-        values = {"description": description, "created_by": user}
-        made = Made(*Dataset.objects.get_or_create(project=project, name=name, defaults=values))
-        if made.created:
-            record_change(user, "made", made.dataset, after=facts(made.dataset))
-    return made
-
-
-def check_name(name: str) -> None:
-    """Raises ConfigError with path ("name",)."""
-    try:
-        Dataset._meta.get_field("name").clean(name, None)
-    except ValidationError as error:
-        raise ConfigError(f"Name of the dataset: {' '.join(error.messages)}", path=("name",)) from None
-
-
-def _publish(
-    intake: Intake, reading: Reading, *, user: User, project: Project, name: str, description: str, source: str
-) -> tuple[DatasetVersion, bool]:
-    with transaction.atomic():
-        create_dataset(user=user, project=project, name=name, description=description)
-        dataset = Dataset.objects.select_for_update().get(project=project, name=name)
-        same = dataset.versions.ready().filter(content_hash=intake.content_hash, format=reading.format).first()
-        if same is not None:
-            _put_back(same, intake)
-            return same, False
-        version = DatasetVersion(
-            dataset=dataset,
-            number=dataset.next_number(),
-            status=VersionStatus.READY,
-            format=reading.format,
-            num_rows=intake.report.count,
-            num_bytes=intake.num_bytes,
-            splits=intake.splits,
-            num_left_out=intake.report.num_errors,
-            content_hash=intake.content_hash,
-            conversion=reading.title,
-            source=source[:255],
-            created_by=user,
-        )
-        try:
-            version.file.save("rows.jsonl", intake.lines, save=False)
-            version.offsets.save("rows.offsets", intake.offsets, save=False)
-            version.save()
-            record_change(user, "published", version, after=facts(version))
-        except BaseException:
-            _delete_files(version.file, version.offsets)
-            raise
-    return version, True
-
-
-def _put_back(version: DatasetVersion, intake: Intake) -> None:
-    """Stored files that are gone from the disk, from an upload that has the very same rows."""
-    for stored, file in ((version.file, intake.lines), (version.offsets, intake.offsets)):
-        if not stored.storage.exists(str(stored.name)):
-            stored.storage.save(str(stored.name), file)
+    with closing(take_in_splits(splits, row_format)) as intake:
+        origin = Origin(user, project, name, Reading(row_format), source, description)
+        return Imported(*publish(intake, origin, beside), intake.metadata_keys)
 
 
 def stage_upload(
@@ -297,7 +209,7 @@ def discard_staged(*, user: User, staged: StagedUpload) -> None:
 def forget_staged(staged: StagedUpload) -> None:
     """Delete the row and its files."""
     staged.delete()
-    _delete_files(staged.file, staged.errors_file)
+    delete_files(staged.file, staged.errors_file)
 
 
 def sweep_staged() -> None:
@@ -373,7 +285,7 @@ def delete_dataset(*, user: User, dataset: Dataset) -> None:
     files = [file for version in dataset.versions.all() for file in (version.file, version.offsets)]
     record_change(user, "deleted", dataset, before=facts(dataset))
     dataset.delete()
-    transaction.on_commit(lambda: _delete_files(*files))
+    transaction.on_commit(lambda: delete_files(*files))
 
 
 @transaction.atomic
@@ -383,10 +295,4 @@ def delete_version(*, user: User, version: DatasetVersion) -> None:
     files = (version.file, version.offsets)
     record_change(user, "deleted", version, before=facts(version))
     version.delete()
-    transaction.on_commit(lambda: _delete_files(*files))
-
-
-def _delete_files(*files: models.fields.files.FieldFile) -> None:
-    for file in files:
-        if file.name:
-            file.storage.delete(file.name)
+    transaction.on_commit(lambda: delete_files(*files))

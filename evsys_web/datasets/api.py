@@ -18,7 +18,7 @@ from evsys_web.api.auth import caller
 from evsys_web.api.errors import FieldError, Unprocessable
 from evsys_web.api.idempotency import idempotent
 from evsys_web.api.pagination import Page, PageQuery, Slice, paginate
-from evsys_web.datasets import actions
+from evsys_web.datasets import actions, publishing
 from evsys_web.datasets.diffs import MAX_SHOWN, diff, facts
 from evsys_web.datasets.downloads import ExportFormat, version_download
 from evsys_web.datasets.intake import ReadingNeeded, RowsRefused, SpilledFile
@@ -192,7 +192,9 @@ def list_datasets(request: HttpRequest, query: Query[ListQuery]) -> Slice:
 @idempotent
 def create_dataset(request: HttpRequest, body: DatasetIn) -> Status[Dataset]:
     user = caller(request)
-    made = actions.create_dataset(user=user, project=_project(user, body.project), name=body.name, description=body.description)
+    made = publishing.create_dataset(
+        user=user, project=_project(user, body.project), name=body.name, description=body.description
+    )
     return Status(201 if made.created else 200, _dataset(request, made.dataset.pk))
 
 

@@ -9,10 +9,10 @@ from django.db import transaction
 from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import BackendCredential, Project, User
 from evsys_web.accounts.permissions import require_editor
-from evsys_web.datasets.actions import check_name
 from evsys_web.datasets.downloads import ExportFormat
 from evsys_web.datasets.hub import check_repo_id
 from evsys_web.datasets.models import DatasetVersion, Direction, HubTransfer
+from evsys_web.datasets.publishing import check_name
 from evsys_web.datasets.tasks import transfer
 from recipes.errors import ConfigError
 

@@ -189,7 +189,7 @@ def delete(request: HttpRequest, pk: int) -> HttpResponse:
         actions.delete_dataset(user=user, dataset=found)
         messages.success(request, f"{found.name} and its files are deleted.")
         return redirect("datasets:list")
-    versions = list(found.versions.all())
+    versions = list(found.versions.ready())
     context = {"dataset": found, "versions": versions, "dependents": dependents(versions)}
     return render(request, "datasets/delete.html", context)
 

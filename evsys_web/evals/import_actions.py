@@ -7,6 +7,7 @@ a draft until its last attempt is written, and gone again if that fails.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -83,14 +84,13 @@ def import_attempts(
         source=f"{FORMAT_WORDS[source.format]}: {storable(Path(source.filename).name)}"[:300],
         num_tasks=report.num_tasks,
     )
-    try:
+    with ExitStack() as undo:
+        undo.callback(run.delete)
         counters = _fill(run, source, report)
         with transaction.atomic():
             _complete(run, report, counters)
             record(user, "imported", run, after=facts(run))
-    except BaseException:
-        run.delete()
-        raise
+        undo.pop_all()
     return ImportedRun(run, report)
 
 
