@@ -19,6 +19,11 @@
 | EVSYS_URL | from EVSYS_HOST and PORT | address of this server as people type it; links in messages begin with it |
 | EMAIL_URL | no e-mail is sent | smtp://user:password@host:587 (with STARTTLS), smtps://… (TLS at once), console:// prints it |
 | EMAIL_FROM | evsys@localhost | sender of e-mail |
+| EVSYS_OIDC_ISSUER | no single sign-on | https://login.example.org/realms/team: the OpenID Connect provider to sign in with |
+| EVSYS_OIDC_CLIENT_ID | | what this server is called there; its redirect address is EVSYS_URL/accounts/sso/callback/ |
+| EVSYS_OIDC_CLIENT_SECRET | | and its password there |
+| EVSYS_OIDC_NAME | single sign-on | what the button says after "Continue with" |
+| EVSYS_OIDC_DOMAINS | nobody new | e-mail domains, comma-separated, whose people get an account when they come; * for everybody |
 | EVSYS_TRAINING_CONCURRENCY | 1 | how many runs `manage.py up` trains at a time; more than one shares the GPU among them |
 | EVSYS_EVALS_CONCURRENCY | 0 | how many evals, in a worker of their own; 0: in the one that trains, in between |
 | EVSYS_DEFAULT_CONCURRENCY | 0 | the same for everything else: moves of cycles, exports, transfers |
@@ -41,6 +46,7 @@ A value that cannot be read stops the start with a sentence; one that can be rea
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import time
@@ -162,6 +168,51 @@ def _url() -> str:
     return url or f"http{'s' if HTTPS else ''}://{host}:{PORT}"
 
 
+class Oidc(NamedTuple):
+    """An OpenID Connect provider. domains: whose people may come without an invitation; "*" for everybody."""
+
+    issuer: str
+    client_id: str
+    client_secret: str
+    name: str
+    domains: list[str]
+
+    @property
+    def provider_id(self) -> str:
+        """Of this issuer alone: another one may call somebody else by the same number."""
+        return f"oidc-{hashlib.sha256(self.issuer.encode()).hexdigest()[:16]}"
+
+
+def oidc_providers(oidc: Oidc | None) -> dict[str, Any]:
+    """As allauth wants to be told."""
+    app = {"settings": {"server_url": oidc.issuer}, "provider_id": oidc.provider_id, "name": oidc.name} if oidc else {}
+    keys = {"client_id": oidc.client_id, "secret": oidc.client_secret} if oidc else {}
+    return {"openid_connect": {"OAUTH_PKCE_ENABLED": True, "APPS": [app | keys] if oidc else []}}
+
+
+def _oidc() -> Oidc | None:
+    issuer = os.environ.get("EVSYS_OIDC_ISSUER", "").strip().removesuffix("/.well-known/openid-configuration").rstrip("/")
+    if not issuer:
+        return None
+    try:
+        parts = urlsplit(issuer)
+    except ValueError:
+        parts = urlsplit("")
+    is_here = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if not parts.hostname or not (parts.scheme == "https" or is_here) or parts.query or parts.fragment or parts.username:
+        raise ImproperlyConfigured(
+            "EVSYS_OIDC_ISSUER cannot be used. Write its address as https://login.example.org/realms/team."
+        )
+    client_id = os.environ.get("EVSYS_OIDC_CLIENT_ID", "").strip()
+    client_secret = os.environ.get("EVSYS_OIDC_CLIENT_SECRET", "").strip()
+    if not client_id or not client_secret:
+        missing = "EVSYS_OIDC_CLIENT_SECRET" if client_id else "EVSYS_OIDC_CLIENT_ID"
+        raise ImproperlyConfigured(f"EVSYS_OIDC_ISSUER is set, and {missing} is not. The provider gives you one.")
+    name = os.environ.get("EVSYS_OIDC_NAME", "").strip() or "single sign-on"
+    domains = [domain.lower().removeprefix("@") for domain in _words("EVSYS_OIDC_DOMAINS")]
+    return Oidc(issuer, client_id, client_secret, name, domains)
+
+
 HOME = _home()
 HOST = os.environ.get("EVSYS_HOST") or "127.0.0.1"
 PORT = _number("PORT", 8000, low=1, high=65535)
@@ -188,6 +239,11 @@ INSTALLED_APPS = [
     "django_htmx",
     "ninja",
     "axes",
+    "allauth.account",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
+    "allauth.mfa",
+    "allauth.usersessions",
     "evsys_web.accounts",
     "evsys_web.datasets",
     "evsys_web.runs",
@@ -212,6 +268,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.auth.middleware.LoginRequiredMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -277,15 +334,24 @@ AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]  # by name alone, anybody could lock anybody out
 AXES_CLIENT_IP_CALLABLE = "evsys_web.accounts.origin.address_of"  # None for what is no address: PostgreSQL takes no other
 AXES_LOCKOUT_CALLABLE = "evsys_web.accounts.lockout.locked_out"
-AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "next"]  # the link of an invitation is a secret
+AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "next", "code"]  # the link of an invitation is a secret
 AXES_RESET_ON_SUCCESS = True
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_DISABLE_ACCESS_LOG = True
 AXES_ENABLE_ADMIN = False
 AXES_VERBOSE = False
+ACCOUNT_ADAPTER = "evsys_web.accounts.adapters.AccountAdapter"
+ACCOUNT_EMAIL_VERIFICATION = "none"  # addresses prove nothing here: nobody is let in by one
+ACCOUNT_RATE_LIMITS = {"login_failed": "10/m/ip,5/5m/key", "reset_password": "20/h/ip,3/h/key"}  # key: a person, an address
+MFA_ADAPTER = "evsys_web.accounts.adapters.SecondFactorAdapter"
+OIDC = _oidc()
+SOCIALACCOUNT_ADAPTER = "evsys_web.accounts.oidc_client.OidcAdapter"
+SOCIALACCOUNT_REQUESTS_TIMEOUT = 10
+SOCIALACCOUNT_PROVIDERS = oidc_providers(OIDC)
 LOGIN_URL = "accounts:login"
 LOGIN_REDIRECT_URL = "home:dashboard"
 LOGOUT_REDIRECT_URL = "accounts:login"
+PASSWORD_RESET_TIMEOUT = 3600
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (
@@ -391,9 +457,15 @@ CELERY_TASK_ROUTES = {  # one process reads all by default, so what needs the wh
     "evsys_web.runs.tasks.*": {"queue": "training"},
     "evsys_web.evals.tasks.*": {"queue": "evals"},
     "evsys_web.cycles.tasks.*": {"queue": "default"},
+    "evsys_web.accounts.tasks.*": {"queue": "messages"},
     "evsys_web.notifications.tasks.*": {"queue": "messages"},  # a process of its own: an hour's training must not delay them
 }
-SWEEPS = ["evsys_web.notifications.sweeping.sweep", "evsys_web.home.beats.beat", "evsys_web.home.tasks.sweep"]
+SWEEPS = [
+    "evsys_web.accounts.tasks.sweep",
+    "evsys_web.notifications.sweeping.sweep",
+    "evsys_web.home.beats.beat",
+    "evsys_web.home.tasks.sweep",
+]
 """What every worker looks over now and then besides lost and waiting work: functions of the worker's name, safe to run twice."""
 
 LOG_LEVEL = (os.environ.get("LOG_LEVEL") or "INFO").upper()

@@ -6,6 +6,7 @@ from django.contrib import admin
 from django.contrib.auth.decorators import login_not_required
 from django.urls import URLPattern, URLResolver, include, path
 
+from evsys_web.accounts.urls import names_that_allauth_knows
 from evsys_web.api.api import api
 
 
@@ -22,6 +23,7 @@ api_patterns, api_app_name, api_namespace = api.urls
 urlpatterns = [
     path("", include("evsys_web.home.urls")),
     path("accounts/", include("evsys_web.accounts.urls")),
+    path("accounts/", include(names_that_allauth_knows)),
     path("datasets/", include("evsys_web.datasets.urls")),
     path("runs/checkpoints/", include("evsys_web.checkpoints.urls")),
     path("runs/", include("evsys_web.runs.urls")),

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from allauth.mfa.models import Authenticator
+from django.apps import apps
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as StockUserAdmin
 from django.contrib.auth.models import Group
-from django.db.models import Model, QuerySet
+from django.db.models import Exists, Model, OuterRef, QuerySet
 from django.http import HttpRequest
 from django.utils.timezone import now
 
 from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.models import ApiToken, AuditEntry, BackendCredential, Membership, Project, User
+from evsys_web.accounts.second_factor import remove
+from evsys_web.accounts.views import signed_in
 
 admin.site.unregister(Group)  # roles in projects say who may do what
+for model in apps.get_models():  # allauth's tables: our own pages write them, with an entry in the audit log
+    if model.__module__.startswith("allauth.") and admin.site.is_registered(model):
+        admin.site.unregister(model)
 
 
 class Audited:
@@ -43,7 +50,25 @@ class MembershipInline(admin.TabularInline):  # type: ignore[type-arg]
 
 @admin.register(User)
 class UserAdmin(Audited, StockUserAdmin):  # type: ignore[type-arg]
-    list_display = ("username", "email", "is_active", "is_staff", "last_login")
+    list_display = ("username", "email", "is_active", "is_staff", "has_second_factor", "last_login")
+    actions = ("remove_second_factor",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        factors = Authenticator.objects.filter(user=OuterRef("pk"))
+        return super().get_queryset(request).annotate(has_second_factor=Exists(factors))
+
+    @admin.display(boolean=True, description="second factor")
+    def has_second_factor(self, user: Any) -> bool:
+        return bool(user.has_second_factor)
+
+    @admin.action(description="Remove the second factor (lost telephone)", permissions=["remove_second_factor"])
+    def remove_second_factor(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        count = sum(remove(user=user, by=signed_in(request)) for user in queryset)
+        self.message_user(request, f"Removed: {count}. Their password alone signs them in now: make sure that they asked.")
+
+    def has_remove_second_factor_permission(self, request: HttpRequest) -> bool:
+        """Not any staff: it would open an administrator's account to whoever knows the password."""
+        return bool(request.user.is_superuser)
 
     def log_change(self, request: HttpRequest, obj: Any, message: Any) -> Any:
         """Setting somebody's password passes by here and not by `save_model`."""

@@ -25,8 +25,8 @@ def locked_out(request: HttpRequest, *_: Any) -> HttpResponse:
 
 
 def _last_failure(request: HttpRequest) -> datetime:
-    attempts = AccessAttempt.objects.filter(
-        username=request.POST.get("username", "").replace("\0", "")[:255], ip_address=address_of(request)
-    )
+    said = getattr(request, "axes_credentials", None) or request.POST  # only the first step of a sign-in says a name
+    username = str(said.get("username", "")).replace("\0", "")[:255]
+    attempts = AccessAttempt.objects.filter(username=username, ip_address=address_of(request))
     newest: datetime | None = attempts.order_by("-attempt_time").values_list("attempt_time", flat=True).first()
     return newest or now()

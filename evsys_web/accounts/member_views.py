@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from allauth.account.utils import perform_login
 from django import forms
+from django.conf import settings
 from django.contrib import messages
-from django.contrib.auth import login
 from django.contrib.auth.decorators import login_not_required
 from django.contrib.auth.forms import UserCreationForm
 from django.core.exceptions import ValidationError
@@ -131,7 +132,8 @@ def invitation(request: HttpRequest, secret: str) -> HttpResponse:
         messages.success(request, f"You are in {found.project} now, as {found.get_role_display().lower()}.")
         return redirect("home:dashboard")
     status = 422 if form is not None and form.errors else 200
-    return render(request, "accounts/invitation.html", {"invitation": found, "form": form}, status=status)
+    context = {"invitation": found, "form": form, "sso": settings.OIDC}
+    return render(request, "accounts/invitation.html", context, status=status)
 
 
 def found(request: HttpRequest, pk: int) -> Project:
@@ -149,7 +151,7 @@ def _joined_with_new_account(request: HttpRequest, form: AccountForm, found: Inv
         transaction.set_rollback(True)
         return None
     record(user, "made", user, after={"username": user.username, "email": user.email})
-    login(request, user, backend="django.contrib.auth.backends.ModelBackend")
+    perform_login(request, user)
     return user
 
 

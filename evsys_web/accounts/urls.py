@@ -3,7 +3,16 @@ from __future__ import annotations
 from django.contrib.auth.views import LogoutView
 from django.urls import path
 
-from evsys_web.accounts import audit_views, credential_views, member_views, views
+from evsys_web.accounts import (
+    audit_views,
+    credential_views,
+    member_views,
+    oidc_views,
+    reset_views,
+    second_factor_views,
+    session_views,
+    views,
+)
 
 app_name = "accounts"
 urlpatterns = [
@@ -11,6 +20,19 @@ urlpatterns = [
     path("logout/", LogoutView.as_view(), name="logout"),
     path("", views.profile, name="profile"),
     path("password/", views.PasswordView.as_view(), name="password"),
+    path("reset/", reset_views.reset, name="reset"),
+    path("reset/<str:uidb64>/with/<str:token>/", reset_views.ResetConfirmView.as_view(), name="reset-confirm"),
+    path("second-step/", second_factor_views.second_step, name="second-step"),
+    path("second-factor/", second_factor_views.page, name="second-factor"),
+    path("second-factor/codes", second_factor_views.new_codes, name="new-codes"),
+    path("second-factor/off", second_factor_views.turn_off, name="second-factor-off"),
+    path("sessions/", session_views.sessions, name="sessions"),
+    path("sessions/others/end", session_views.end_others, name="end-other-sessions"),
+    path("sessions/<int:pk>/end", session_views.end, name="end-session"),
+    path("sso/", oidc_views.start, name="sso"),
+    path("sso/callback/", oidc_views.callback, name="sso-callback"),
+    path("sso/connect", oidc_views.connect, name="sso-connect"),
+    path("sso/disconnect", oidc_views.disconnect, name="sso-disconnect"),
     path("tokens/", views.tokens, name="tokens"),
     path("tokens/<int:pk>/revoke/", views.revoke, name="revoke"),
     path("projects/new", member_views.new_project, name="new-project"),
@@ -25,4 +47,8 @@ urlpatterns = [
     path("credentials/<int:pk>/", credential_views.credential, name="credential"),
     path("credentials/<int:pk>/test", credential_views.test, name="test-credential"),
     path("credentials/<int:pk>/delete/", views.remove_credential, name="delete-credential"),
+]
+names_that_allauth_knows = [
+    path("login/", views.LoginView.as_view(), name="account_login"),
+    path("second-step/", second_factor_views.second_step, name="mfa_authenticate"),
 ]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from allauth.account.internal.flows.login import record_authentication
+from allauth.account.utils import perform_login
+from allauth.socialaccount.models import SocialAccount
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import views as auth_views
 from django.contrib.messages.views import SuccessMessageMixin
@@ -20,15 +24,28 @@ from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.forms import CredentialForm, ProfileForm, TokenForm
 from evsys_web.accounts.models import ApiToken, BackendCredential, User
 from evsys_web.accounts.permissions import require_editor_somewhere
+from evsys_web.accounts.second_factor import second_factor_of
 from recipes.errors import ConfigError
 
 METHODS = ["get", "head", "post", "options"]  # Django's own views take a PUT for a POST
 
 
 class LoginView(auth_views.LoginView):
+    """The one way in with a password, the admin's included. allauth goes on from here: it asks for the second factor, if there is
+    one, and signs in."""
+
     template_name = "accounts/login.html"
     redirect_authenticated_user = True
     http_method_names = METHODS
+
+    def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_context_data(sso=settings.OIDC, **kwargs)
+
+    def form_valid(self, form: Any) -> HttpResponse:
+        user = form.get_user()
+        record_authentication(self.request, user, "password")
+        response: HttpResponse = perform_login(self.request, user, redirect_url=self.get_success_url())
+        return response
 
 
 class PasswordView(SuccessMessageMixin, auth_views.PasswordChangeView):  # type: ignore[type-arg]
@@ -61,8 +78,14 @@ def profile(request: HttpRequest) -> HttpResponse:
             record(user, "changed", user, before=before, after=facts(user))
         messages.success(request, "Your profile is saved.")
         return redirect("accounts:profile")
-    memberships = user.memberships.select_related("project").order_by("pk")
-    return render(request, "accounts/profile.html", {"form": form, "memberships": memberships})
+    context = {
+        "form": form,
+        "memberships": user.memberships.select_related("project").order_by("pk"),
+        "has_second_factor": second_factor_of(user) is not None,
+        "sso": settings.OIDC,
+        "connections": SocialAccount.objects.filter(user=user),
+    }
+    return render(request, "accounts/profile.html", context)
 
 
 @never_cache

@@ -52,6 +52,19 @@ PAGES: dict[str, Methods] = {
     "accounts/projects/<int:pk>/members/<int:member_pk>/remove": {"post": ADMIN},
     "accounts/invitations/<str:secret>/": {"get": OPEN, "post": OPEN},
     "accounts/password/": {"get": OWN, "post": OWN},
+    "accounts/reset/": {"get": OPEN, "post": OPEN},
+    "accounts/reset/<str:uidb64>/with/<str:token>/": {"get": OPEN, "post": OPEN},
+    "accounts/second-step/": {"get": OPEN, "post": OPEN},  # opens after a right password alone
+    "accounts/second-factor/": {"get": OWN, "post": OWN},
+    "accounts/second-factor/codes": {"post": OWN},
+    "accounts/second-factor/off": {"post": OWN},
+    "accounts/sessions/": {"get": OWN},
+    "accounts/sessions/<int:pk>/end": {"post": OWN},
+    "accounts/sessions/others/end": {"post": OWN},
+    "accounts/sso/": {"get": OPEN},
+    "accounts/sso/callback/": {"get": OPEN},
+    "accounts/sso/connect": {"get": OWN, "post": OWN},
+    "accounts/sso/disconnect": {"post": OWN},
     "accounts/tokens/": {"get": OWN, "post": OWN},
     "accounts/tokens/<int:pk>/revoke/": {"post": OWN},
     "accounts/credentials/": {"get": LOOK, "post": EDIT},
@@ -296,6 +309,7 @@ QUIRKS = {
     ("api/v1/evals/compare", "get"): {422},
     ("api/v1/datasets/versions/<int:version_id>/rows/<int:row>/lineage", "get"): {404},  # of rows that were not curated
     ("api/", "get"): {404},
+    **{(f"accounts/sso/{page}", method): {404} for page in ("", "callback/", "connect") for method in ("get", "post")},
 }
 """What else may be answered to somebody who may."""
 
@@ -312,6 +326,9 @@ WRITES_NOTHING = {
     "api/v1/curations/preview",
     "accounts/login/",
     "accounts/logout/",
+    "accounts/reset/",  # sends a message, at most
+    "accounts/second-step/",
+    "accounts/sso/connect",  # asks for the password; coming back from the provider connects
     "datasets/staged/<uuid:pk>",  # the walk only looks at a reading
     "api/v1/runs/<int:run_id>/log-batch",  # points, by the thousand
 }

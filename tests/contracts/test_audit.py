@@ -23,6 +23,12 @@ WRITES = [
 REFUSED_IN_THIS_WORLD = {
     "accounts/credentials/<int:pk>/test",  # nor is there an address to try a key at; test_connection_tests.py does
     "accounts/password/",  # nobody types a password here; test_audit_log.py does
+    "accounts/reset/<str:uidb64>/with/<str:token>/",  # nor here; test_reset.py does
+    "accounts/second-factor/",  # test_second_factor.py
+    "accounts/second-factor/codes",
+    "accounts/second-factor/off",
+    "accounts/sessions/others/end",  # she is signed in nowhere else
+    "accounts/sso/disconnect",  # test_single_sign_on.py
     "sweeps/new/launch",
     "runs/checkpoints/<int:pk>/push",
     "runs/checkpoints/<int:pk>/merge",  # the starter is not on the disk of these rows

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from allauth.usersessions.models import UserSession
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import transaction
 from django.test import Client, override_settings
@@ -67,6 +68,8 @@ class World:
         dave = Membership.objects.create(project=project, user=User.objects.create_user("dave"), role=Role.VIEWER)
         self.people = {"projects": project.pk, "members": dave.pk, "invitations": invited.invitation.pk}
         self.secret = invited.link.rstrip("/").rpartition("/")[2]
+        seen = {"ip": "192.0.2.7", "session_key": "of-another-browser", "user_agent": "Firefox"}
+        self.session = UserSession.objects.create(user=alice, **seen)
         self.keys = self._keys(Status.QUEUED)
         self.ended = self.keys | self._keys(Status.COMPLETED)
 
@@ -127,7 +130,7 @@ class World:
         sweep = Sweep.objects.create(name=f"a {status} sweep", config=SWEEP | mock_config(), **of_rows, **self.mine)
         SweepRun.objects.create(sweep=sweep, run=run, combination=0)
         found |= {"sweeps": sweep.pk, "limits": self.project.pk, "of-run": run.pk}
-        found |= self.people | {"secret": self.secret}
+        found |= self.people | {"secret": self.secret, "reset": "MQ", "with": "a-token", "sessions": self.session.pk}
         found |= {"hub-transfers": found["transfers"], "notifications": channel.pk}
         return {key: str(value) for key, value in found.items()}
 

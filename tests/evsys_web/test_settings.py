@@ -63,6 +63,37 @@ def test_an_empty_key_file_is_refused_rather_than_used(load: Loader) -> None:
         load()
 
 
+OIDC = {
+    "EVSYS_OIDC_ISSUER": "https://login.example.org/realms/team/",
+    "EVSYS_OIDC_CLIENT_ID": "evsys",
+    "EVSYS_OIDC_CLIENT_SECRET": "a secret",
+}
+
+
+def test_single_sign_on_is_off_until_a_provider_is_named(load: Loader) -> None:
+    assert load()["OIDC"] is None and load()["SOCIALACCOUNT_PROVIDERS"]["openid_connect"]["APPS"] == []
+    settings = load(**OIDC, EVSYS_OIDC_DOMAINS="Example.org, @example.net")
+    assert settings["OIDC"].issuer == "https://login.example.org/realms/team"
+    assert (settings["OIDC"].name, settings["OIDC"].domains) == ("single sign-on", ["example.org", "example.net"])
+    assert load(**OIDC | {"EVSYS_OIDC_ISSUER": "https://other.example"})["OIDC"].provider_id != settings["OIDC"].provider_id
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"EVSYS_OIDC_ISSUER": "http://login.example.org"}, "cannot be used"),
+        ({"EVSYS_OIDC_ISSUER": "login.example.org"}, "cannot be used"),
+        ({"EVSYS_OIDC_ISSUER": "https://me:pw@login.example.org"}, "cannot be used"),
+        ({"EVSYS_OIDC_ISSUER": "https://[::1"}, "cannot be used"),
+        ({"EVSYS_OIDC_CLIENT_ID": ""}, "EVSYS_OIDC_CLIENT_ID is not"),
+        ({"EVSYS_OIDC_CLIENT_SECRET": " "}, "EVSYS_OIDC_CLIENT_SECRET is not"),
+    ],
+)
+def test_half_a_provider_stops_the_start(load: Loader, changed: dict[str, str], says: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=says):
+        load(**OIDC | changed)
+
+
 def test_postgresql_gets_a_bounded_pool(load: Loader) -> None:
     database = load(DATABASE_URL="postgresql://evsys:pw@db:5432/evsys")["DATABASES"]["default"]
     assert (database["ENGINE"], database["HOST"]) == ("django.db.backends.postgresql", "db")

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from allauth.mfa.models import Authenticator
+from allauth.mfa.recovery_codes.internal.auth import RecoveryCodes
 from django.core.management import CommandError, call_command
 
 from evsys_web.accounts.actions import reveal_credential, store_credential
 from evsys_web.accounts.models import BackendCredential, Project, User
+from evsys_web.accounts.second_factor import turn_on
 from evsys_web.encryption import seal, unsaid, unseal
 from evsys_web.home.lock import alone_in_home
 from evsys_web.home.management.commands import rotate_keys
@@ -31,12 +34,15 @@ def test_everything_is_sealed_anew_and_the_former_key_opens_nothing(
 ) -> None:
     settings.CREDENTIAL_KEYS_ARE_GIVEN = False
     former, signing = settings.CREDENTIAL_KEYS, unseal(Channel.objects.get().sealed_secret)
+    codes = turn_on(user=User.objects.get(username="alice"), secret="JBSWY3DPEHPK3PXP", revoke_tokens=False)
     call_command("rotate_keys")
     file = settings.HOME / "credential_key"
     assert file.read_text() == ",".join(settings.CREDENTIAL_KEYS) and file.stat().st_mode & 0o077 == 0
     assert len(settings.CREDENTIAL_KEYS) == 1 and former != settings.CREDENTIAL_KEYS
     assert reveal_credential(project=project, name="mine") == SECRET
     assert unseal(Channel.objects.get().sealed_secret) == signing
+    assert unseal(Authenticator.objects.get(type="totp").data["secret"]) == "JBSWY3DPEHPK3PXP"
+    assert RecoveryCodes(Authenticator.objects.get(type="recovery_codes")).generate_codes() == codes
     settings.CREDENTIAL_KEYS = former
     with pytest.raises(ConfigError):
         unseal(BackendCredential.objects.get().sealed)

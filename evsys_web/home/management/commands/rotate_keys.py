@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from allauth.mfa.models import Authenticator
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
 from django.db.models import Model
 
 from evsys_web.accounts.models import BackendCredential
@@ -18,7 +22,39 @@ from evsys_web.notifications.models import Channel
 from recipes.errors import ConfigError
 
 SEALED: list[tuple[type[Model], str]] = [(BackendCredential, "sealed"), (Channel, "sealed_secret")]
-"""Every column that evsys_web/encryption.py writes."""
+"""Every column that evsys_web/encryption.py writes, beside what is in the JSON of second factors."""
+SEALED_IN_JSON = ("secret", "seed")
+
+
+class Sealed(NamedTuple):
+    """put: writes the text anew, unless somebody else did meanwhile; returns how many rows that were."""
+
+    whose: str
+    text: str
+    put: Callable[[str], int]
+
+
+def _all_sealed() -> Iterator[Sealed]:
+    for model, column in SEALED:
+        for pk, text in model._default_manager.exclude(**{column: ""}).values_list("pk", column):
+            yield Sealed(f"{model._meta.verbose_name} {pk}", text, partial(_put, model, column, pk, text))
+    for factor in Authenticator.objects.all():
+        for name in set(SEALED_IN_JSON) & set(factor.data):
+            yield Sealed(f"{factor.user}'s second factor", factor.data[name], partial(_put_in_json, factor.pk, name))
+
+
+def _put(model: type[Model], column: str, pk: int, before: str, after: str) -> int:
+    return model._default_manager.filter(pk=pk, **{column: before}).update(**{column: after})
+
+
+def _put_in_json(pk: int, name: str, after: str) -> int:
+    with transaction.atomic():
+        factor = Authenticator.objects.select_for_update().filter(pk=pk).first()
+        if factor is None:  # turned off meanwhile
+            return 0
+        factor.data[name] = after
+        factor.save(update_fields=["data"])
+    return 1
 
 
 class Command(BaseCommand):
@@ -62,15 +98,14 @@ def _refuse_what_the_first_key_does_not_open() -> None:
     keys = settings.CREDENTIAL_KEYS
     settings.CREDENTIAL_KEYS = keys[:1]
     try:
-        for model, column in SEALED:
-            for pk, sealed in model._default_manager.exclude(**{column: ""}).values_list("pk", column):
-                try:
-                    unseal(sealed)
-                except ConfigError:
-                    raise CommandError(
-                        f"{model._meta.verbose_name} {pk} was stored meanwhile under a former key. All keys are kept: "
-                        "stop whatever else uses this database, and run this again."
-                    ) from None
+        for sealed in _all_sealed():
+            try:
+                unseal(sealed.text)
+            except ConfigError:
+                raise CommandError(
+                    f"{sealed.whose} was stored meanwhile under a former key. All keys are kept: "
+                    "stop whatever else uses this database, and run this again."
+                ) from None
     finally:
         settings.CREDENTIAL_KEYS = keys
 
@@ -78,13 +113,12 @@ def _refuse_what_the_first_key_does_not_open() -> None:
 def _reseal_all() -> int:
     """How many. Raises CommandError, with everything still to be opened, for one that no key opens."""
     count = 0
-    for model, column in SEALED:
-        for pk, sealed in model._default_manager.exclude(**{column: ""}).values_list("pk", column):
-            try:
-                anew = reseal(sealed)
-            except ConfigError as error:
-                raise CommandError(f"{model._meta.verbose_name} {pk}: {error}") from None
-            count += model._default_manager.filter(pk=pk, **{column: sealed}).update(**{column: anew})
+    for sealed in _all_sealed():
+        try:
+            anew = reseal(sealed.text)
+        except ConfigError as error:
+            raise CommandError(f"{sealed.whose}: {error}") from None
+        count += sealed.put(anew)
     return count
 
 
