@@ -64,7 +64,7 @@ def test_one_is_signed_out_by_its_owner_alone(alice: User, bob: User) -> None:
     assert is_in(phone)
     assert here.post(f"{PAGE}{there.pk}/end")["Location"] == PAGE
     assert not is_in(phone) and is_in(here) and is_in(bobs)
-    entry = AuditEntry.objects.get(verb="signed out")
+    entry = AuditEntry.objects.get(verb="signed out", kind="user session")
     assert (entry.user, entry.kind) == (alice, "user session")
     mine = UserSession.objects.get(user_agent="Desktop")
     assert here.post(f"{PAGE}{mine.pk}/end").status_code == 404, "there is a button for signing out"

@@ -41,7 +41,7 @@ def test_somebody_of_a_domain_that_is_let_in_gets_an_account_and_keeps_it(client
     assert client.get("/accounts/").context["user"] == erin and not erin.has_usable_password() and not erin.is_staff
     assert provider.asked["code_challenge_method"] == "S256"
     made = AuditEntry.objects.filter(user=erin).order_by("pk").values_list("verb", "door")
-    assert list(made) == [("made", "page"), ("connected single sign-on with", "page")]
+    assert list(made) == [("made", "page"), ("connected single sign-on with", "page"), ("signed in", "page")]
     provider.claims |= {"email": "married@elsewhere.example", "preferred_username": "alice"}
     again = Client()
     assert provider.sign_in(again)["Location"] == "/"
