@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from django.conf import settings
@@ -23,11 +24,12 @@ from evsys_web.checkpoints.models import Export
 from evsys_web.runs.actions import RunRefused
 from evsys_web.runs.downloads import checkpoint_bytes
 from evsys_web.runs.models import ENDED, Checkpoint, MetricChunk, MetricRow, TrainingRun
+from recipes.callbacks import METRICS_FILE
 from recipes.rollout_log import ROLLOUTS_FILE
 
 
 class Removal(NamedTuple):
-    """num_bytes: on disk; None where nobody knows. `remove` is not called in a dry run."""
+    """num_bytes: of files; None where nobody knows. `remove` is not called in a dry run."""
 
     kind: str
     run: TrainingRun
@@ -83,8 +85,9 @@ def _points(moment: datetime) -> Iterator[Removal]:
     having = [Exists(model.objects.filter(run=OuterRef("pk"))) for model in (MetricRow, MetricChunk)]
     with_points = set(TrainingRun.objects.filter(having[0] | having[1]).values_list("pk", flat=True))
     for run in _ended_before(moment):
-        if run.pk in with_points and not is_stood_on(run):
-            yield Removal("metrics", run, "all points", None, partial(_forget_points, run))
+        num_bytes = _size_of(run.output_dir / METRICS_FILE)
+        if (run.pk in with_points or num_bytes is not None) and not is_stood_on(run):
+            yield Removal("metrics", run, "all points", num_bytes, partial(_forget_points, run))
 
 
 def _forget_points(run: TrainingRun) -> None:
@@ -94,6 +97,15 @@ def _forget_points(run: TrainingRun) -> None:
         MetricChunk.objects.filter(run=run).delete()
         days = settings.KEEP_DAYS["metrics"]
         ended.note(f"The points were deleted: they are kept for {days} days." if days else "The points were deleted.")
+        (run.output_dir / METRICS_FILE).unlink(missing_ok=True)
+
+
+def _size_of(path: Path) -> int | None:
+    """None where there is none, or another worker deleted it a moment ago."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def _locked(run: TrainingRun) -> TrainingRun:
@@ -108,11 +120,8 @@ def _rollouts(moment: datetime) -> Iterator[Removal]:
     for run in _ended_before(moment):
         if is_stood_on(run):
             continue
-        try:
-            num_bytes = (run.output_dir / ROLLOUTS_FILE).stat().st_size
-        except FileNotFoundError:  # there were none, or another worker deleted them a moment ago
-            continue
-        yield Removal("rollouts", run, ROLLOUTS_FILE, num_bytes, partial(_forget_rollouts, run))
+        if (num_bytes := _size_of(run.output_dir / ROLLOUTS_FILE)) is not None:
+            yield Removal("rollouts", run, ROLLOUTS_FILE, num_bytes, partial(_forget_rollouts, run))
 
 
 def _forget_rollouts(run: TrainingRun) -> None:

@@ -21,6 +21,7 @@ from evsys_web.home.retention import prune, removals
 from evsys_web.runs import metrics
 from evsys_web.runs.actions import RunRefused
 from evsys_web.runs.models import Checkpoint, Status, TrainingRun
+from recipes.callbacks import METRICS_FILE
 from recipes.rollout_log import ROLLOUTS_FILE
 from tests.evsys_web.home.conftest import MakeRun
 
@@ -39,7 +40,8 @@ def old_run(make_run: MakeRun, settings: Settings, tmp_path: Path) -> TrainingRu
         folder.mkdir(parents=True)
         (folder / "adapter_model.safetensors").write_bytes(b"weights")
         Checkpoint.objects.create(run=run, name=f"step-{step}", step=step, seq=step, sampler_uri=str(folder))
-    (run.output_dir / ROLLOUTS_FILE).write_text("{}\n")
+    for name in (ROLLOUTS_FILE, METRICS_FILE):
+        (run.output_dir / name).write_text("{}\n")
     return run
 
 
@@ -47,6 +49,7 @@ def is_whole(run: TrainingRun) -> bool:
     return (
         len(metrics.after(run, 0)) == 2
         and (run.output_dir / ROLLOUTS_FILE).exists()
+        and (run.output_dir / METRICS_FILE).exists()
         and all(Path(checkpoint.sampler_uri).exists() for checkpoint in run.checkpoints.all())
         and run.checkpoints.count() == 2
     )
@@ -58,7 +61,7 @@ def test_points_samples_and_all_but_the_last_checkpoint_go(
     with django_capture_on_commit_callbacks(execute=True):  # type: ignore[attr-defined]
         assert prune(ALL) == 3
     assert metrics.after(old_run, 0) == []
-    assert not (old_run.output_dir / ROLLOUTS_FILE).exists()
+    assert [path.name for path in old_run.output_dir.iterdir()] == ["checkpoints"]
     assert [checkpoint.name for checkpoint in old_run.checkpoints.all()] == ["step-2"]
     assert [path.name for path in (old_run.output_dir / "checkpoints").iterdir()] == ["step-2"]
     assert "points were deleted" in old_run.events.get().message
