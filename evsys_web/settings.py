@@ -452,6 +452,7 @@ CELERY_WORKER_MAX_MEMORY_PER_CHILD = 3_000_000  # kB; a process that trained som
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_REDIRECT_STDOUTS = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # however long it is away: a worker that gave up would take its run down with it
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_ROUTES = {  # one process reads all by default, so what needs the whole machine queues behind each other
     "evsys_web.runs.tasks.*": {"queue": "training"},

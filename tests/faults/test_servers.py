@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 
+from evsys_web.celery import app
 from tests.faults.servers import Postgres, Redis, are_installed
 from tests.stack import Stack
 
@@ -20,13 +21,17 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(not are_installed(), reason="needs PostgreSQL and Redis: apt-get install postgresql redis-server"),
 ]
-STEPS = 60
-CONFIG = {
-    "name": "survivor",
-    "data": {"dataset": "starter-sums@1"},
-    "algorithm": {"kind": "mock_sft", "params": {"max_steps": STEPS, "save_every": 10}},
-    "backend": {"kind": "mock", "params": {"step_seconds": 0.25}},
-}
+STEPS, SHORT = 60, 5
+ENDED = ("completed", "failed", "crashed", "cancelled")
+
+
+def config(steps: int) -> dict[str, Any]:
+    return {
+        "name": "survivor",
+        "data": {"dataset": "starter-sums@1"},
+        "algorithm": {"kind": "mock_sft", "params": {"max_steps": steps, "save_every": 10}},
+        "backend": {"kind": "mock", "params": {"step_seconds": 0.25}},
+    }
 
 
 @pytest.fixture
@@ -73,33 +78,40 @@ def web_process(stack: Stack) -> psutil.Process:
 
 @pytest.mark.fault("kill -9 of the web process", "The run goes on; the page is back within seconds.")
 @pytest.mark.fault(
-    "kill -9 of the broker, away while a run is launched", "The launch is accepted; the run starts when a worker is free."
+    "kill -9 of the broker, away for the rest of a run (longer than anything waits for it) and while another is launched",
+    "The first completes; the launch is accepted, and begins some seconds after the broker's return.",
 )
 @pytest.mark.fault(
     "kill -9 of PostgreSQL in mid run", "Steps wait in the worker; the run goes on when it is back, none lost or doubled."
 )
 def test_all_servers_around_a_run_die_and_no_step_is_lost_or_doubled(stack: Stack, database: Postgres, broker: Redis) -> None:
     with stack.api() as api:
-        first = api.post("/runs", json=CONFIG).raise_for_status().json()["id"]
+        first = api.post("/runs", json=config(STEPS)).raise_for_status().json()["id"]
         reach(stack, api, first, 2)
         web_process(stack).kill()
         reach(stack, api, first, 4)
         broker.kill()
-        second = api.post("/runs", json=CONFIG).raise_for_status().json()["id"]
-        time.sleep(1)
-        broker.start()
+        second = api.post("/runs", json=config(SHORT)).raise_for_status().json()["id"]
         database.kill()
         time.sleep(2)
         database.start()
-        for run in (first, second):
-            done = stack.wait_for(
-                lambda run=run: (found := asked(api, f"/runs/{run}")) and found["status"] in ENDED and found,  # type: ignore[misc]
-                seconds=200,
-            )
-            assert done["status"] == "completed", done
-            text = api.get(f"/runs/{run}/metrics", params={"format": "csv"}).raise_for_status().text
-            steps = [int(row["step"]) for row in csv.DictReader(io.StringIO(text)) if row.get("train/mean_nll")]
-            assert steps == list(range(1, STEPS + 1))
+        complete(stack, api, first, STEPS)
+        assert asked(api, f"/runs/{second}")["status"] == "queued"
+        broker.start()
+        complete(stack, api, second, SHORT)
 
 
-ENDED = ("completed", "failed", "crashed", "cancelled")
+def complete(stack: Stack, api: httpx.Client, run: int, steps: int) -> None:
+    def end() -> Any:
+        found = asked(api, f"/runs/{run}")
+        return found if found and found["status"] in ENDED else None
+
+    done = stack.wait_for(end, seconds=200)
+    assert done["status"] == "completed", done
+    text = api.get(f"/runs/{run}/metrics", params={"format": "csv"}).raise_for_status().text
+    recorded = [int(row["step"]) for row in csv.DictReader(io.StringIO(text)) if row.get("train/mean_nll")]
+    assert recorded == list(range(1, steps + 1))
+
+
+def test_a_worker_never_gives_a_broker_up() -> None:
+    assert app.conf.broker_connection_max_retries is None

@@ -40,6 +40,9 @@ def impatient(server: FireworksServer) -> RunConfig:
     return job_config(server, backend={"outage_seconds": 1})
 
 
+@pytest.mark.fault(
+    "A managed service is away, or answers 500, at any question about a job", "It is asked on; nothing is ordered twice."
+)
 @pytest.mark.parametrize("status", [0, 500])
 @pytest.mark.parametrize(
     ("method", "pattern"),
@@ -68,6 +71,7 @@ def test_an_order_whose_answer_is_lost_again_and_again_is_one_order(server: Fire
     assert train(server, tmp_path).status == "completed" and len(server.jobs) == 1
 
 
+@pytest.mark.fault("A managed service never answers an order", "Failed, with that it may be at work; a resume finds it.")
 def test_an_order_that_is_never_answered_ends_the_run_and_is_found_by_a_resume(server: FireworksServer, tmp_path: Path) -> None:
     server.faults.append(unheard(server, "POST", JOBS))
     result = train(server, tmp_path, config=impatient(server))

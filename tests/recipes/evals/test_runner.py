@@ -81,6 +81,9 @@ def test_a_run_folder_of_another_eval_is_refused(tmp_path: Path) -> None:
     assert "sampling differ" in str(other.error)
 
 
+@pytest.mark.fault(
+    "The server that an eval asks answers 500", "Those attempts are errors with a sentence, the others count; tried again."
+)
 def test_errors_are_tried_again_by_the_next_call_and_nothing_else_is(tmp_path: Path) -> None:
     def fail_some(request: dict[str, Any], number: int) -> Answer:
         return refusal(500, "boom") if request["messages"][-1]["content"] in "14" and number < 6 else echo(request, number)
