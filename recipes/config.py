@@ -222,14 +222,13 @@ class RunConfig(Document):
         return values
 
     def check(self) -> None:
-        settings = self.algorithm_config()
-        self.backend_config()
+        settings, chosen = self.algorithm_config(), self.backend_config()
         if self.backend.kind not in (usable := backends_for(self.algorithm.kind)):
             raise ConfigError(
                 f"{self.algorithm.kind} does not train on {self.backend.kind}. Choose {' or '.join(usable) or 'another'}.",
                 path=("backend", "kind"),
             )
-        check_pair(algorithms.get(self.algorithm.kind), settings, backends.get(self.backend.kind))
+        check_pair(algorithms.get(self.algorithm.kind), settings, backends.get(self.backend.kind), chosen, self.model)
 
     def algorithm_config(self) -> BaseModel:
         """The algorithm's own Config, validated. Raises ConfigError with the path of the field."""
@@ -242,13 +241,13 @@ class RunConfig(Document):
         return config
 
 
-def check_pair(algorithm: Any, settings: BaseModel, backend: Any) -> None:
-    """What algorithm and backend, as classes, have against each other; an installed one need not know the words. Raises
-    ConfigError."""
+def check_pair(algorithm: Any, settings: BaseModel, backend: Any, chosen: BaseModel, model: ModelConfig) -> None:
+    """What algorithm and backend, as classes, have against each other; an installed one need not know the words. settings,
+    chosen: of the one and of the other. Raises ConfigError."""
     if (check_backend := getattr(algorithm, "check_backend", None)) is not None:
         check_backend(settings, backend)
     if uses_backend(algorithm) and (check_algorithm := getattr(backend, "check_algorithm", None)) is not None:
-        check_algorithm(settings)
+        check_algorithm(settings, chosen, model)
 
 
 @contextmanager

@@ -116,7 +116,7 @@ class CycleConfig(Document):
                 with below(side, "verifier"):
                     validated(verifiers.get(choice.verifier.kind).Config, choice.verifier.params, ("params",))
         with below("backend"):
-            validated(backends.get(self.backend.kind).Config, self.backend.params, ("params",))
+            chosen = validated(backends.get(self.backend.kind).Config, self.backend.params, ("params",))
         check_samples(self.backend.kind)
         with below("training"):
             algorithm = algorithms.get(self.training.kind)
@@ -127,7 +127,8 @@ class CycleConfig(Document):
                 " algorithm, such as sft.",
                 path=("training", "kind"),
             )
-        check_pair(algorithm, settings, backends.get(self.backend.kind))
+        begun = ModelConfig(name=self.model.name, init_from_checkpoint=self.model.checkpoint)
+        check_pair(algorithm, settings, backends.get(self.backend.kind), chosen, begun)
         if self.curation.rows is not CurationRows.ATTEMPTS:
             raise ConfigError(
                 "A cycle learns from attempts as chats. Set rows to attempts; pairs are curated and trained on by hand.",

@@ -40,7 +40,7 @@ class Algorithm(Protocol):
     Config: ClassVar[type[BaseModel]]
 
     # Besides, if it has something to say: `runs_on: frozenset[str]`, the kinds of backends that it trains on (else any
-    # that does what it needs), `row_format`, `summary`, `gives_rollouts`.
+    # that does what it needs), `row_format`, `summary`, `gives_rollouts`, `own_backend`.
 
     def train(self, ctx: RunContext) -> RunResult:
         """Execute one whole run; report through `ctx.callbacks` while it trains."""
@@ -94,6 +94,8 @@ class Backend(Protocol):
     gives_topk_prompt_logprobs: ClassVar[bool]
     """Its samplers tell the likeliest tokens at each position of a prompt; algorithms with a teacher need them."""
 
+    # `check_algorithm(settings, chosen, model)` besides, a static method: raises ConfigError for settings of an algorithm, or weights
+    # to begin from, that cannot be trained there, before a run waits. Its Config may have `switched_off`, see `recipes.effects`.
     # `samples = False` besides, where nothing can be sampled from here: evals and algorithms with rollouts have no use for it.
 
     @classmethod

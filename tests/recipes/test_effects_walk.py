@@ -183,6 +183,20 @@ def test_what_a_hosted_job_is_not_asked_is_named() -> None:
 def test_what_a_backend_cannot_train_is_refused_before_the_run_waits() -> None:
     with pytest.raises(ConfigError, match="lora_rank of at least 1"):
         config(backend="tinker", lora_rank=0)
+    there = {"kind": "fireworks", "params": {"tokenizer": "starter"}}
+    values: dict[str, Any] = {"data": {"path": "rows.jsonl"}, "model": {"name": "accounts/a/models/m"}, "backend": there}
+    assert RunConfig.from_values(values).backend.kind == "fireworks"
+    begun = {"name": "accounts/a/models/m", "init_from_checkpoint": "x"}
+    whole = {"kind": "sft", "params": {"lora_rank": 0}}
+    for change, words in (
+        ({"backend": {"kind": "fireworks"}}, "name the model's tokenizer"),
+        ({"model": begun}, "begins from the model as it is"),
+        ({"algorithm": whole}, "LoRA adapters only"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            RunConfig.from_values(values | change)
+    job = {"kind": "fireworks_sft", "params": {"lora_rank": 0}}
+    assert RunConfig.from_values(values | {"algorithm": job, "backend": {"kind": "fireworks"}}).algorithm.kind == "fireworks_sft"
     assert config("mock_sft", backend="tinker", lora_rank=0).backend.kind == "tinker", "which is not used"
 
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pydantic import BaseModel
 
-from recipes.backends.fireworks.config import FireworksConfig, check_model_name, is_model_name
+from recipes.backends.fireworks.config import FireworksConfig, check_model_name, check_steps, is_model_name
+from recipes.config import BaseAlgorithmConfig
 from recipes.errors import BackendError, ConfigError
 from recipes.managed_jobs import ManagedJobs
 
 if TYPE_CHECKING:
-    from recipes.config import BaseAlgorithmConfig, ModelConfig
+    from recipes.config import ModelConfig
     from recipes.protocols import Backend
     from recipes.serving import Deployments
 
@@ -38,6 +39,13 @@ class FireworksBackend:
     def check_model(name: str) -> None:
         """Raises ConfigError for what is no model's name there. Asks nobody."""
         check_model_name(name)
+
+    @staticmethod
+    def check_algorithm(settings: BaseModel, chosen: BaseModel, model: ModelConfig) -> None:
+        """Before a run waits in the queue. Jobs are asked about there; steps have needs that can be seen from here. Raises
+        ConfigError."""
+        if isinstance(settings, BaseAlgorithmConfig):
+            check_steps(FireworksConfig.model_validate(chosen.model_dump()), settings, model)
 
     @classmethod
     def jobs(

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import field_validator
 
 from recipes.addresses import checked_address
-from recipes.config import Settings, knob
+from recipes.config import BaseAlgorithmConfig, ModelConfig, Settings, knob
 from recipes.errors import ConfigError
 
 HOSTED = "https://api.fireworks.ai"
@@ -70,6 +70,25 @@ class FireworksConfig(Settings):
         if not re.fullmatch(_ID, name):
             raise ValueError("an account's id has lower-case letters, digits and hyphens only")
         return name
+
+
+def check_steps(settings: FireworksConfig, algorithm: BaseAlgorithmConfig, model: ModelConfig) -> None:
+    """Raises ConfigError for what cannot be trained step by step, in the serverless pool."""
+    if algorithm.lora_rank < 1:
+        raise ConfigError(
+            "Fireworks' pool trains LoRA adapters only: give a lora_rank of at least 1.",
+            path=("algorithm", "params", "lora_rank"),
+        )
+    if model.init_from_checkpoint:
+        raise ConfigError(
+            "Step by step, Fireworks begins from the model as it is; a job (fireworks_sft) may begin from weights.",
+            path=("model", "init_from_checkpoint"),
+        )
+    if settings.tokenizer is None:
+        raise ConfigError(
+            "Training step by step renders the rows here: name the model's tokenizer, as a hub id.",
+            path=("backend", "params", "tokenizer"),
+        )
 
 
 def place_of(settings: FireworksConfig) -> str:

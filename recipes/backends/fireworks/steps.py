@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 from pydantic import BaseModel
 
 from recipes import losses
-from recipes.backends.fireworks.config import HOSTED, FireworksConfig, check_model_name, place_of
+from recipes.backends.fireworks.config import HOSTED, FireworksConfig, check_model_name, check_steps, place_of
 from recipes.backends.waiting import in_thread, wait_for
 from recipes.errors import BackendError, CheckpointError, ConfigError, RecipeError
 from recipes.rendering import load_tokenizer
@@ -65,21 +65,8 @@ class FireworksSteps:
     ) -> FireworksSteps:
         """Begin a session with a model in it. Raises ConfigError, BackendError."""
         check_model_name(model.name)
-        if algorithm.lora_rank < 1:
-            raise ConfigError(
-                "Fireworks' pool trains LoRA adapters only: give a lora_rank of at least 1.",
-                path=("algorithm", "params", "lora_rank"),
-            )
-        if model.init_from_checkpoint:
-            raise ConfigError(
-                "Step by step, Fireworks begins from the model as it is; a job (fireworks_sft) may begin from weights.",
-                path=("model", "init_from_checkpoint"),
-            )
-        if settings.tokenizer is None:
-            raise ConfigError(
-                "Training step by step renders the rows here: name the model's tokenizer, as a hub id.",
-                path=("backend", "params", "tokenizer"),
-            )
+        check_steps(settings, algorithm, model)
+        assert settings.tokenizer is not None
         tokenizer = load_tokenizer(settings.tokenizer)
         from recipes.backends.fireworks.sdk_failures import failure_of
 

@@ -57,8 +57,8 @@ class TinkerBackend:
         self._base_model = base_model
         self._refused_gradient: str | None = None
 
-    @classmethod
-    def check_algorithm(cls, settings: BaseModel) -> None:
+    @staticmethod
+    def check_algorithm(settings: BaseModel, chosen: BaseModel, model: ModelConfig) -> None:
         """Before a run waits in the queue. Raises ConfigError for weights that cannot be trained there."""
         if getattr(settings, "lora_rank", 1) < 1:
             raise ConfigError(
@@ -78,7 +78,7 @@ class TinkerBackend:
     ) -> TinkerBackend:
         """Begin a session and a LoRA model in it. Raises ConfigError, BackendError."""
         settings = TinkerConfig.model_validate(config.model_dump())
-        cls.check_algorithm(algorithm)
+        cls.check_algorithm(algorithm, settings, model)
         connection = await Connection.open(settings, secrets or {}, report)
         service = connection.service
 
