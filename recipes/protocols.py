@@ -94,8 +94,8 @@ class Backend(Protocol):
     gives_topk_prompt_logprobs: ClassVar[bool]
     """Its samplers tell the likeliest tokens at each position of a prompt; algorithms with a teacher need them."""
 
-    # `check_algorithm(settings, chosen, model)` besides, a static method: raises ConfigError for settings of an algorithm, or weights
-    # to begin from, that cannot be trained there, before a run waits. Its Config may have `switched_off`, see `recipes.effects`.
+    # `check_algorithm(settings, chosen, model)` besides, a static method: raises ConfigError for settings of an algorithm, or
+    # weights to begin from, that cannot be trained there, before a run waits. Its Config may have `switched_off`: see `effects`.
     # `samples = False` besides, where nothing can be sampled from here: evals and algorithms with rollouts have no use for it.
 
     @classmethod

@@ -356,8 +356,13 @@ def format_of(algorithm: str) -> str | None:
 
 
 def algorithm_for(format: str, first: str = DEFAULT_ALGORITHM) -> str:
-    """One that learns from such rows: `first` if it does, else one that runs on any backend."""
-    kinds = sorted(algorithms.kinds(), key=lambda kind: not getattr(_class_of(algorithms, kind), "needs_backend", True))
+    """One that learns from such rows: `first` if it does, else one that may choose its backend, else one that may not."""
+
+    def is_bound(kind: str) -> bool:
+        registered = _class_of(algorithms, kind)
+        return not getattr(registered, "needs_backend", True) or getattr(registered, "runs_on", None) is not None
+
+    kinds = sorted(algorithms.kinds(), key=is_bound)
     return next((kind for kind in (first, *kinds) if format_of(kind) == format), first)
 
 

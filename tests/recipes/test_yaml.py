@@ -14,7 +14,7 @@ from recipes.sweep_config import SweepConfig
 
 RUN: dict[str, Any] = {"data": {"dataset": "rows@1", "split": None}}
 CYCLE: dict[str, Any] = {side: {"benchmark": side} for side in ("learn", "judge")}
-NEEDED = {"rl": {"verifier_name": "numeric"}}
+NEEDED = {"rl": {"verifier_name": "numeric"}, "fireworks_rft": {"evaluator": "sums"}}
 
 
 @pytest.mark.parametrize("kind", algorithms.kinds())
