@@ -25,7 +25,8 @@ class EndpointChat:
     """A ChatClient on a server. Several samples are asked for in one request where the server allows that (`n`), else one by one.
 
     allows_address: is asked for each IP address before a connection to it is opened; the connection then goes to that address
-    and no other. None allows all. Servers that know no `seed` or want `max_completion_tokens` are recognised by their refusal.
+    and no other. None allows all. Servers that know no `seed` or want `max_completion_tokens` are recognised by their refusal;
+    `report(level, sentence)` hears what is left away for it.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class EndpointChat:
         api_key: str | None = None,
         concurrency: int = 32,
         allows_address: Callable[[str], bool] | None = None,
+        report: Callable[[str, str], None] | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.concurrency = concurrency
         self._api_key = api_key
         self._allows_address = allows_address
+        self._report = report
         self._free = asyncio.Semaphore(concurrency)
         self._client: openai.AsyncOpenAI | None = None
         self._allows_many = True
@@ -124,6 +127,8 @@ class EndpointChat:
             self._length_key = "max_completion_tokens"
             return True
         if "seed" in refusal and "seed" in options:
+            if self._sends_seed and self._report is not None:
+                self._report("warning", f"{self._place} takes no seed: the same attempts made again will be others.")
             self._sends_seed = False
             return True
         return False

@@ -201,7 +201,7 @@ def _dollars(config: RunConfig, used: TokenUse) -> tuple[Range | None, list[str]
 
 def bills(kind: str, settings: BaseModel) -> bool:
     """Whether a backend costs money, by its own settings too: one of a billed kind may be pointed at somebody's own server."""
-    return is_billed(kind) and getattr(settings, "is_billed", True)
+    return is_billed(kind) and bool(getattr(settings, "is_billed", True))
 
 
 def _no_price(config: RunConfig, why: str) -> list[str]:

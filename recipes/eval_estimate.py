@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from recipes.config import BackendChoice
 from recipes.estimate import SPREAD_OF_MEASURED, STARTUP_SECONDS, TokenSample, bills, per_row
 from recipes.eval_config import EvalConfig, Serving
 from recipes.prices import Rate, Served, machines_of, rate_at, rate_of
@@ -46,6 +47,8 @@ def estimate_eval(
     num_tasks = min(num_rows, config.max_tasks or num_rows)
     num_attempts = num_tasks * config.attempts
     notes: list[str] = []
+    if config.endpoint is not None and config.backend.kind != BackendChoice().kind:
+        notes.append(f"The endpoint answers: the backend {config.backend.kind} is not used.")
     prompts = None
     if sample is not None and sample.total:
         one = per_row(sample.total, num_rows + (num_tasks < num_rows), sample.spread)

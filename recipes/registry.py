@@ -142,7 +142,7 @@ def backends_for(algorithm: str) -> list[str]:
 
 def uses_backend(algorithm: Any) -> bool:
     """Whether the chosen backend is where it trains. An installed class need not know the words."""
-    return getattr(algorithm, "needs_backend", True) and getattr(algorithm, "own_backend", None) is None
+    return bool(getattr(algorithm, "needs_backend", True)) and getattr(algorithm, "own_backend", None) is None
 
 
 def sampling_backends() -> list[str]:

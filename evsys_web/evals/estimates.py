@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db.models import Sum
 
 from evsys_web.accounts.models import User
@@ -29,7 +31,7 @@ def estimate_for(config: EvalConfig, version: DatasetVersion, user: User) -> Eva
 
 def measured(config: EvalConfig, version: DatasetVersion, user: User) -> MeasuredEval:
     """What the last completed eval of the same tasks, model and longest reply did that this person may see."""
-    same = {"dataset_version": version, "config__sampling__max_tokens": config.sampling.max_tokens}
+    same: dict[str, Any] = {"dataset_version": version, "config__sampling__max_tokens": config.sampling.max_tokens}
     if config.endpoint is not None:
         same |= {"config__endpoint__base_url": config.endpoint.base_url, "config__endpoint__model": config.endpoint.model}
     elif config.model is not None:

@@ -77,7 +77,7 @@ def evaluate(
             done = recorded if done is None else done
         counts.done = wanted & set(done or ())
         verifier.open(secrets or {}, allows_address)
-        work = partial(_run, config, chosen, verifier)
+        work = partial(_run, config, chosen, verifier, report=report)
         if config.serving is None or client is not None:
             tally = asyncio.run(work(client, secrets or {}, allows_address, counts, should_stop))
         elif len(counts.done) == counts.num_attempts:
@@ -108,11 +108,13 @@ async def _run(
     allows_address: AllowsAddress | None,
     counts: _Counts,
     should_stop: Callable[[], bool] | None,
+    *,
+    report: Callable[[str, str], None] | None,
 ) -> Tally:
     if len(counts.done) == counts.num_attempts:
         return Tally()
     try:
-        async with open_client(config, secrets, allows_address) if client is None else _kept_open(client) as opened:
+        async with open_client(config, secrets, allows_address, report) if client is None else _kept_open(client) as opened:
             return await sample(
                 tasks,
                 opened,
@@ -166,7 +168,10 @@ async def _kept_open(client: ChatClient) -> AsyncIterator[ChatClient]:
 
 @asynccontextmanager
 async def open_client(
-    config: EvalConfig, secrets: Mapping[str, str], allows_address: AllowsAddress | None = None
+    config: EvalConfig,
+    secrets: Mapping[str, str],
+    allows_address: AllowsAddress | None = None,
+    report: Callable[[str, str], None] | None = None,
 ) -> AsyncIterator[ChatClient]:
     """What the config samples from, closed at the end. Raises ConfigError, CheckpointError, BackendError."""
     if config.endpoint is not None:
@@ -175,6 +180,7 @@ async def open_client(
             api_key=secrets.get("api_key"),
             concurrency=config.concurrency or 32,
             allows_address=allows_address,
+            report=report,
         )
         try:
             yield endpoint

@@ -164,9 +164,12 @@ def test_words_that_a_server_does_not_know_are_replaced_or_left_out() -> None:
             return refusal(422, "seed: extra inputs are not permitted")
         return echo(request, number)
 
+    told: list[tuple[str, str]] = []
     with chat_server(picky) as server:
-        assert ask(server, params=SamplingParams(max_tokens=5, seed=1))[0].text == "hello None"
+        params = SamplingParams(max_tokens=5, seed=1)
+        assert ask(server, params=params, times=2, report=lambda level, said: told.append((level, said)))[0].text == "hello None"
     assert server.requests[-1]["max_completion_tokens"] == 5
+    assert [level for level, _ in told] == ["warning"] and "takes no seed" in told[0][1], "what is left away is said, once"
 
 
 def test_tool_calls_and_reasoning_are_kept_apart_from_the_text() -> None:

@@ -66,6 +66,11 @@ def test_any_other_endpoint_is_said_to_have_none(price_list: None, answering: di
     assert found.dollars is None and "The price is not known" in " ".join(found.notes)
 
 
+def test_a_backend_beside_an_endpoint_is_said_to_do_nothing() -> None:
+    both = config(endpoint=endpoint(), backend={"kind": "tinker"})
+    assert "The endpoint answers: the backend tinker is not used." in estimate_eval(both, num_rows=10, sample=SAMPLE).notes
+
+
 def test_a_hosted_backend_bills_and_ones_own_server_does_not(price_list: None) -> None:
     hosted = config(model={"name": "m"}, backend={"kind": "tinker"})
     found = estimate_eval(hosted, num_rows=10, sample=SAMPLE)
