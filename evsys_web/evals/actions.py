@@ -207,12 +207,7 @@ def checked_verifier(
     """The verifier with all its settings written out, tried on the first tasks. Raises ConfigError, DataError."""
     if version.dataset.project_id != project.pk or version.status != VersionStatus.READY:
         raise ConfigError("Choose a dataset version of this project that is ready.", path=("data", "dataset"))
-    if version.format != Format.TASK:
-        raise ConfigError(
-            f"{version.reference} holds {version.get_format_display().lower()} rows. An eval needs tasks: rows with task_id, "
-            "messages and answer.",
-            path=("data", "dataset"),
-        )
+    refuse_other_than_tasks(version)
     probe = EvalConfig.from_values({"model": {}, "data": {"dataset": version.reference}, "verifier": dict(verifier)})
     settings = probe.verifier_config()
     values = settings.model_dump(mode="json")
@@ -222,6 +217,16 @@ def checked_verifier(
     kind = probe.verifier.kind
     refuse_unfit([Task.of(row) for row in islice(version.read_rows(split), NUM_TASKS_LOOKED_AT)], verifiers.get(kind)(**values))
     return VerifierChoice(kind=kind, params=values)
+
+
+def refuse_other_than_tasks(version: DatasetVersion) -> None:
+    """Raises ConfigError for rows that an eval cannot ask."""
+    if version.format != Format.TASK:
+        raise ConfigError(
+            f"{version.reference} holds {version.get_format_display().lower()} rows. An eval needs tasks: rows with task_id, "
+            "messages and answer.",
+            path=("data", "dataset"),
+        )
 
 
 def _check_model(user: User, project: Project, config: EvalConfig, checkpoint: Checkpoint | None) -> Checkpoint | None:

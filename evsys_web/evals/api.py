@@ -81,6 +81,7 @@ def estimate(request: HttpRequest) -> EvalEstimate:
     """Of the same body; no benchmark is made."""
     asked, user = EvalRequest(read_body(request)), caller(request)
     tasks = _tasks_of(user, asked)
+    actions.refuse_other_than_tasks(tasks.version)
     chosen = {"data": DataConfig(dataset=tasks.version.reference, split=tasks.split), "verifier": tasks.verifier}
     return estimate_for(asked.config.model_copy(update=chosen), tasks.version, user)
 

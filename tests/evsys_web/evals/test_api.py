@@ -47,7 +47,7 @@ def test_a_benchmark_from_yaml_and_an_eval_of_it(client: Client, alice_headers: 
 
 
 def test_an_estimate_starts_nothing_and_makes_no_benchmark(
-    client: Client, alice_headers: Headers, mallory_headers: Headers, version: Any
+    client: Client, alice_headers: Headers, mallory_headers: Headers, version: Any, make_version: Any
 ) -> None:
     endpoint = {"base_url": "https://api.openai.com/v1", "model": "gpt-4.1"}
     body = {"data": {"dataset": "sums"}, "verifier": {"kind": "numeric"}, "endpoint": endpoint, "attempts": 4, "max_tasks": 5}
@@ -58,6 +58,9 @@ def test_an_estimate_starts_nothing_and_makes_no_benchmark(
     assert not EvalRun.objects.exists() and not Benchmark.objects.exists()
     assert post(client, "/evals/estimate", body, mallory_headers).status_code in (404, 422)
     assert post(client, "/evals/estimate", body | {"attempts": 0}, alice_headers).status_code == 422
+    make_version([{"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}], "chats")
+    refused = post(client, "/evals/estimate", body | {"data": {"dataset": "chats"}}, alice_headers)
+    assert refused.status_code == 422 and "An eval needs tasks" in refused.content.decode()
 
 
 def test_an_estimate_learns_from_the_last_eval_of_its_kind(
