@@ -66,6 +66,15 @@ def columns_of(run: EvalRun) -> Columns:
     return known.columns
 
 
+def are_filed(run: EvalRun) -> bool:
+    """Whether the columns of a run that has ended were written down since, as far as the clock says."""
+    try:
+        written_at = _path(run).stat().st_mtime
+    except OSError:
+        return False
+    return run.finished_at is not None and written_at >= run.finished_at.timestamp()
+
+
 def forget_columns() -> None:
     """Everything kept in memory; for tests and measurements."""
     with _guard:
@@ -153,7 +162,7 @@ def _path(run: EvalRun) -> Path:
 def _stamp(run: EvalRun) -> str:
     """Tells this run from one that had its number in another database, and these columns from those of older code."""
     code = ",".join((*ARRAYS, *WORDS))
-    return hashlib.sha256(f"1 {code} {run.pk} {run.created_at.isoformat()} {run.benchmark_id}".encode()).hexdigest()
+    return hashlib.sha256(f"2 {code} {run.pk} {run.created_at.isoformat()} {run.benchmark_id}".encode()).hexdigest()
 
 
 def _write_file(run: EvalRun, known: _Kept) -> None:

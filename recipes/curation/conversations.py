@@ -6,6 +6,8 @@ import hashlib
 import json
 from typing import Any, NamedTuple
 
+import orjson
+
 from recipes.errors import DataError
 from recipes.rows import RowFormat, canonical_line, parse
 from recipes.types import Row
@@ -75,7 +77,11 @@ def pair_row(chosen: Any, rejected: Any) -> Row:
 
 
 def _digest(row: Row) -> int:
-    return int.from_bytes(hashlib.blake2b(canonical_line(row), digest_size=8).digest(), "big") >> 1
+    try:
+        line = orjson.dumps(row)  # in a twentieth of the time
+    except TypeError:  # a number beyond 64 bits
+        line = canonical_line(row)
+    return int.from_bytes(hashlib.blake2b(line, digest_size=8).digest(), "big") >> 1
 
 
 def _said(message: Row) -> int:
