@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from django.utils.timezone import now
 from pytest_django import DjangoAssertNumQueries
-from pytest_django.fixtures import SettingsWrapper
+from pytest_django.fixtures import Settings
 
 from evsys_web.curation import columns, tasks
 from evsys_web.curation.columns import columns_of, forget_columns
@@ -24,7 +24,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture(autouse=True)
-def _every_size(monkeypatch: pytest.MonkeyPatch, settings: SettingsWrapper, tmp_path: Path) -> None:
+def _every_size(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path) -> None:
     settings.HOME = tmp_path  # no file of another test's run with the same number
     monkeypatch.setattr(columns, "FILE_FROM", 1)
     monkeypatch.setattr(tasks, "FILE_FROM", 1)
