@@ -81,7 +81,8 @@ def queues() -> list[Queue]:
     """By name, those that nobody reads included: that is how one notices."""
     waiting: dict[str, tuple[int, datetime | None]] = dict.fromkeys(("training", "evals", "default", "messages"), (0, None))
     for model in kinds():
-        found = rows(model).filter(model.WAITING).aggregate(count=Count("pk"), oldest=Min("created_at"))
+        since = "queued_at" if issubclass(model, Work) else "created_at"  # what is resumed waits since then
+        found = rows(model).filter(model.WAITING).aggregate(count=Count("pk"), oldest=Min(since))
         _add(waiting, queue_of(model.TASK), found["count"], found["oldest"])
     due = Delivery.objects.filter(status=DeliveryStatus.QUEUED, due_at__lte=now())
     found = due.aggregate(count=Count("pk"), oldest=Min("due_at"))
@@ -105,13 +106,9 @@ def held() -> list[Held]:
         Held(_noun(model), work, address_of(work))
         for model in kinds()
         if issubclass(model, Work)
-        for work in rows(model)
-        .active()
-        .filter(model.DONE_HERE)
-        .select_related("project")
-        .order_by("started_at", "pk")[:NUM_LISTED]
+        for work in rows(model).active().filter(model.DONE_HERE).select_related("project").order_by("begun_at", "pk")[:NUM_LISTED]
     ]
-    return sorted(found, key=lambda each: each.work.started_at or each.work.created_at)
+    return sorted(found, key=lambda each: each.work.begun_at or each.work.created_at)
 
 
 def troubles() -> list[Trouble]:

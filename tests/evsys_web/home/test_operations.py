@@ -30,7 +30,8 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
 
 
 def test_a_queue_that_nobody_reads_is_said_with_what_to_start(admin: User, make_run: MakeRun) -> None:
-    make_run("waits", status=Status.QUEUED, created_at=now() - timedelta(minutes=5))
+    asked = now() - timedelta(minutes=5)
+    make_run("waits again", status=Status.QUEUED, created_at=asked - timedelta(days=30), queued_at=asked)
     training = next(queue for queue in operations.queues() if queue.name == "training")
     assert (training.num_waiting, training.num_workers, training.is_unread) == (1, 0, True)
     assert 300 <= training.seconds < 400
