@@ -107,8 +107,12 @@ def _dollars(config: EvalConfig, read: Range | None, said: Range) -> tuple[Range
 def _serving_note(backend: str, serving: Serving) -> str:
     """Which accelerators it takes is known once the service was asked, before it makes one."""
     replicas = "1 replica" if serving.max_replicas == 1 else f"{serving.max_replicas} replicas"
-    known = [f"{row.accelerator} ${row.per_hour:,.2f} an hour ({row.said})" for row in machines_of(backend)]
-    prices = "; ".join(known) or "no price of its accelerators is known"
+    rows = machines_of(backend)
+    known = {
+        said: ", ".join(f"{row.accelerator} ${row.per_hour:,.2f}" for row in rows if row.said == said)
+        for said in dict.fromkeys(row.said for row in rows)
+    }
+    prices = "; ".join(f"{listed} an hour, {said}" for said, listed in known.items()) or "no price is known"
     return (
         f"A deployment is made: at most {replicas} for at most {serving.longest_hours:g} hours, billed per GPU-second."
         f" Each accelerator of a replica: {prices}."

@@ -38,7 +38,7 @@ def try_connection(
     address = checked_base_url(kind, credential.base_url if base_url is None else base_url)
     if kind == CredentialKind.OPENAI and not address:
         raise ConfigError("Say where: a server that speaks like OpenAI has no address of its own.", path=("base_url",))
-    with _turn(user):
+    with turn(user):
         key = reveal_credential(project=credential.project, name=credential.name)
         if not connection.in_atomic_block:
             connection.close()
@@ -55,8 +55,8 @@ def try_connection(
 
 
 @contextmanager
-def _turn(user: User) -> Iterator[None]:
-    """Raises TooOften."""
+def turn(user: User) -> Iterator[None]:
+    """Around what a request waits for while a service is asked. Raises TooOften."""
     global _num_at_work
     limit = settings.CONNECTION_TESTS_A_MINUTE
     rate = count(f"connection-tests:{user.pk}", limit=limit)

@@ -13,15 +13,18 @@ from django.views.decorators.http import require_http_methods, require_POST
 from evsys_web.accounts.models import BackendCredential, User
 from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
+from evsys_web.config_forms import mistakes_in
 from evsys_web.evals.actions import benchmark_of, launch_eval
 from evsys_web.evals.estimates import estimate_for
 from evsys_web.evals.forms import EvalForm, benchmarks_for, start_from, task_versions_for
 from evsys_web.evals.models import EvalRun
+from evsys_web.evals.offers import offer_for
 from evsys_web.evals.starter import import_starter_benchmark
+from evsys_web.rates import TooOften
 from evsys_web.runs.form_views import next_name
 from evsys_web.runs.forms import checkpoints_for, models_on_offer
 from evsys_web.runs.work_pages import export_of
-from recipes.errors import ConfigError, DataError
+from recipes.errors import BackendError, ConfigError, DataError
 from recipes.eval_config import EvalConfig
 from recipes.evals.runner import open_verifier
 from recipes.registry import backends, load_failures, verifiers
@@ -87,6 +90,22 @@ def size_fragment(request: HttpRequest) -> HttpResponse:
         "num_checked": len(rows),
     }
     return render(request, "evals/_size.html", context)
+
+
+@require_POST
+@editors_only
+def offer_fragment(request: HttpRequest) -> HttpResponse:
+    """What the deployment would cost that the form asks for; makes none, and needs no consent."""
+    user = signed_in(request)
+    form = EvalForm(user, request.POST)
+    if "serving" not in form.settings:
+        return render(request, "evals/_offer.html", {"refusal": "What is chosen answers without a deployment."})
+    if not form.settings["serving"].is_valid():
+        return render(request, "evals/_offer.html", {"refusal": " ".join(mistakes_in(form.settings["serving"]))})
+    try:
+        return render(request, "evals/_offer.html", {"sentence": offer_for(form, user)})
+    except (BackendError, ConfigError, TooOften) as error:
+        return render(request, "evals/_offer.html", {"refusal": str(error)})
 
 
 @require_POST

@@ -175,13 +175,17 @@ class EvalForm:
     @property
     def served_by(self) -> str:
         """The kind of backend where the chosen weights answer from deployments only; empty for any other."""
-        chosen = self.text("checkpoint")
-        if self.source != "checkpoint" or not (chosen.isascii() and chosen.isdecimal() and len(chosen) < 19):
-            return ""
-        field = self.choices.fields["checkpoint"]
-        saved = field.queryset.filter(pk=int(chosen)).first()  # type: ignore[attr-defined]
+        saved = self.chosen_checkpoint()
         kind = str(saved.run.config.get("backend", {}).get("kind", "local")) if saved else "local"
         return kind if _registered(backends, kind) is not None and serves(kind) else ""
+
+    def chosen_checkpoint(self) -> Checkpoint | None:
+        """Before anything is validated; None too for one that the person may not see."""
+        chosen = self.text("checkpoint")
+        if self.source != "checkpoint" or not (chosen.isascii() and chosen.isdecimal() and len(chosen) < 19):
+            return None
+        found: Checkpoint | None = self.choices.fields["checkpoint"].queryset.filter(pk=int(chosen)).first()  # type: ignore[attr-defined]
+        return found
 
     @property
     def is_new_benchmark(self) -> bool:

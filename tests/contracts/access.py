@@ -144,6 +144,7 @@ PAGES: dict[str, Methods] = {
     "evals/new": form,
     "evals/new/settings": edit,
     "evals/new/size": edit,
+    "evals/new/offer": edit,
     "evals/new/export": edit,
     "evals/new/starter": edit,
     "evals/compare": look,

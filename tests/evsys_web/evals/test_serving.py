@@ -68,7 +68,7 @@ def test_the_form_says_what_is_billed_and_starts_nothing_without_consent(
     size = alice_client.post("/evals/new/size", typed(benchmark_row, checkpoint, **{"serving-accept_billing": "on"}))
     assert (
         "at most 1 replica for at most 4 hours, billed per GPU-second" in size.content.decode()
-        and "$8.00 an hour" in size.content.decode()
+        and "NVIDIA_H100_80GB $8.00, " in size.content.decode()
     )
 
 
@@ -146,3 +146,35 @@ def test_a_stranger_neither_sees_nor_serves_it(mallory: User, checkpoint: Checkp
     assert "billed per GPU-second" not in client.get("/evals/new", {"checkpoint": checkpoint.pk}).content.decode()
     values = typed(benchmark_row, checkpoint, **{"serving-accept_billing": "on"})
     assert client.post("/evals/new", values).status_code == 422 and not EvalRun.objects.exists()
+
+
+def asked_for_an_offer(client: Client, benchmark: Benchmark, checkpoint: Checkpoint, **values: str) -> str:
+    answer = client.post("/evals/new/offer", typed(benchmark, checkpoint, **values))
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def test_the_form_asks_what_it_would_cost_before_anybody_agrees(
+    server: FireworksServer, alice_client: Client, checkpoint: Checkpoint, benchmark_row: Benchmark
+) -> None:
+    said = asked_for_an_offer(alice_client, benchmark_row, checkpoint)
+    assert "would serve it on 2 × NVIDIA_H100_80GB per replica" in said and "about $16.00 an hour" in said
+    made = [request.query for request in server.requests if request.path.endswith("/deployments")]
+    assert made == [{"validateOnly": "true"}] and not server.serving.deployments
+
+
+def test_what_needs_no_deployment_has_no_offer_and_a_mistake_is_said(
+    server: FireworksServer, alice_client: Client, mallory: User, checkpoint: Checkpoint, benchmark_row: Benchmark
+) -> None:
+    wrong = {"serving-longest_hours": "never"}
+    assert "Longest hours" in asked_for_an_offer(alice_client, benchmark_row, checkpoint, **wrong)
+    without = "answers without a deployment"
+    assert without in asked_for_an_offer(alice_client, benchmark_row, checkpoint, source="model")
+    assert without in asked_for_an_offer(signed_in(mallory), benchmark_row, checkpoint) and not server.requests
+
+
+def test_where_the_key_is_gone_the_reason_is_said(
+    server: FireworksServer, alice_client: Client, project: Project, checkpoint: Checkpoint, benchmark_row: Benchmark
+) -> None:
+    project.credentials.all().delete()
+    assert "fireworks" in asked_for_an_offer(alice_client, benchmark_row, checkpoint) and not server.requests

@@ -1,0 +1,40 @@
+"""Asks the service, for the form, what a deployment of the chosen weights would cost."""
+
+from __future__ import annotations
+
+from django.db import connection
+
+from evsys_web.accounts.connection_tests import turn
+from evsys_web.accounts.models import User
+from evsys_web.accounts.permissions import require_editor
+from evsys_web.addresses import allowed_kinds
+from evsys_web.encryption import unsaid
+from evsys_web.evals.forms import EvalForm
+from evsys_web.runs.backends import backend_secrets, check_backend
+from recipes.config import BackendChoice
+from recipes.serving_offers import cost_of
+
+
+def offer_for(form: EvalForm, user: User) -> str:
+    """A sentence. The key is that of the run whose weights they are. Raises BackendError, ConfigError, TooOften,
+    PermissionDenied."""
+    saved = form.chosen_checkpoint()
+    assert saved is not None
+    run = saved.run
+    require_editor(user, run.project)
+    backend = BackendChoice.model_validate(run.config["backend"])
+    check_backend(run.project, backend)
+    key = backend_secrets(run.project, backend).get("backend_api_key", "")
+    with turn(user):
+        if not connection.in_atomic_block:
+            connection.close()
+        found = cost_of(
+            backend.kind,
+            backend.params,
+            model=run.model_name,
+            checkpoint=saved.sampler_uri,
+            shape=form.settings["serving"].params().get("shape"),
+            key=key,
+            allowed=allowed_kinds(),
+        )
+    return unsaid(found)

@@ -1,0 +1,72 @@
+"""What weights would be served on, and at what price: asked before anybody agrees to pay, and nothing is made by it.
+
+As `probes` tries keys: in a process of its own that is gone afterwards, which takes no longer than it may and connects to no
+address that may not be asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recipes.errors import BackendError, ErrorKind, RecipeError
+from recipes.isolation import Isolated, IsolationTimeout
+from recipes.outbound import guard_this_process, may_be_asked
+from recipes.registry import backends
+
+SECONDS = 60.0
+"""For reading the SDK on a busy machine, and for the service's answers."""
+ANSWER_SECONDS = 10.0
+VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_")
+
+
+def cost_of(
+    backend: str,
+    params: Mapping[str, Any],
+    *,
+    model: str,
+    checkpoint: str | None,
+    shape: str | None,
+    key: str,
+    allowed: Mapping[str, bool],
+) -> str:
+    """A sentence. allowed: kinds of addresses, as `may_be_asked` takes them. Raises BackendError."""
+    asking = Isolated("recipes.serving_offers:answer", timeout_seconds=SECONDS, variables=VARIABLES)
+    try:
+        is_answered, sentence = asking(backend, dict(params), model, checkpoint, shape, key, dict(allowed))
+    except IsolationTimeout:
+        raise BackendError(f"There was no answer within {SECONDS:g} seconds.", permanent=False, kind=ErrorKind.TIMEOUT) from None
+    except ValueError as error:
+        raise BackendError(f"It could not be asked: {str(error)[:300]}", permanent=False) from None
+    finally:
+        asking.close()
+    if not is_answered:
+        raise BackendError(sentence, permanent=False)
+    return str(sentence)
+
+
+def answer(
+    backend: str,
+    params: dict[str, Any],
+    model: str,
+    checkpoint: str | None,
+    shape: str | None,
+    key: str,
+    allowed: dict[str, bool],
+) -> tuple[bool, str]:
+    """In the process of its own."""
+    if params.get("base_url"):
+        guard_this_process(lambda text: may_be_asked(text, **allowed))
+    try:
+        backend_class: Any = backends.get(backend)
+        config = backend_class.Config.model_validate(params | {"timeout_seconds": ANSWER_SECONDS})
+        deployments = backend_class.deployments(config, secrets={"backend_api_key": key})
+        try:
+            offer = deployments.offer(backend_class.served_name(model, checkpoint), shape)
+        finally:
+            deployments.close()
+    except RecipeError as error:
+        sentence, is_answered = str(error), False
+    else:
+        sentence, is_answered = f"{deployments.place} would serve it on {offer.cost(backend)}.", True
+    return is_answered, sentence.replace(key, "[the key]") if key else sentence
