@@ -42,7 +42,7 @@ def server(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path) 
 
 
 def backend(server: FireworksServer) -> dict[str, Any]:
-    return {"kind": "fireworks", "params": {"base_url": server.url, "credential": "fireworks", "timeout_seconds": 5}}
+    return {"kind": "fireworks", "params": {"base_url": server.url, "credential": "fireworks", "timeout_seconds": 60}}
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def server() -> Iterator[FireworksServer]:
 def ended(server: FireworksServer, alice: User, project: Project, make_run: MakeRun) -> TrainingRun:
     """It failed long ago, and its dataset and job are still there."""
     store_credential(user=alice, project=project, name="fireworks", secret=KEY)
-    backend = {"kind": "fireworks", "params": {"base_url": server.url, "credential": "fireworks", "timeout_seconds": 2}}
+    backend = {"kind": "fireworks", "params": {"base_url": server.url, "credential": "fireworks", "timeout_seconds": 60}}
     run = make_run(status=Status.FAILED, finished_at=now() - LONG_AGO, config={"backend": backend})
     log = ResourceLog(run.output_dir)
     log.plan(Resource("dataset", "rows-1", ACCOUNT))

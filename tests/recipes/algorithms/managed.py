@@ -38,7 +38,7 @@ def job_config(server: FireworksServer, kind: str = "fireworks_sft", **params: A
             "data": {"path": "unused.jsonl"},
             "model": model,
             "algorithm": {"kind": kind, "params": {"batch_size": 4, "poll_seconds": 0.02, **params}},
-            "backend": {"kind": "fireworks", "params": {"base_url": server.url, "timeout_seconds": 5, **backend}},
+            "backend": {"kind": "fireworks", "params": {"base_url": server.url, "timeout_seconds": 60, **backend}},
         }
     )
 

@@ -60,8 +60,8 @@ def config(server: FireworksServer, *, checkpoint: str | None = f"fireworks://{T
     return EvalConfig.from_values(
         {
             "model": {"name": MODEL, "checkpoint": checkpoint},
-            "backend": {"kind": "fireworks", "params": {"base_url": server.url, "timeout_seconds": 5, "outage_seconds": 30}},
-            "serving": {"accept_billing": True, "ready_seconds": 30, **serving},
+            "backend": {"kind": "fireworks", "params": {"base_url": server.url, "timeout_seconds": 60, "outage_seconds": 120}},
+            "serving": {"accept_billing": True, "ready_seconds": 120, **serving},
             "data": {"path": "unused.jsonl"},
             "verifier": {"kind": "numeric"},
             "attempts": 2,
