@@ -253,7 +253,7 @@ def use_for_an_hour(port: int, user: User, pages: list[Page], sizes: Sizes, web:
     shown = ", ".join(f"{rss / 1e6:.0f}" for rss in memory)
     say(f"an hour's use ({sizes.hour_requests:,} requests, {sizes.hour_streams} streams) in {time.perf_counter() - began:.0f} s;")
     say(f"memory of the web process after each tenth, MB: {shown}")
-    return memory[-1] < GROWTH * memory[NUM_PARTS // 5 - 1]
+    return bool(memory[-1] < GROWTH * memory[NUM_PARTS // 5 - 1])
 
 
 @contextmanager
