@@ -18,6 +18,17 @@ def test_it_is_for_staff_only(alice_client: Client) -> None:
     assert response["Location"].startswith("/admin/login/")
 
 
+def test_it_has_no_sign_in_of_its_own_and_says_to_others_that_it_is_for_staff(client: Client, alice_client: Client) -> None:
+    assert client.get("/admin/login/?next=/admin/runs/")["Location"] == "/accounts/login/?next=/admin/runs/"
+    refused = alice_client.get("/admin/", follow=True)
+    assert refused.status_code == 403 and "The admin is for staff" in refused.content.decode()
+
+
+def test_what_allauth_stores_is_not_written_by_hand(staff: Client) -> None:
+    for path in ("mfa/authenticator/", "socialaccount/socialapp/", "socialaccount/socialaccount/", "usersessions/usersession/"):
+        assert staff.get(f"/admin/{path}").status_code == 404
+
+
 def test_datasets_stand_first_and_people_last(staff: Client) -> None:
     apps = [app["app_label"] for app in staff.get("/admin/").context["app_list"]]
     assert apps == ["datasets", "runs", "sweeps", "evals", "curation", "cycles", "notifications", "accounts"]

@@ -218,10 +218,8 @@ def test_a_lost_key_is_a_sentence(codes: list[str], clock: Clock, settings: Any)
     assert "to remove your second factor" in first_step().post(STEP, {"code": clock.code()}).content.decode()
 
 
-def test_who_has_none_pays_nothing_for_it(alice: User) -> None:
-    with CaptureQueriesContext(
-        connection,
-    ) as queries:
+def test_the_sign_in_page_asks_the_database_nothing(alice: User) -> None:
+    with CaptureQueriesContext(connection) as queries:
         Client().get(LOGIN)
     assert len(queries) == 0
 
