@@ -55,8 +55,8 @@ class UserAdmin(Audited, StockUserAdmin):  # type: ignore[type-arg]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         factors = Authenticator.objects.filter(user=OuterRef("pk"))
-        users: QuerySet[Any] = super().get_queryset(request)
-        return users.annotate(has_second_factor=Exists(factors))
+        users: QuerySet[Any] = super().get_queryset(request).annotate(has_second_factor=Exists(factors))
+        return users
 
     @admin.display(boolean=True, description="second factor")
     def has_second_factor(self, user: Any) -> bool:
