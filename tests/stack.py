@@ -23,7 +23,7 @@ import psutil
 import psycopg
 
 ROOT = Path(__file__).resolve().parents[1]
-START_SECONDS = 90.0
+START_SECONDS = 240.0
 BROKER_NUMBERS = 16  # databases of Redis that each process of the tests has for itself: start it with --databases 64
 MAKE_TOKEN = """
 from evsys_web.accounts.models import ApiToken, User

@@ -24,7 +24,7 @@ from evsys_web.runs.status import Status
 from evsys_web.runs.work import Work
 
 W = TypeVar("W", bound=Work)
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 240.0
 
 
 class Place(NamedTuple):

@@ -25,7 +25,7 @@ from tests.evsys_web.cycles.conftest import runs_dir as runs_dir
 from tests.faults.dying import Place, do_and_die, eventually
 from tests.faults.dying import short_lease as short_lease
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300), pytest.mark.usefixtures("short_lease")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(900), pytest.mark.usefixtures("short_lease")]
 
 MOVE = Place(Cycle, "note")
 """Within a move, before it is committed."""

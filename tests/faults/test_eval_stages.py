@@ -30,7 +30,7 @@ from tests.evsys_web.evals.conftest import version as version
 from tests.faults.dying import Place, do_and_die, swept
 from tests.faults.dying import short_lease as short_lease
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300), pytest.mark.usefixtures("short_lease")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(900), pytest.mark.usefixtures("short_lease")]
 
 EVAL = {
     "queued: a worker reaches for it": Place(EvalRun, "start"),

@@ -22,7 +22,7 @@ from tests.evsys_web.runs.conftest import version as version
 from tests.faults.dying import Place, do_and_die, swept
 from tests.faults.dying import short_lease as short_lease
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300), pytest.mark.usefixtures("short_lease")]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(900), pytest.mark.usefixtures("short_lease")]
 
 STEPS = 9
 RUN = {
@@ -41,7 +41,7 @@ RUN = {
 }
 STOPPING = {
     "stopping: it was asked": Place(TrainingRun, "request_stop", after=True),
-    "stopping: it saves": Place(MockBackend, "save_full_state", time=2),
+    "stopping: it saves": Place(MockBackend, "save_full_state"),
     "stopping: all is done but its status": Place(TrainingRun, "cancel"),
 }
 
@@ -64,7 +64,8 @@ def test_a_run_survives_a_death_at_every_stage(alice: User, project: Project, ve
         run.refresh_from_db()
         assert (run.status, run.step, run.lease_owner) == (Status.COMPLETED, STEPS, ""), f"{stage}: {run.error}"
         assert [row.step for row in metrics.rows(run)] == list(range(1, STEPS + 1)), stage
-        assert sorted(run.checkpoints.values_list("step", flat=True)) == [3, 6, 9], stage
+        saved = sorted(run.checkpoints.values_list("step", flat=True))
+        assert [step for step in saved if step % 3 == 0] == [3, 6, 9] and len(saved) <= 3 + (stage in STOPPING), stage
         assert len({row.seq for row in metrics.rows(run)}) == STEPS, stage
 
 
@@ -73,4 +74,13 @@ def resume_run_of(user: User, run: TrainingRun) -> None:
 
 
 def stop_in_mid_run(run: TrainingRun) -> None:
-    Place(RunRecorder, "_tidy", time=4).lay(lambda *_: TrainingRun.objects.get(pk=run.pk).request_stop())
+    """Asked once a step is written, which the third waits for, it is obeyed by the sixth, which waits for the commit after."""
+    tidy = RunRecorder._tidy
+
+    def tidy_and_ask(recorder: RunRecorder) -> None:
+        tidy(recorder)
+        found = TrainingRun.objects.get(pk=run.pk)
+        if found.step and not found.stop_requested:
+            found.request_stop()
+
+    RunRecorder._tidy = tidy_and_ask  # type: ignore[method-assign]
