@@ -254,7 +254,7 @@ def test_messages_that_the_chat_template_refuses_are_a_data_error() -> None:
 
 def test_prompts_that_are_asked_for_together_are_each_ones_own_and_a_refused_one_fails_alone() -> None:
     tokenizer = load_tokenizer("starter")
-    prompts = [[{"role": "user", "content": f"{number} + 1"}] for number in range(4)]
+    prompts: list[list[dict[str, Any]]] = [[{"role": "user", "content": f"{number} + 1"}] for number in range(4)]
     refused: list[list[dict[str, Any]]] = [[], [{"role": "user"}]]
     heard: list[Any] = []
 

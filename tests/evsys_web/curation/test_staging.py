@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
@@ -60,9 +61,10 @@ def test_other_writers_come_between_the_sources_and_readers_see_no_draft(
     run: EvalRun, alice: User, client: Client, monkeypatch: pytest.MonkeyPatch, after_staging: AfterStaging
 ) -> None:
     monkeypatch.setattr(actions, "ROWS_PER_INSERT", 1)
-    insert, seen = actions._insert, []
+    insert = actions._insert
+    seen: list[tuple[bool, int]] = []
 
-    def watched(version: DatasetVersion, rows: list[tuple[object, ...]]) -> None:
+    def watched(version: DatasetVersion, rows: Sequence[tuple[Any, ...]]) -> None:
         seen.append((connection.in_atomic_block, len(rows)))
         insert(version, rows)
 
