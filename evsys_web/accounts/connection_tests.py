@@ -22,7 +22,7 @@ from evsys_web.addresses import allowed_kinds
 from evsys_web.encryption import unsaid
 from evsys_web.rates import TooOften, count
 from recipes.errors import ConfigError
-from recipes.probes import KeyKind, probe
+from recipes.probes import Finding, KeyKind, probe
 
 _lock = threading.Lock()
 _num_at_work = 0
@@ -52,6 +52,14 @@ def try_connection(
         record(user, "tested", credential, after=told)
     credential.refresh_from_db()
     return credential
+
+
+def try_storage(*, user: User, address: str) -> Finding:
+    """Writes to and removes from the bucket that uploads go to, s3://name/prefix, with the operator's keys. Raises TooOften."""
+    with _turn(user):
+        if not connection.in_atomic_block:
+            connection.close()
+        return probe(KeyKind.S3, key="", address=address, allowed=allowed_kinds())
 
 
 @contextmanager

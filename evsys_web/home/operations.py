@@ -41,6 +41,13 @@ class Queue(NamedTuple):
         return self.num_waiting > 0 and self.num_workers == 0
 
 
+def bucket_address() -> str:
+    """s3://name/prefix where uploads go to a bucket, else empty."""
+    options = settings.STORAGES["default"].get("OPTIONS", {})
+    bucket = options.get("bucket_name", "")
+    return f"s3://{bucket}/{options.get('location', '')}".rstrip("/") if bucket else ""
+
+
 class Held(NamedTuple):
     """Work that a worker holds."""
 

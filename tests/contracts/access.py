@@ -36,6 +36,7 @@ PAGES: dict[str, Methods] = {
     "": look,
     "search": look,
     "operations/": {"get": SUPERUSER},
+    "operations/storage": {"post": SUPERUSER},
     "metrics": {"get": SUPERUSER},
     "starter": edit,
     "health/live": {"get": OPEN},

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import boto3
 import pytest
+from django.core.cache import caches
 from django.core.files.storage import default_storage
+from django.test import Client
+from django.urls import reverse
 from moto.server import ThreadedMotoServer
 from pytest_django.fixtures import Settings
 
@@ -17,6 +20,7 @@ from evsys_web.accounts.models import Project, User
 from evsys_web.datasets.actions import delete_dataset, import_dataset, validate_version
 from evsys_web.datasets.models import DatasetVersion
 from recipes.errors import DataError
+from tests.conftest import signed_in
 from tests.evsys_web.test_settings import Loader
 from tests.evsys_web.test_settings import load as load
 
@@ -85,3 +89,14 @@ def test_deleting_the_dataset_empties_the_bucket(
     with django_capture_on_commit_callbacks(execute=True):  # type: ignore[operator]
         delete_dataset(user=alice, dataset=version.dataset)
     assert keys_in(bucket) == []
+
+
+def test_the_operator_tests_the_bucket_and_nobody_else(bucket: str, admin: User, alice_client: Client) -> None:
+    caches["rates"].clear()
+    client, url = signed_in(admin), reverse("home:test-storage")
+    assert f"s3://{bucket}/team/a" in client.get(reverse("home:operations")).content.decode()
+    said = client.post(url, follow=True).content.decode()
+    assert f"Works: {bucket} was written to, and what was written is removed." in said and keys_in(bucket) == []
+    assert alice_client.post(url).status_code == 404
+    boto3.client("s3").delete_bucket(Bucket=bucket)
+    assert "nothing at this address (404)" in client.post(url, follow=True).content.decode()
