@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 GOAL_SECONDS = 1.0
 BATCH = 5_000
+SEED = 1_000
+"""Rows that the models make; the others are copies."""
 
 
 class Sizes(NamedTuple):
@@ -32,12 +34,12 @@ class Sizes(NamedTuple):
     checkpoints: int
 
 
-FULL, QUICK = Sizes(100_000, 500, 300, 1_000), Sizes(500, 10, 20, 50)
+FULL, QUICK = Sizes(100_000, 500, 300, 1_000), Sizes(1_000, 10, 20, 50)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="A few hundred rows.")
+    parser.add_argument("--quick", action="store_true", help="1,000 rows.")
     sizes = QUICK if parser.parse_args().quick else FULL
     with throwaway_product() as product:
         from django.conf import settings
@@ -73,14 +75,14 @@ def fill(user: User, sizes: Sizes) -> None:
     def _values(model: type[Any]) -> Iterator[dict[str, Any]]:
         """What the model's fields want of row n."""
         names = {field.name for field in model._meta.concrete_fields}
-        for n in range(num):
+        for n in range(min(num, SEED)):
             wanted: dict[str, Any] = {
                 "name": f"{model.__name__} {n} of a sweep over learning rates",
                 "project": projects[n % len(projects)],
                 "created_by": user,
                 "user": user,
                 "status": statuses[n % len(statuses)],
-                "created_at": begin + timedelta(seconds=150 * n),
+                "created_at": begin + timedelta(seconds=15_000 * n),
                 "config": {"algorithm": {"kind": "sft"}, "backend": {"kind": "local"}},
                 "username": f"person {n}" if model is User else "benchmark",
                 "verb": ("launched", "stopped", "deleted", "signed in")[n % 4],
@@ -103,6 +105,7 @@ def fill(user: User, sizes: Sizes) -> None:
     def make(model: type[Any], **more: Any) -> None:
         made = (model(**values | {name: value(n) for name, value in more.items()}) for n, values in enumerate(_values(model)))
         model._default_manager.bulk_create(made, batch_size=BATCH)
+        _multiply(model, num // SEED)
 
     for model in (User, ApiToken, BackendCredential, AuditEntry, Dataset, TrainingRun, EvalRun, Filter, Cycle, Sweep):
         make(model)
@@ -119,7 +122,7 @@ def fill(user: User, sizes: Sizes) -> None:
     version = DatasetVersion.objects.first()
     make(Benchmark, dataset_version=lambda n: version)
     make(Curation)
-    few = ({name: value(n) for name, value in content.items()} | {"number": n + 2} for n in range(sizes.versions))
+    few = ({name: value(n) for name, value in content.items()} | {"number": n + 1_000} for n in range(sizes.versions))
     DatasetVersion.objects.bulk_create(DatasetVersion(dataset_id=first, **values) for values in few)
     run = TrainingRun.objects.order_by("pk")[0]
     Checkpoint.objects.bulk_create(Checkpoint(run=run, name=str(n), step=n, seq=n) for n in range(sizes.checkpoints))
@@ -127,6 +130,27 @@ def fill(user: User, sizes: Sizes) -> None:
     make(Notice, project=lambda n: projects[0], occurred_at=lambda n: begin)
     notices = Notice.objects.order_by("pk").values_list("pk", flat=True)[0]
     make(Delivery, channel=lambda n: channel, notice_id=lambda n: notices + n, status=lambda n: "completed")
+
+
+def _multiply(model: type[Any], times: int) -> None:
+    """Copies of the rows by SQL, since models would take minutes; what has to differ gets a number behind it."""
+    from django.db import connection, models
+
+    fields = [field for field in model._meta.concrete_fields if not field.primary_key]
+    unique = {field.name for field in fields if field.unique}
+    unique |= {name for rule in model._meta.constraints for name in getattr(rule, "fields", ())}
+    unique = {field.column for field in fields if field.name in unique and isinstance(field, models.CharField)}
+    if model._meta.model_name == "datasetversion":
+        unique |= {"number"}  # versions 2, 3, … of the same datasets
+    columns = [field.column for field in fields]
+    told = ["number + n" if name == "number" else f"{name} || n" if name in unique else f'"{name}"' for name in columns]
+    names = ", ".join(f'"{name}"' for name in columns)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"WITH RECURSIVE copies(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < {times} - 1) "
+            f"INSERT INTO {model._meta.db_table} ({names}) SELECT {', '.join(told)} FROM {model._meta.db_table}, copies "
+            f"WHERE {times} > 1"
+        )
 
 
 def measure(user: User) -> int:

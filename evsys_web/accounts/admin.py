@@ -10,6 +10,7 @@ from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as StockUserAdmin
 from django.contrib.auth.models import Group
 from django.db.models import Exists, Model, OuterRef, QuerySet
+from django.forms import BaseInlineFormSet
 from django.http import HttpRequest
 from django.utils.timezone import now
 
@@ -18,6 +19,8 @@ from evsys_web.accounts.models import ApiToken, AuditEntry, BackendCredential, M
 from evsys_web.accounts.second_factor import remove
 from evsys_web.accounts.views import signed_in
 
+MOST_PROJECTS, MOST_INLINE = 50, 50
+
 admin.site.unregister(Group)  # roles in projects say who may do what
 for model in apps.get_models():  # allauth's tables: our own pages write them, with an entry in the audit log
     if model.__module__.startswith("allauth.") and admin.site.is_registered(model):
@@ -25,7 +28,9 @@ for model in apps.get_models():  # allauth's tables: our own pages write them, w
 
 
 class Audited:
-    """Stock pages that write, with an entry in the audit log for each."""
+    """Stock pages that write, with an entry in the audit log for each. No counts beside filters: each is a query over all."""
+
+    show_facets = admin.ShowFacets.NEVER
 
     def save_model(self, request: HttpRequest, obj: Model, form: Any, change: bool) -> None:
         before = facts(type(obj)._default_manager.get(pk=obj.pk)) if change else None
@@ -42,6 +47,25 @@ class Audited:
         super().delete_queryset(request, queryset)  # type: ignore[misc]
 
 
+class ProjectFilter(admin.RelatedFieldListFilter):
+    """The first projects by name, and the one that is chosen: everybody has one, and a list of all would be the whole page. The
+    others are found by searching for their name."""
+
+    def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> list[tuple[Any, str]]:
+        first = list(Project.objects.order_by("name", "pk")[:MOST_PROJECTS].values_list("pk", "name"))
+        chosen = [int(text) for text in self.lookup_val or () if str(text).isdecimal()]
+        return first + list(Project.objects.filter(pk__in=set(chosen) - {pk for pk, _ in first}).values_list("pk", "name"))
+
+
+class NewestFormSet(BaseInlineFormSet[Any, Any, Any]):
+    """Of hundreds of rows the newest, all of which are to look at."""
+
+    def get_queryset(self) -> Any:
+        if not hasattr(self, "_newest"):  # it is asked for once for every row
+            self._newest = super().get_queryset()[:MOST_INLINE]
+        return self._newest
+
+
 class MembershipInline(admin.TabularInline):  # type: ignore[type-arg]
     model = Membership
     extra = 0
@@ -51,6 +75,8 @@ class MembershipInline(admin.TabularInline):  # type: ignore[type-arg]
 @admin.register(User)
 class UserAdmin(Audited, StockUserAdmin):  # type: ignore[type-arg]
     list_display = ("username", "email", "is_active", "is_staff", "has_second_factor", "last_login")
+    list_filter = ("is_staff", "is_superuser", "is_active")
+    show_full_result_count = False
     actions = ("remove_second_factor",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
@@ -82,6 +108,7 @@ class UserAdmin(Audited, StockUserAdmin):  # type: ignore[type-arg]
 class ProjectAdmin(Audited, admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ("name", "created_at")
     search_fields = ("name",)
+    show_full_result_count = False
     readonly_fields = ("created_at",)
     inlines: ClassVar = [MembershipInline]
 
@@ -140,10 +167,11 @@ class AuditEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """To read: entries are added by what people do, and neither changed nor deleted."""
 
     list_display = ("created_at", "username", "verb", "kind", "thing", "project", "door", "address")
-    list_filter = ("kind", "verb", "project")
+    list_filter = ("kind", "verb", ("project", ProjectFilter))
     list_select_related = ("project",)
-    search_fields = ("username", "thing")
+    search_fields = ("username", "thing", "project__name")
     date_hierarchy = "created_at"
+    show_facets = admin.ShowFacets.NEVER
     show_full_result_count = False
 
     def has_add_permission(self, request: HttpRequest) -> bool:

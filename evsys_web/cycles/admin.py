@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.contrib import admin
 
+from evsys_web.accounts.admin import ProjectFilter
 from evsys_web.cycles import actions
 from evsys_web.cycles.models import Cycle
 from evsys_web.runs.admin import WorkAdmin
@@ -12,7 +13,7 @@ from evsys_web.runs.admin import WorkAdmin
 @admin.register(Cycle)
 class CycleAdmin(WorkAdmin):
     list_display = ("name", "project", "status", "stage", "round_number", "reason", "created_by", "created_at")
-    list_filter = ("status", "reason", "project")
+    list_filter = ("status", "reason", ("project", ProjectFilter))
     search_fields = ("name", "created_by__username")
     list_select_related = ("project", "created_by")
     readonly_fields = (

@@ -15,6 +15,7 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from evsys_web.accounts.admin import NewestFormSet, ProjectFilter
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets import actions
 from evsys_web.datasets.chats import shown_row
@@ -35,6 +36,11 @@ class VersionInline(admin.TabularInline[DatasetVersion, Dataset]):
     fields = ("number", "format", "num_rows", "num_left_out", "source", "created_by", "created_at")
     readonly_fields = fields
     ordering = ("-number",)
+    formset = NewestFormSet
+    verbose_name_plural = "newest versions"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[DatasetVersion]:
+        return super().get_queryset(request).select_related("dataset", "created_by")
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -43,7 +49,8 @@ class VersionInline(admin.TabularInline[DatasetVersion, Dataset]):
 @admin.register(Dataset)
 class DatasetAdmin(admin.ModelAdmin[Dataset]):
     list_display = ("name", "project", "rows_format", "rows", "versions_made", "updated", "created_by", "pages")
-    list_filter = ("project",)
+    list_filter = (("project", ProjectFilter),)
+    show_facets = admin.ShowFacets.NEVER
     show_full_result_count = False
     list_per_page = 50
     search_fields = ("name", "description")
@@ -125,7 +132,8 @@ class DatasetVersionAdmin(admin.ModelAdmin[DatasetVersion]):
     """Read only: a version never changes. Its rows can be validated again, looked at, or deleted."""
 
     list_display = ("reference", "project", "format", "num_rows", "size", "num_left_out", "created_by", "created_at", "pages")
-    list_filter = ("format", "dataset__project")
+    list_filter = ("format", ("dataset__project", ProjectFilter))
+    show_facets = admin.ShowFacets.NEVER
     show_full_result_count = False
     list_per_page = 50
     ordering = ("-pk",)

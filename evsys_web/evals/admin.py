@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from evsys_web.accounts.admin import ProjectFilter
 from evsys_web.accounts.views import signed_in
 from evsys_web.evals import actions
 from evsys_web.evals.models import Benchmark, EvalRun
@@ -17,7 +18,7 @@ from evsys_web.runs.admin import ReadOnly, WorkAdmin
 @admin.register(Benchmark)
 class BenchmarkAdmin(ReadOnly, admin.ModelAdmin[Benchmark]):
     list_display = ("name", "project", "dataset_reference", "verifier_kind", "num_tasks", "created_by", "created_at")
-    list_filter = ("project",)
+    list_filter = (("project", ProjectFilter),)
     search_fields = ("name", "dataset_reference")
     list_select_related = ("project", "created_by")
 
@@ -32,7 +33,7 @@ class BenchmarkAdmin(ReadOnly, admin.ModelAdmin[Benchmark]):
 @admin.register(EvalRun)
 class EvalRunAdmin(WorkAdmin):
     list_display = ("name", "project", "status", "model_label", "k", "num_tasks", "num_done", "num_errors", "created_at")
-    list_filter = ("status", "is_imported", "project")
+    list_filter = ("status", "is_imported", ("project", ProjectFilter))
     search_fields = ("name", "model_label", "dataset_reference", "created_by__username")
     list_select_related = ("project",)
     readonly_fields = (

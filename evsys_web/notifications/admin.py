@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
+from evsys_web.accounts.admin import ProjectFilter
 from evsys_web.notifications.models import Channel, Delivery
 from evsys_web.runs.admin import ReadOnly
 
@@ -14,7 +15,7 @@ from evsys_web.runs.admin import ReadOnly
 @admin.register(Channel)
 class ChannelAdmin(ReadOnly, admin.ModelAdmin[Channel]):
     list_display = ("target", "kind", "project", "is_on", "num_failures", "created_by", "created_at")
-    list_filter = ("kind", "project")
+    list_filter = ("kind", ("project", ProjectFilter))
     search_fields = ("target",)
     list_select_related = ("project", "created_by")
     fields = ("project", "kind", "target", "events", "enabled_at", "off_reason", "num_failures", "created_by", "created_at")

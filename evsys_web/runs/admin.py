@@ -10,7 +10,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from evsys_web.accounts.admin import Audited
+from evsys_web.accounts.admin import Audited, NewestFormSet, ProjectFilter
 from evsys_web.accounts.views import signed_in
 from evsys_web.runs import actions
 from evsys_web.runs.models import Checkpoint, TrainingRun
@@ -82,12 +82,17 @@ class CheckpointInline(ReadOnly, admin.TabularInline[Checkpoint, TrainingRun]):
     model = Checkpoint
     fields = ("name", "step", "state_uri", "sampler_uri", "created_at")
     can_delete = False
+    formset = NewestFormSet
+    verbose_name_plural = "newest checkpoints"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Checkpoint]:
+        return super().get_queryset(request).select_related("run")
 
 
 @admin.register(TrainingRun)
 class TrainingRunAdmin(WorkAdmin):
     list_display = ("name", "project", "status", "algorithm", "backend", "step", "num_steps", "created_by", "created_at")
-    list_filter = ("status", "is_external", "project")
+    list_filter = ("status", "is_external", ("project", ProjectFilter))
     search_fields = ("name", "dataset_reference", "created_by__username")
     list_select_related = ("project", "created_by")
     readonly_fields = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.contrib import admin
 from django.http import HttpRequest
 
+from evsys_web.accounts.admin import ProjectFilter
 from evsys_web.runs.admin import ReadOnly
 from evsys_web.sweeps.models import Sweep
 
@@ -12,7 +13,7 @@ from evsys_web.sweeps.models import Sweep
 @admin.register(Sweep)
 class SweepAdmin(ReadOnly, admin.ModelAdmin[Sweep]):
     list_display = ("name", "project", "dataset_reference", "created_by", "created_at")
-    list_filter = ("project",)
+    list_filter = (("project", ProjectFilter),)
     search_fields = ("name", "created_by__username")
     list_select_related = ("project", "created_by")
     date_hierarchy = "created_at"
