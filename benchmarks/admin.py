@@ -143,7 +143,7 @@ def _multiply(model: type[Any], times: int) -> None:
     if model._meta.model_name == "datasetversion":
         unique |= {"number"}  # versions 2, 3, … of the same datasets
     columns = [field.column for field in fields]
-    told = ["number + n" if name == "number" else f"{name} || n" if name in unique else f'"{name}"' for name in columns]
+    told = ["number + n" if name == "number" else f"{name} || '-' || n" if name in unique else f'"{name}"' for name in columns]
     names = ", ".join(f'"{name}"' for name in columns)
     with connection.cursor() as cursor:
         cursor.execute(
