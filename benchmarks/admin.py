@@ -138,7 +138,8 @@ def _multiply(model: type[Any], times: int) -> None:
 
     fields = [field for field in model._meta.concrete_fields if not field.primary_key]
     unique = {field.name for field in fields if field.unique}
-    unique |= {name for rule in model._meta.constraints for name in getattr(rule, "fields", ())}
+    rules = [rule for rule in model._meta.constraints if getattr(rule, "condition", None) is None]
+    unique |= {name for rule in rules for name in getattr(rule, "fields", ())}
     unique = {field.column for field in fields if field.name in unique and isinstance(field, models.CharField)}
     if model._meta.model_name == "datasetversion":
         unique |= {"number"}  # versions 2, 3, … of the same datasets
