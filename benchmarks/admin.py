@@ -25,6 +25,7 @@ GOAL_SECONDS = 1.0
 BATCH = 5_000
 SEED = 1_000
 """Rows that the models make; the others are copies."""
+NUMBERS = ("number", "notice_id")
 
 
 class Sizes(NamedTuple):
@@ -143,8 +144,17 @@ def _multiply(model: type[Any], times: int) -> None:
     unique = {field.column for field in fields if field.name in unique and isinstance(field, models.CharField)}
     if model._meta.model_name == "datasetversion":
         unique |= {"number"}  # versions 2, 3, … of the same datasets
+    if model._meta.model_name == "delivery":
+        unique |= {"notice_id"}  # of the next notices
     columns = [field.column for field in fields]
-    told = ["number + n" if name == "number" else f"{name} || '-' || n" if name in unique else f'"{name}"' for name in columns]
+    told = [
+        f"{name} + n * {SEED if name == 'notice_id' else 1}"
+        if name in NUMBERS and name in unique
+        else f"{name} || '-' || n"
+        if name in unique
+        else f'"{name}"'
+        for name in columns
+    ]
     names = ", ".join(f'"{name}"' for name in columns)
     with connection.cursor() as cursor:
         cursor.execute(

@@ -56,7 +56,7 @@ def try_connection(
 
 def try_storage(*, user: User, address: str) -> Finding:
     """Writes to and removes from the bucket that uploads go to, s3://name/prefix, with the operator's keys. Raises TooOften."""
-    with _turn(user):
+    with turn(user):
         if not connection.in_atomic_block:
             connection.close()
         return probe(KeyKind.S3, key="", address=address, allowed=allowed_kinds())
