@@ -205,7 +205,7 @@ def _look(client: Any, label: str, path: str) -> bool:
 
 
 def _last_page(model: type[Any], options: Any) -> int:
-    return -(-int(model._default_manager.count()) // options.list_per_page)
+    return -(-int(model._default_manager.count()) // int(options.list_per_page))
 
 
 def _filters(model: type[Any], options: Any) -> Iterator[tuple[str, str]]:

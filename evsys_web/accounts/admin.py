@@ -51,9 +51,9 @@ class ProjectFilter(admin.RelatedFieldListFilter):
     """The first projects by name, and the one that is chosen: everybody has one, and a list of all would be the whole page. The
     others are found by searching for their name."""
 
-    def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> list[tuple[Any, str]]:
+    def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> list[Any]:
         first = list(Project.objects.order_by("name", "pk")[:MOST_PROJECTS].values_list("pk", "name"))
-        chosen = [int(text) for text in self.lookup_val or () if str(text).isdecimal()]
+        chosen = [int(text) for text in self.lookup_val or () if str(text).isdecimal() and len(text) < 19]
         return first + list(Project.objects.filter(pk__in=set(chosen) - {pk for pk, _ in first}).values_list("pk", "name"))
 
 
