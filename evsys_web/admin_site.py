@@ -42,6 +42,12 @@ class EvSysAdminSite(AdminSite):
 
         return redirect_to_login(there)
 
+    def password_change(  # type: ignore[override]
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """There is one page for this, too: with its lockout, and an entry in the audit log."""
+        return redirect("accounts:password")
+
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
         apps = super().get_app_list(request, app_label)
         return sorted(apps, key=lambda app: ORDER.index(app["app_label"]) if app["app_label"] in ORDER else len(ORDER))

@@ -335,6 +335,7 @@ AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]  # by name alone, anybody
 AXES_CLIENT_IP_CALLABLE = "evsys_web.accounts.origin.address_of"  # None for what is no address: PostgreSQL takes no other
 AXES_LOCKOUT_CALLABLE = "evsys_web.accounts.lockout.locked_out"
 AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "next", "code"]  # the link of an invitation is a secret
+AXES_SENSITIVE_PARAMETERS += ["old_password", "new_password1", "new_password2"]
 AXES_RESET_ON_SUCCESS = True
 AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
 AXES_DISABLE_ACCESS_LOG = True
@@ -438,6 +439,7 @@ if CELERY_BROKER_URL.startswith("filesystem:"):
         "polling_interval": 0.05,  # seconds; measured: 26 ms from send to start, about 1 % of a core when idle
     }
 _MEMORY: dict[str, Any] = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+_MEMORY["OPTIONS"] = {"MAX_ENTRIES": 10_000}  # of 300, whoever comes from many addresses pushes out what limits guessing
 _REDIS: dict[str, Any] = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": CELERY_BROKER_URL}
 _REDIS["OPTIONS"] = {"socket_connect_timeout": 1, "socket_timeout": 1}  # seconds; a call must not wait for a counter
 CACHES = {"default": _MEMORY, "rates": _REDIS if CELERY_BROKER_URL.startswith("redis") else _MEMORY | {"LOCATION": "rates"}}

@@ -6,6 +6,9 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from django import forms
+from django.contrib.auth import authenticate
+from django.contrib.auth.forms import PasswordChangeForm
+from django.http import HttpRequest
 from django.utils.timezone import now
 
 from evsys_web.accounts.models import ApiToken, CredentialKind, Project, Scope, User
@@ -14,9 +17,51 @@ EXPIRIES = {"7": "in 7 days", "30": "in 30 days", "90": "in 90 days", "365": "in
 
 
 class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Another address takes the password: whoever reads its mail can set a new one."""
+
+    password = forms.CharField(
+        strip=False,
+        max_length=4096,
+        required=False,
+        label="Your password",
+        help_text="For another e-mail address, to which links to a new password would go.",
+        widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
+    )
+
     class Meta:
         model = User
         fields: ClassVar[list[str]] = ["first_name", "last_name", "email"]
+
+    def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.request = request
+        if not self.instance.has_usable_password():  # then no link is sent either
+            del self.fields["password"]
+
+    def clean_password(self) -> str:
+        password: str = self.cleaned_data["password"]
+        if "email" in self.changed_data and not is_password_of(self.request, self.instance.get_username(), password):
+            raise forms.ValidationError("Another e-mail address takes your password. This is not it.")
+        return password
+
+
+class OwnPasswordForm(PasswordChangeForm):
+    """Guesses of the former password lock as they do at signing in."""
+
+    def __init__(self, *args: Any, request: HttpRequest, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.request = request
+
+    def clean_old_password(self) -> str:
+        password: str = self.cleaned_data["old_password"]
+        if not is_password_of(self.request, self.user.get_username(), password):
+            raise forms.ValidationError(self.error_messages["password_incorrect"], code="password_incorrect")
+        return password
+
+
+def is_password_of(request: HttpRequest, username: str, password: str) -> bool:
+    """A wrong one counts as a failed sign-in, none at all does not."""
+    return bool(password) and authenticate(request, username=username, password=password) is not None
 
 
 class TokenForm(forms.Form):

@@ -18,7 +18,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from requests import RequestException
 
 from evsys_web.accounts.audit import record
-from evsys_web.accounts.freshness import note_proof
+from evsys_web.accounts.freshness import note_proof, signed_in_a_moment_ago
 from evsys_web.accounts.models import User
 from evsys_web.accounts.oidc import configured
 from evsys_web.accounts.oidc_client import OidcClient, failed
@@ -38,7 +38,7 @@ def start(request: HttpRequest) -> HttpResponse:
     """Off to the provider. Whoever is signed in goes there to connect their account, if they said their password just now."""
     provider_id = configured().provider_id
     user = request.user if isinstance(request.user, User) else None
-    if user and request.session.pop(CONFIRMED, None) != user.pk:
+    if user and (request.session.pop(CONFIRMED, None) != user.pk or not signed_in_a_moment_ago(request, user)):
         return redirect("home:dashboard")
     provider = get_adapter(request).get_provider(request, provider_id)
     provider.oauth2_adapter_class = OidcClient
@@ -78,7 +78,8 @@ def connect(request: HttpRequest) -> HttpResponse:
     form = ConfirmForm(request.POST or None, request=request, user=user)
     is_confirmed = request.method == "POST" and form.is_valid()
     if is_confirmed:
-        note_proof(request, user)
+        if user.has_usable_password():  # else nothing was proven anew
+            note_proof(request, user)
         request.session[CONFIRMED] = user.pk
     is_connected = SocialAccount.objects.filter(user=user, provider=provider.provider_id).exists()
     context = {"form": form, "is_confirmed": is_confirmed, "is_connected": is_connected, "provider": provider.name}

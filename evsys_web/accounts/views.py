@@ -21,7 +21,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from evsys_web.accounts.actions import delete_credential, issue_token, revoke_token, store_credential
 from evsys_web.accounts.audit import facts, record
-from evsys_web.accounts.forms import CredentialForm, ProfileForm, TokenForm
+from evsys_web.accounts.forms import CredentialForm, OwnPasswordForm, ProfileForm, TokenForm
 from evsys_web.accounts.models import ApiToken, BackendCredential, User
 from evsys_web.accounts.permissions import require_editor_somewhere
 from evsys_web.accounts.second_factor import second_factor_of
@@ -52,9 +52,13 @@ class PasswordView(SuccessMessageMixin, auth_views.PasswordChangeView):  # type:
     """The one place where a person sets their own password while signed in."""
 
     template_name = "accounts/password.html"
+    form_class = OwnPasswordForm
     http_method_names = METHODS
     success_url = reverse_lazy("accounts:profile")
     success_message = "Your password is changed. Other browsers were signed out."
+
+    def get_form_kwargs(self) -> dict[str, Any]:
+        return super().get_form_kwargs() | {"request": self.request}
 
     def form_valid(self, form: Any) -> HttpResponse:
         record(signed_in(self.request), "changed the password of", signed_in(self.request))
@@ -67,11 +71,12 @@ def signed_in(request: HttpRequest) -> User:
     return request.user
 
 
+@sensitive_post_parameters("password")
 @require_http_methods(["GET", "HEAD", "POST"])
 def profile(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     before = facts(user)
-    form = ProfileForm(request.POST or None, instance=user)
+    form = ProfileForm(request.POST or None, instance=user, request=request)
     if request.method == "POST" and form.is_valid():
         with transaction.atomic():
             form.save()

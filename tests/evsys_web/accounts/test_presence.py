@@ -40,3 +40,12 @@ def test_what_ended_and_who_was_shut_out_is_not_here_any_more(door: str, alice: 
     assert ask() == alice
     end()
     assert ask() is None
+
+
+def test_a_new_password_ends_what_a_browser_watches_and_not_what_a_token_does(
+    by_session: tuple[Callable[[], User | None], object], by_token: tuple[Callable[[], User | None], object], alice: User
+) -> None:
+    changed = User.objects.get(pk=alice.pk)
+    changed.set_password("another one, 9")
+    changed.save()
+    assert by_session[0]() is None and by_token[0]() == alice

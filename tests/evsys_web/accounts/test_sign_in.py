@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pytest
+from axes.models import AccessAttempt
 from django.test import Client
 
 from evsys_web.accounts.actions import ensure_admin
 from evsys_web.accounts.models import Project, User
+from tests.conftest import signed_in
 
 
 def test_the_right_password_opens_the_page_that_was_asked_for(client: Client, alice: User) -> None:
@@ -44,12 +46,43 @@ def test_a_form_without_its_csrf_token_changes_nothing(alice: User) -> None:
 
 
 def test_a_profile_keeps_what_was_typed_and_refuses_a_bad_address(alice_client: Client, alice: User) -> None:
-    alice_client.post("/accounts/", {"first_name": "Alice", "last_name": "L", "email": "a@example.org"})
+    new = {"first_name": "Alice", "last_name": "L", "email": "a@example.org", "password": "alice's password"}
+    alice_client.post("/accounts/", new)
     alice.refresh_from_db()
     assert (alice.first_name, alice.email) == ("Alice", "a@example.org")
     page = alice_client.post("/accounts/", {"first_name": "Alice", "email": "nowhere"}).content.decode()
     assert 'aria-describedby="id_email_error"' in page
     assert 'id="id_email_error"' in page
+
+
+@pytest.mark.parametrize("password", ["", "guess"])
+def test_another_address_takes_the_password_and_a_name_does_not(alice_client: Client, alice: User, password: str) -> None:
+    """Else whoever finds a browser open reads the link to a new password."""
+    former = alice.email
+    new = {"first_name": "Alice", "email": "mallory@evil.example", "password": password}
+    response = alice_client.post("/accounts/", new)
+    assert 'id="id_password_error"' in response.content.decode()
+    alice.refresh_from_db()
+    assert (alice.first_name, alice.email) == ("", former)
+    assert alice_client.post("/accounts/", {"first_name": "Alice", "email": former}).status_code == 302
+    assert AccessAttempt.objects.count() == (1 if password else 0)
+    User.objects.filter(pk=alice.pk).update(password="!none")  # of single sign-on: no link is sent to them
+    page = signed_in(User.objects.get(pk=alice.pk)).post("/accounts/", {"email": "new@example.org"})
+    assert page.status_code == 302 and User.objects.get(pk=alice.pk).email == "new@example.org"
+
+
+def test_guesses_of_the_former_password_are_counted_and_not_kept(alice_client: Client, alice: User) -> None:
+    data = {"old_password": "a guess of mine", "new_password1": "chosen-by-mallory-9", "new_password2": "chosen-by-mallory-9"}
+    answers = [alice_client.post("/accounts/password/", data).status_code for _ in range(6)]
+    assert answers[0] == 200 and answers[-1] == 429
+    data["old_password"] = "alice's password"
+    assert alice_client.post("/accounts/password/", data).status_code == 429, "not even the right one, for a while"
+    kept = AccessAttempt.objects.get().post_data
+    assert "guess" not in kept and "mallory" not in kept
+
+
+def test_the_admin_changes_no_password_beside_the_page_that_notes_it(admin: User) -> None:
+    assert signed_in(admin).get("/admin/password_change/")["Location"] == "/accounts/password/"
 
 
 def test_changing_the_password_signs_out_other_browsers(alice_client: Client, alice: User) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from allauth.mfa.totp.internal import auth
 from allauth.socialaccount.models import SocialAccount
 from django.test import Client
 
+from evsys_web.accounts import freshness
 from evsys_web.accounts.member_actions import invite
 from evsys_web.accounts.models import AuditEntry, Invitation, Membership, Project, User
 from evsys_web.accounts.second_factor import turn_on
@@ -143,6 +145,15 @@ def test_a_person_connects_their_account_after_the_password(alice_client: Client
     assert not SocialAccount.objects.exists()
     verbs = AuditEntry.objects.filter(user=alice).values_list("verb", flat=True)
     assert set(verbs) >= {"connected single sign-on with", "disconnected single sign-on from"}
+
+
+def test_a_password_that_was_said_long_ago_connects_nothing(
+    alice_client: Client, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice_client.post("/accounts/sso/connect", {"password": "alice's password"})
+    long_after = time.time() + 3600
+    monkeypatch.setattr(freshness.time, "time", lambda: long_after)
+    assert alice_client.get("/accounts/sso/")["Location"] == "/"
 
 
 def test_an_identity_is_one_persons(
