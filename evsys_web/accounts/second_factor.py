@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from allauth.mfa.models import Authenticator
 from allauth.mfa.recovery_codes.internal.auth import RecoveryCodes
-from allauth.mfa.totp.internal.auth import TOTP
+from allauth.mfa.totp.internal import auth
 from django.db import transaction
 
 from evsys_web.accounts.audit import record
@@ -39,7 +39,7 @@ def turn_on(*, user: User, secret: str, revoke_tokens: bool) -> list[str]:
         _lock(user)
         if second_factor_of(user):
             return []
-        TOTP.activate(user, secret)
+        auth.TOTP.activate(user, secret)
         codes = _new_codes(user)
         record(user, "turned on the second factor of", user)
         if revoke_tokens:
@@ -66,6 +66,20 @@ def remove(*, user: User, by: User | None) -> bool:
         if not Authenticator.objects.filter(user=user).delete()[0]:
             return False
         record(by, "removed the second factor of", user)
+    return True
+
+
+def is_first_use(factor: Authenticator) -> bool:
+    """Of the code that was right just now. allauth remembers codes in its process alone; another one would take them again."""
+    if factor.type != Authenticator.Type.TOTP:
+        return True  # recovery codes are counted off in their row
+    half_minute = next(auth.yield_hotp_counters_from_time())  # the one that counts: no other is taken
+    with transaction.atomic():
+        kept = Authenticator.objects.select_for_update().filter(pk=factor.pk).first()
+        if kept is None or kept.data.get("used_in") == half_minute:  # turned off, or used, a moment ago
+            return False
+        kept.data["used_in"] = half_minute
+        kept.save(update_fields=["data"])
     return True
 
 

@@ -18,6 +18,7 @@ from django.http import HttpRequest
 from evsys_web.accounts.adapters import WRONG_CODE
 from evsys_web.accounts.freshness import MINUTES, signed_in_a_moment_ago
 from evsys_web.accounts.models import User
+from evsys_web.accounts.second_factor import is_first_use
 from recipes.errors import ConfigError
 
 NOT_FRESH = f"Your account has no password to ask for. Sign out, sign in again, and come back within {MINUTES} minutes."
@@ -41,9 +42,9 @@ def checked_code(request: HttpRequest, user: User, code: str) -> Authenticator:
         is_right = form.is_valid()
     except ConfigError:
         raise forms.ValidationError(LOST_KEY) from None
-    if not is_right:
+    if not is_right or not is_first_use(form.authenticator):
         user_login_failed.send(sender=__name__, credentials=credentials, request=request)
-        raise forms.ValidationError(form.errors["code"].as_data())
+        raise forms.ValidationError(form.errors["code"].as_data() if form.errors else WRONG_CODE)
     return form.authenticator
 
 

@@ -128,6 +128,14 @@ def test_a_code_works_once(codes: list[str], clock: Clock) -> None:
     assert is_in(_through(first_step(), clock.code()))
 
 
+def test_nor_does_it_work_again_in_another_process(codes: list[str], clock: Clock) -> None:
+    assert is_in(_through(first_step(), clock.code()))
+    cache.clear()  # each web process has its own
+    assert not is_in(_through(first_step(), clock.code()))
+    clock.counter += 1
+    assert is_in(_through(first_step(), clock.code()))
+
+
 def test_a_recovery_code_works_once_and_is_counted(codes: list[str], alice: User, clock: Clock) -> None:
     assert is_in(_through(first_step(), codes[3]))
     assert not is_in(_through(first_step(), codes[3]))
