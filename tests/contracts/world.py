@@ -198,7 +198,7 @@ class World:
         project = self.project.pk
         workbench = {"eval": self.ended["evals"], "filter": "0 < avg < 1", "name": "rows of the page", "filter_name": "page"}
         typed: dict[str, dict[str, Any]] = {
-            "accounts/": {"first_name": "Alice", "last_name": "", "email": "alice@example.org"},
+            "accounts/": {"first_name": "Alice", "last_name": "", "email": "alice@example.org", "password": "a password"},
             "accounts/projects/new": {"name": "typed"},
             "accounts/projects/<int:pk>/invitations/": {"role": "viewer"},
             "accounts/projects/<int:pk>/members/<int:member_pk>/role": {"role": "editor"},
