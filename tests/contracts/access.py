@@ -315,7 +315,7 @@ QUIRKS = {
 }
 """What else may be answered to somebody who may."""
 
-PARTS_OF_FORMS = ("settings", "estimate", "size", "export", "import", "again", "plan")
+PARTS_OF_FORMS = ("settings", "estimate", "size", "export", "import", "again", "plan", "offer")
 WRITES_NOTHING = {
     *(f"{noun}/new/{part}" for noun in ("runs", "evals", "cycles", "sweeps") for part in PARTS_OF_FORMS),
     "sweeps/new",  # takes over what the form of a run holds
