@@ -167,10 +167,9 @@ class AuditEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """To read: entries are added by what people do, and neither changed nor deleted."""
 
     list_display = ("created_at", "username", "verb", "kind", "thing", "project", "door", "address")
-    list_filter = ("kind", "verb", ("project", ProjectFilter))
+    list_filter = ("kind", "verb", ("project", ProjectFilter), "created_at")
     list_select_related = ("project",)
     search_fields = ("username", "thing", "project__name")
-    date_hierarchy = "created_at"
     show_facets = admin.ShowFacets.NEVER
     show_full_result_count = False
 

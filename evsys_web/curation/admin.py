@@ -12,10 +12,9 @@ from evsys_web.runs.admin import ReadOnly
 @admin.register(Curation)
 class CurationAdmin(ReadOnly, admin.ModelAdmin[Curation]):
     list_display = ("name", "project", "filter_text", "dataset_reference", "created_by", "created_at")
-    list_filter = (("project", ProjectFilter),)
+    list_filter = (("project", ProjectFilter), "created_at")
     search_fields = ("name", "dataset_reference", "created_by__username")
     list_select_related = ("project", "created_by")
-    date_hierarchy = "created_at"
 
 
 @admin.register(Filter)

@@ -13,7 +13,7 @@ from evsys_web.runs.admin import WorkAdmin
 @admin.register(Cycle)
 class CycleAdmin(WorkAdmin):
     list_display = ("name", "project", "status", "stage", "round_number", "reason", "created_by", "created_at")
-    list_filter = ("status", "reason", ("project", ProjectFilter))
+    list_filter = ("status", "reason", ("project", ProjectFilter), "created_at")
     search_fields = ("name", "created_by__username")
     list_select_related = ("project", "created_by")
     readonly_fields = (

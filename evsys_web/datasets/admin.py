@@ -54,6 +54,7 @@ class DatasetAdmin(admin.ModelAdmin[Dataset]):
     show_full_result_count = False
     list_per_page = 50
     search_fields = ("name", "description")
+    ordering = ("-pk",)
     list_select_related = ("project", "created_by")
     readonly_fields = ("created_by", "created_at")
     fields = ("name", "project", "description", "created_by", "created_at")

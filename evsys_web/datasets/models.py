@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Count, Max, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce
 from django.urls import reverse
 from django.utils.timezone import now
 
@@ -30,10 +31,12 @@ valid_name = RegexValidator(
 class DatasetQuerySet(OwnedQuerySet):
     def with_summary(self) -> Self:
         """Adds num_versions, updated_at, and of the newest version: newest_pk, newest_format, newest_rows."""
-        newest = DatasetVersion.objects.filter(dataset=OuterRef("pk"), status=VersionStatus.READY).order_by("-number")
-        return self.annotate(
-            num_versions=Count("versions", filter=Q(versions__status=VersionStatus.READY), distinct=True),
-            updated_at=Max("versions__created_at"),
+        versions = DatasetVersion.objects.filter(dataset=OuterRef("pk")).order_by()
+        newest = versions.filter(status=VersionStatus.READY).order_by("-number")
+        ready = versions.filter(status=VersionStatus.READY).values("dataset")
+        return self.annotate(  # by subqueries: a join would be counted out for every dataset before the first page is cut
+            num_versions=Coalesce(Subquery(ready.annotate(count=Count("pk")).values("count")), 0),
+            updated_at=Subquery(versions.values("dataset").annotate(at=Max("created_at")).values("at")),
             newest_pk=Subquery(newest.values("pk")[:1]),
             newest_number=Subquery(newest.values("number")[:1]),
             newest_format=Subquery(newest.values("format")[:1]),

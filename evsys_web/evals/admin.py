@@ -33,7 +33,7 @@ class BenchmarkAdmin(ReadOnly, admin.ModelAdmin[Benchmark]):
 @admin.register(EvalRun)
 class EvalRunAdmin(WorkAdmin):
     list_display = ("name", "project", "status", "model_label", "k", "num_tasks", "num_done", "num_errors", "created_at")
-    list_filter = ("status", "is_imported", ("project", ProjectFilter))
+    list_filter = ("status", "is_imported", ("project", ProjectFilter), "created_at")
     search_fields = ("name", "model_label", "dataset_reference", "created_by__username")
     list_select_related = ("project",)
     readonly_fields = (

@@ -39,7 +39,6 @@ class WorkAdmin(ReadOnly, admin.ModelAdmin[Any]):
     resume: Callable[[Any, Any], object]
     delete: Callable[[Any, Any], object]
     actions: Any = ("stop_chosen", "resume_chosen")
-    date_hierarchy = "created_at"
 
     @admin.action(description="Stop", permissions=["operate"])
     def stop_chosen(self, request: HttpRequest, queryset: QuerySet[Any]) -> None:
@@ -92,7 +91,7 @@ class CheckpointInline(ReadOnly, admin.TabularInline[Checkpoint, TrainingRun]):
 @admin.register(TrainingRun)
 class TrainingRunAdmin(WorkAdmin):
     list_display = ("name", "project", "status", "algorithm", "backend", "step", "num_steps", "created_by", "created_at")
-    list_filter = ("status", "is_external", ("project", ProjectFilter))
+    list_filter = ("status", "is_external", ("project", ProjectFilter), "created_at")
     search_fields = ("name", "dataset_reference", "created_by__username")
     list_select_related = ("project", "created_by")
     readonly_fields = (

@@ -13,10 +13,9 @@ from evsys_web.sweeps.models import Sweep
 @admin.register(Sweep)
 class SweepAdmin(ReadOnly, admin.ModelAdmin[Sweep]):
     list_display = ("name", "project", "dataset_reference", "created_by", "created_at")
-    list_filter = (("project", ProjectFilter),)
+    list_filter = (("project", ProjectFilter), "created_at")
     search_fields = ("name", "created_by__username")
     list_select_related = ("project", "created_by")
-    date_hierarchy = "created_at"
     readonly_fields = ("created_at",)
 
     def has_delete_permission(self, request: HttpRequest, obj: Sweep | None = None) -> bool:
