@@ -8,7 +8,6 @@ import time
 from typing import NamedTuple
 
 from django.core.cache import caches
-from redis.exceptions import RedisError
 
 logger = logging.getLogger(__name__)
 WINDOW_SECONDS = 60
@@ -39,6 +38,8 @@ class TooOften(Exception):
 
 def count(name: str, *, limit: int) -> Rate | None:
     """Count one more; None while the counter is away: better uncounted than refused."""
+    from redis.exceptions import RedisError  # not at every start: redis imports OpenTelemetry's SDK where that is installed
+
     window, passed = divmod(int(time.time()), WINDOW_SECONDS)
     key, cache = f"rate:{name}:{window}", caches["rates"]
     try:

@@ -7,10 +7,13 @@ was killed is swept by the first publication a day later.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.utils.timezone import now
@@ -89,7 +92,7 @@ def check_name(name: str) -> None:
 def publish(intake: Intake, origin: Origin, beside: Beside | None = None) -> Publication:
     """The rows as the next version of the dataset, or the version that has them. Raises PermissionDenied, ConfigError; DataError
     when the dataset is deleted meanwhile; and what is raised beside."""
-    _sweep_drafts()
+    _sweep_leftovers()
     with ExitStack() as undo:
         with transaction.atomic():
             made = create_dataset(user=origin.user, project=origin.project, name=origin.name, description=origin.description)
@@ -168,8 +171,12 @@ def _discard(draft: DatasetVersion, made: Made, user: User) -> None:
         made.dataset.delete()
 
 
-def _sweep_drafts() -> None:
-    """What was left by a process that was killed."""
+def _sweep_leftovers() -> None:
+    """What was left by a process that was killed: drafts, and files on their way."""
+    for path in Path(settings.FILE_UPLOAD_TEMP_DIR).glob("*.upload*"):
+        with suppress(FileNotFoundError):  # whoever wrote it has just finished
+            if path.stat().st_mtime < time.time() - STAGED_FOR.total_seconds():
+                path.unlink()
     for draft in DatasetVersion.objects.filter(status=VersionStatus.DRAFT, created_at__lt=now() - STAGED_FOR)[:100]:
         draft.delete()
         delete_files(draft.file, draft.offsets)

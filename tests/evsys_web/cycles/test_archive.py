@@ -160,12 +160,13 @@ def test_a_zip_that_lies_is_refused_in_a_sentence_and_leaves_nothing(
     zipped: Path, mallory: User, words: str, change: Change, settings: Any
 ) -> None:
     project, runs_before = mallory.default_project(), set(Path(settings.RUNS_DIR).iterdir())
+    uploads_before = set(Path(settings.FILE_UPLOAD_TEMP_DIR).iterdir())
     with pytest.raises(RecipeError, match=words):
         import_cycle(user=mallory, project=project, path=rewritten(zipped, change))
     for kind in (Cycle, EvalRun, TrainingRun, Curation):
         assert not kind._default_manager.filter(project=project).exists(), kind
     assert set(Path(settings.RUNS_DIR).iterdir()) == runs_before
-    assert not list(Path(settings.FILE_UPLOAD_TEMP_DIR).glob("tmp*"))
+    assert set(Path(settings.FILE_UPLOAD_TEMP_DIR).iterdir()) == uploads_before
 
 
 def test_what_is_no_zip_is_damaged_or_holds_a_name_twice_is_refused(

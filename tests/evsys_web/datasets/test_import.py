@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,16 @@ def test_the_same_rows_again_give_the_same_version(
     )
     assert (again.version, again.created) == (version, False)
     assert stored_files() == before
+
+
+def test_what_a_killed_import_left_on_the_disk_goes_a_day_later(alice: User, project: Project, write_rows: WriteRows) -> None:
+    old, young = (Path(settings.FILE_UPLOAD_TEMP_DIR) / f"tmp{age}.upload.jsonl" for age in ("old", "young"))
+    for path in (old, young):
+        path.write_bytes(b"{}")
+    os.utime(old, (0, 0))
+    import_dataset(user=alice, project=project, name="sums", path=write_rows(chat("1 + 1?")))
+    assert (old.exists(), young.exists()) == (False, True)
+    young.unlink()
 
 
 def test_other_rows_make_the_next_version_and_a_number_is_never_given_twice(
