@@ -343,7 +343,8 @@ AXES_ENABLE_ADMIN = False
 AXES_VERBOSE = False
 ACCOUNT_ADAPTER = "evsys_web.accounts.adapters.AccountAdapter"
 ACCOUNT_EMAIL_VERIFICATION = "none"  # addresses prove nothing here: nobody is let in by one
-ACCOUNT_RATE_LIMITS = {"login_failed": "10/m/ip,5/5m/key", "reset_password": "20/h/ip,3/h/key"}  # key: a person, an address
+# key: a person, an address
+ACCOUNT_RATE_LIMITS = {"login_failed": "10/m/ip,5/5m/key", "reset_password": "20/h/ip,3/h/key"}  # nosec B105 # so many an hour
 MFA_ADAPTER = "evsys_web.accounts.adapters.SecondFactorAdapter"
 OIDC = _oidc()
 SOCIALACCOUNT_ADAPTER = "evsys_web.accounts.oidc_client.OidcAdapter"

@@ -37,7 +37,7 @@ EVALUATOR = re.compile(r"(accounts/[a-z0-9-]{1,63}/evaluators/)?[a-z0-9][a-z0-9-
 class RewardMethod(StrEnum):
     GRPO = "grpo"
     DAPO = "dapo"
-    GSPO_TOKEN = "gspo_token"
+    GSPO_TOKEN = "gspo_token"  # nosec B105 # a method, by tokens
 
 
 class FireworksRFTConfig(FireworksJobConfig):
