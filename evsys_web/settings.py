@@ -333,6 +333,7 @@ AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]  # by name alone, anybody could lock anybody out
 AXES_CLIENT_IP_CALLABLE = "evsys_web.accounts.origin.address_of"  # None for what is no address: PostgreSQL takes no other
+AXES_USERNAME_CALLABLE = "evsys_web.accounts.lockout.username_of"
 AXES_LOCKOUT_CALLABLE = "evsys_web.accounts.lockout.locked_out"
 AXES_SENSITIVE_PARAMETERS = ["username", "ip_address", "next", "code"]  # the link of an invitation is a secret
 AXES_SENSITIVE_PARAMETERS += ["old_password", "new_password1", "new_password2"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -24,9 +25,14 @@ def locked_out(request: HttpRequest, *_: Any) -> HttpResponse:
     return response
 
 
+def username_of(request: HttpRequest, credentials: Mapping[str, Any] | None = None) -> str | None:
+    """The name that axes counts: as much of what was typed as its column takes, since PostgreSQL refuses what is longer."""
+    name = (credentials or request.POST).get("username")  # only the first step of a sign-in says it
+    return None if name is None else str(name).replace("\0", "")[:255]
+
+
 def _last_failure(request: HttpRequest) -> datetime:
-    said = getattr(request, "axes_credentials", None) or request.POST  # only the first step of a sign-in says a name
-    username = str(said.get("username", "")).replace("\0", "")[:255]
+    username = username_of(request, getattr(request, "axes_credentials", None)) or ""
     attempts = AccessAttempt.objects.filter(username=username, ip_address=address_of(request))
     newest: datetime | None = attempts.order_by("-attempt_time").values_list("attempt_time", flat=True).first()
     return newest or now()

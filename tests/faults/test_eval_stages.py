@@ -42,7 +42,7 @@ EVAL = {
 }
 PUBLISH = {
     "rows are being written": Place(rows, "_score", time=3),
-    "rows are written, nothing is in the database": Place(publishing, "_sweep_drafts"),
+    "rows are written, nothing is in the database": Place(publishing, "_sweep_leftovers"),
     "the file is stored, the transaction of its draft is open": Place(publishing, "_drafted", after=True),
     "the sources of its rows are written beside the draft": Place(curating, "_insert", after=True),
     "everything is in the last transaction": Place(curating._Publication, "record", after=True),
