@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import PHONE, Visitor, sign_in
+from tests.browser.test_every_page import settle
 from tests.stack import Stack
 
 
@@ -139,6 +140,7 @@ def test_a_server_that_is_away_is_said(visit: Callable[..., Visitor], stack: Sta
     page = visitor.open()
     sign_in(page, stack)
     expect(page).to_have_url("/")
+    settle(page)
     page.route("**/search*", lambda route: route.abort())
     page.keyboard.press("Control+k")
     expect(page.locator("#trouble")).to_contain_text("cannot be reached")
