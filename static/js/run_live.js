@@ -41,6 +41,18 @@ function open() {
   addEventListener("pagehide", () => source.close(), { once: true });
 }
 
+// An element that replaces itself is asked for again while its answer is on its way: htmx would keep that with the old element, and
+// forget it. So the newest state would never be shown, where two changes come within one round trip.
+const missed = new Set();
+for (const name of ["run-status", "eval-progress"]) {
+  const asking = `.htmx-request[id][hx-swap="outerHTML"][hx-trigger*="${name}"]`;
+  document.body.addEventListener(name, () => document.querySelectorAll(asking).forEach(({ id }) => missed.add(id)), true);
+}
+document.addEventListener("htmx:afterSettle", ({ target }) => {
+  const url = target.getAttribute("hx-get");
+  if (missed.delete(target.id) && url) window.htmx.ajax("GET", url, { source: target, target, swap: "outerHTML" });
+});
+
 // The light stands in the header, which comes anew with each status.
 document.addEventListener("htmx:afterSettle", ({ target }) => target.id === "run-header" && say(standing));
 addEventListener("pageshow", (event) => event.persisted && location.reload());

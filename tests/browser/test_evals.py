@@ -83,6 +83,29 @@ def test_an_end_that_fell_between_the_page_and_its_stream_is_shown(page: Page) -
     expect(page.locator(".eval-tasks")).not_to_contain_text("pending")
 
 
+def test_what_changes_while_the_header_is_on_its_way_is_asked_for_again(page: Page) -> None:
+    evaluate(page, "late", temperature="1")
+    page.reload()
+    settle(page)
+    asked: list[str] = []
+
+    def answer_late(route: Route) -> None:
+        asked.append(route.request.url)
+        answer = route.fetch()
+        page.wait_for_timeout(500)
+        route.fulfill(response=answer)
+
+    page.route(re.compile(r"/evals/\d+/header"), answer_late)
+    page.evaluate("for (const _ of [1, 2]) document.body.dispatchEvent(new CustomEvent('run-status'))")
+    for _ in range(300):
+        if len(asked) == 2:
+            break
+        page.wait_for_timeout(100)
+    settle(page)
+    assert len(asked) == 2
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Completed")
+
+
 def test_what_is_chosen_brings_its_own_fields_and_keeps_what_was_typed(page: Page) -> None:
     page.goto("/evals/new")
     page.locator("#id_sampling-max_tokens").fill("99")
