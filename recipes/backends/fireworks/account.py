@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import cache
 from typing import TypeVar
 
@@ -34,11 +35,10 @@ class FireworksAccount:
             http_client=fireworks.DefaultHttpxClient(follow_redirects=False, verify=_authorities()),
         )
         self._bare = httpx.Client(timeout=settings.timeout_seconds, verify=_authorities())
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.close)
             self.account = self._account(settings.account_id or "", account)
-        except BaseException:
-            self.close()
-            raise
+            undo.pop_all()
         self._client.account_id = self.account
 
     def close(self) -> None:
