@@ -46,187 +46,49 @@ A value that cannot be read stops the start with a sentence; one that can be rea
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
-import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
-import dj_database_url
 import django_stubs_ext
 from django.core.exceptions import ImproperlyConfigured
+
+from evsys_web.environment import (
+    credential_keys,
+    database,
+    file_storage,
+    flag,
+    half_of_the_memory,
+    home_folder,
+    kept_secret,
+    mail,
+    number,
+    oidc,
+    oidc_providers,
+    own_url,
+    words,
+)
 
 django_stubs_ext.monkeypatch()  # lets a class say ModelForm[Run] at run time as it does to the type checker
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def _flag(name: str) -> bool:
-    text = os.environ.get(name, "").strip().lower()
-    if text in {"1", "true", "yes", "on"}:
-        return True
-    if text in {"", "0", "false", "no", "off"}:
-        return False
-    raise ImproperlyConfigured(f"{name} is {text!r}; write 1 or 0.")
-
-
-def _words(name: str, default: str = "") -> list[str]:
-    return [word.strip() for word in os.environ.get(name, default).split(",") if word.strip()]
-
-
-def _number(name: str, default: int, *, low: int, high: int) -> int:
-    text = os.environ.get(name, "").strip()
-    if not text:
-        return default
-    if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
-        raise ImproperlyConfigured(f"{name} is {text!r}; write a number from {low} to {high}.")
-    return int(text)
-
-
-def _half_of_the_memory() -> int:
-    """In megabytes."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2_000_000
-
-
-def _home() -> Path:
-    home = Path(os.environ.get("EVSYS_HOME") or ROOT / "var").expanduser().resolve()
-    try:
-        for folder in (home, home / "files", home / "runs", home / "uploads"):
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImproperlyConfigured(
-            f"EVSYS_HOME {home} cannot be used: {error.strerror}. Name a folder that you may write to."
-        ) from None
-    return home
-
-
-def _kept_secret(path: Path, lost: str) -> str:
-    """Made once and kept readable by the owner alone. lost: what an emptied file costs."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        pass
-    else:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(50))
-    for _ in range(50):  # another process may have made the file a moment ago and not yet written it
-        if key := path.read_text().strip():
-            return key
-        time.sleep(0.02)
-    raise ImproperlyConfigured(f"{path} is empty. Remove it and start again; {lost}.")
-
-
-def _credential_keys() -> list[str]:
-    """The first seals, every one opens."""
-    keys = _words("EVSYS_SECRET_KEYS")
-    if not keys:  # the file holds two while `manage.py rotate_keys` is at work
-        keys = _kept_secret(HOME / "credential_key", "stored credentials have to be entered anew").split(",")
-    if min(map(len, keys)) < 32:
-        raise ImproperlyConfigured("A key in EVSYS_SECRET_KEYS is shorter than 32 characters. Give random text, comma-separated.")
-    return keys
-
-
-class _Mail(NamedTuple):
-    """Django's settings for sending e-mail."""
-
-    backend: str
-    host: str = ""
-    port: int = 0
-    user: str = ""
-    password: str = ""
-    use_ssl: bool = False
-    use_tls: bool = False
-
-
-def _mail(url: str) -> _Mail:
-    """Without an address, e-mail goes nowhere. A relay that wants no password has no certificate to check either."""
-    backends = "django.core.mail.backends"
-    if not url:
-        return _Mail(f"{backends}.dummy.EmailBackend")
-    try:
-        parts = urlsplit(url)
-        port = parts.port or {"smtp": 587, "smtps": 465}.get(parts.scheme, 0)
-    except ValueError:
-        parts, port = urlsplit(""), 0
-    if parts.scheme == "console":
-        return _Mail(f"{backends}.console.EmailBackend")
-    if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
-        raise ImproperlyConfigured("EMAIL_URL cannot be read. Write smtp://user:password@host:587, smtps://… or console://.")
-    user, password = unquote(parts.username or ""), unquote(parts.password or "")
-    is_ssl = parts.scheme == "smtps"
-    return _Mail(f"{backends}.smtp.EmailBackend", parts.hostname, port, user, password, is_ssl, not is_ssl and bool(user))
-
-
-def _url() -> str:
-    url = (os.environ.get("EVSYS_URL") or "").rstrip("/")
-    if url and urlsplit(url).scheme not in ("http", "https"):
-        raise ImproperlyConfigured(f"EVSYS_URL is {url!r}; write it as https://evsys.example.org.")
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(HOST, HOST)  # nosec B104 # reads, binds nothing
-    return url or f"http{'s' if HTTPS else ''}://{host}:{PORT}"
-
-
-class Oidc(NamedTuple):
-    """An OpenID Connect provider. domains: whose people may come without an invitation; "*" for everybody."""
-
-    issuer: str
-    client_id: str
-    client_secret: str
-    name: str
-    domains: list[str]
-
-    @property
-    def provider_id(self) -> str:
-        """Of this issuer alone: another one may call somebody else by the same number."""
-        return f"oidc-{hashlib.sha256(self.issuer.encode()).hexdigest()[:16]}"
-
-
-def oidc_providers(oidc: Oidc | None) -> dict[str, Any]:
-    """As allauth wants to be told."""
-    app = {"settings": {"server_url": oidc.issuer}, "provider_id": oidc.provider_id, "name": oidc.name} if oidc else {}
-    keys = {"client_id": oidc.client_id, "secret": oidc.client_secret} if oidc else {}
-    return {"openid_connect": {"OAUTH_PKCE_ENABLED": True, "APPS": [app | keys] if oidc else []}}
-
-
-def _oidc() -> Oidc | None:
-    issuer = os.environ.get("EVSYS_OIDC_ISSUER", "").strip().removesuffix("/.well-known/openid-configuration").rstrip("/")
-    if not issuer:
-        return None
-    try:
-        parts = urlsplit(issuer)
-    except ValueError:
-        parts = urlsplit("")
-    is_here = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
-    if not parts.hostname or not (parts.scheme == "https" or is_here) or parts.query or parts.fragment or parts.username:
-        raise ImproperlyConfigured(
-            "EVSYS_OIDC_ISSUER cannot be used. Write its address as https://login.example.org/realms/team."
-        )
-    client_id = os.environ.get("EVSYS_OIDC_CLIENT_ID", "").strip()
-    client_secret = os.environ.get("EVSYS_OIDC_CLIENT_SECRET", "").strip()
-    if not client_id or not client_secret:
-        missing = "EVSYS_OIDC_CLIENT_SECRET" if client_id else "EVSYS_OIDC_CLIENT_ID"
-        raise ImproperlyConfigured(f"EVSYS_OIDC_ISSUER is set, and {missing} is not. The provider gives you one.")
-    name = os.environ.get("EVSYS_OIDC_NAME", "").strip() or "single sign-on"
-    domains = [domain.lower().removeprefix("@") for domain in _words("EVSYS_OIDC_DOMAINS")]
-    return Oidc(issuer, client_id, client_secret, name, domains)
-
-
-HOME = _home()
+HOME = home_folder(ROOT / "var")
 HOST = os.environ.get("EVSYS_HOST") or "127.0.0.1"
-PORT = _number("PORT", 8000, low=1, high=65535)
-HTTPS = _flag("EVSYS_HTTPS")
+PORT = number("PORT", 8000, low=1, high=65535)
+HTTPS = flag("EVSYS_HTTPS")
 FORWARDED_ALLOW_IPS = os.environ.get("FORWARDED_ALLOW_IPS") or "127.0.0.1"  # uvicorn reads it, too
-SECRET_KEY = os.environ.get("SECRET_KEY") or _kept_secret(HOME / "secret_key", "everybody signs in anew")
-CREDENTIAL_KEYS = _credential_keys()
-CREDENTIAL_KEYS_ARE_GIVEN = bool(_words("EVSYS_SECRET_KEYS"))  # else they lie in EVSYS_HOME
-ALLOW_PRIVATE_URLS = _flag("EVSYS_ALLOW_PRIVATE_URLS")
+SECRET_KEY = os.environ.get("SECRET_KEY") or kept_secret(HOME / "secret_key", "everybody signs in anew")
+CREDENTIAL_KEYS = credential_keys(HOME)
+CREDENTIAL_KEYS_ARE_GIVEN = bool(words("EVSYS_SECRET_KEYS"))  # else they lie in EVSYS_HOME
+ALLOW_PRIVATE_URLS = flag("EVSYS_ALLOW_PRIVATE_URLS")
 TINKER_KEY = os.environ.get("EVSYS_TINKER_KEY", "")
-URL = _url()
-DEBUG = _flag("DEBUG")
-ALLOWED_HOSTS = _words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
-CSRF_TRUSTED_ORIGINS = _words("CSRF_TRUSTED_ORIGINS")
+URL = own_url(HOST, PORT, https=HTTPS)
+DEBUG = flag("DEBUG")
+ALLOWED_HOSTS = words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+CSRF_TRUSTED_ORIGINS = words("CSRF_TRUSTED_ORIGINS")
 
 INSTALLED_APPS = [
     "evsys_web.admin_site.AdminConfig",
@@ -293,38 +155,7 @@ TEMPLATES = [
 ]
 
 
-def _database() -> dict[str, Any]:
-    if url := os.environ.get("DATABASE_URL"):
-        try:
-            config: dict[str, Any] = dict(dj_database_url.parse(url))
-        except ValueError:
-            raise ImproperlyConfigured(
-                "DATABASE_URL cannot be read. Write it as postgresql://user:password@host:5432/name."
-            ) from None
-        if config["ENGINE"] == "django.db.backends.postgresql":
-            # One connection per open stream would exhaust max_connections; the pool bounds them.
-            config["OPTIONS"] = {**config.get("OPTIONS", {}), "pool": {"min_size": 0, "max_size": 8, "timeout": 10}}
-            return config
-        if config["ENGINE"] != "django.db.backends.sqlite3":
-            raise ImproperlyConfigured(f"DATABASE_URL names {config['ENGINE']}; use postgresql:// or leave it empty for SQLite.")
-        name = config["NAME"]
-    else:
-        name = HOME / "evsys.sqlite3"
-    return {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": name,
-        # Measured: WAL + IMMEDIATE is the only combination without "database is locked" under four writers.
-        "OPTIONS": {
-            "timeout": 20,
-            "transaction_mode": "IMMEDIATE",
-            "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;PRAGMA temp_store=MEMORY",
-        },
-        # A file, so that a test's server thread and worker process see the same database.
-        "TEST": {"NAME": HOME / "test.sqlite3"},
-    }
-
-
-DATABASES = {"default": _database()}
+DATABASES = {"default": database(HOME)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 AUTH_USER_MODEL = "accounts.User"
@@ -347,7 +178,7 @@ ACCOUNT_EMAIL_VERIFICATION = "none"  # addresses prove nothing here: nobody is l
 # key: a person, an address
 ACCOUNT_RATE_LIMITS = {"login_failed": "10/m/ip,5/5m/key", "reset_password": "20/h/ip,3/h/key"}  # nosec B105 # so many an hour
 MFA_ADAPTER = "evsys_web.accounts.adapters.SecondFactorAdapter"
-OIDC = _oidc()
+OIDC = oidc()
 SOCIALACCOUNT_ADAPTER = "evsys_web.accounts.oidc_client.OidcAdapter"
 SOCIALACCOUNT_REQUESTS_TIMEOUT = 10
 SOCIALACCOUNT_PROVIDERS = oidc_providers(OIDC)
@@ -375,41 +206,30 @@ STATICFILES_DIRS = [ROOT / "static"]
 WHITENOISE_USE_FINDERS = True
 
 
-def _file_storage() -> dict[str, Any]:
-    url = os.environ.get("EVSYS_STORAGE_URL")
-    if not url:
-        return {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": HOME / "files"}}
-    parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc:
-        raise ImproperlyConfigured("EVSYS_STORAGE_URL cannot be read. Write it as s3://bucket or s3://bucket/prefix.")
-    options = {"bucket_name": parts.netloc, "location": parts.path.strip("/"), "file_overwrite": False}
-    return {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
-
-
 STORAGES = {
-    "default": _file_storage(),
+    "default": file_storage(HOME),
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
 RUNS_DIR = HOME / "runs"
-CHAT_MEMORY_MB = _number("EVSYS_CHAT_MEMORY_MB", _half_of_the_memory(), low=100, high=10_000_000)
+CHAT_MEMORY_MB = number("EVSYS_CHAT_MEMORY_MB", half_of_the_memory(), low=100, high=10_000_000)
 CHAT_IDLE_SECONDS = 300
 CONCURRENCY = {
-    "training": _number("EVSYS_TRAINING_CONCURRENCY", 1, low=1, high=64),
-    "evals": _number("EVSYS_EVALS_CONCURRENCY", 0, low=0, high=64),
-    "default": _number("EVSYS_DEFAULT_CONCURRENCY", 0, low=0, high=64),
+    "training": number("EVSYS_TRAINING_CONCURRENCY", 1, low=1, high=64),
+    "evals": number("EVSYS_EVALS_CONCURRENCY", 0, low=0, high=64),
+    "default": number("EVSYS_DEFAULT_CONCURRENCY", 0, low=0, high=64),
 }
 KEEP_DAYS = {
-    "metrics": _number("EVSYS_KEEP_METRICS_DAYS", 0, low=0, high=36500),
-    "rollouts": _number("EVSYS_KEEP_ROLLOUTS_DAYS", 0, low=0, high=36500),
-    "checkpoints": _number("EVSYS_KEEP_CHECKPOINTS_DAYS", 0, low=0, high=36500),
+    "metrics": number("EVSYS_KEEP_METRICS_DAYS", 0, low=0, high=36500),
+    "rollouts": number("EVSYS_KEEP_ROLLOUTS_DAYS", 0, low=0, high=36500),
+    "checkpoints": number("EVSYS_KEEP_CHECKPOINTS_DAYS", 0, low=0, high=36500),
 }
-RUN_LEASE_SECONDS = _number("RUN_LEASE_SECONDS", 30, low=1, high=3600)
+RUN_LEASE_SECONDS = number("RUN_LEASE_SECONDS", 30, low=1, high=3600)
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 1024 * 1024
 FILE_UPLOAD_HANDLERS = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
 FILE_UPLOAD_TEMP_DIR = HOME / "uploads"
 
 SESSION_COOKIE_NAME = "evsys_session"  # cookies are shared by all ports of a host; "sessionid" is every Django project's
-SESSION_COOKIE_AGE = _number("EVSYS_SESSION_DAYS", 14, low=1, high=365) * 86400
+SESSION_COOKIE_AGE = number("EVSYS_SESSION_DAYS", 14, low=1, high=365) * 86400
 SESSION_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = HTTPS
 CSRF_COOKIE_NAME = "evsys_csrf"
@@ -426,7 +246,7 @@ X_FRAME_OPTIONS = "DENY"
 EMAIL_IS_SENT = bool(os.environ.get("EMAIL_URL"))
 EMAIL_TIMEOUT = 15
 DEFAULT_FROM_EMAIL = os.environ.get("EMAIL_FROM") or "evsys@localhost"
-_MAIL = _mail(os.environ.get("EMAIL_URL", ""))
+_MAIL = mail()
 EMAIL_BACKEND, EMAIL_HOST, EMAIL_PORT = _MAIL.backend, _MAIL.host, _MAIL.port
 EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = _MAIL.user, _MAIL.password
 EMAIL_USE_SSL, EMAIL_USE_TLS = _MAIL.use_ssl, _MAIL.use_tls
@@ -447,7 +267,7 @@ _REDIS["OPTIONS"] = {"socket_connect_timeout": 1, "socket_timeout": 1}  # second
 CACHES = {"default": _MEMORY, "rates": _REDIS if CELERY_BROKER_URL.startswith("redis") else _MEMORY | {"LOCATION": "rates"}}
 CONNECTION_TESTS_AT_ONCE = 2  # each is a process that takes a second of processor time to begin
 CONNECTION_TESTS_A_MINUTE = 10
-API_RATE = _number("EVSYS_API_RATE", 1200, low=0, high=1_000_000)
+API_RATE = number("EVSYS_API_RATE", 1200, low=0, high=1_000_000)
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_ACKS_LATE = False  # the row's lease brings lost work back, not the broker

@@ -26,7 +26,7 @@ from evsys_web.accounts.member_actions import accept
 from evsys_web.accounts.models import Invitation, User
 
 if TYPE_CHECKING:
-    from evsys_web.settings import Oidc
+    from evsys_web.environment import Oidc
 
 LONGEST_NAME = 150
 FORBIDDEN_IN_NAMES = re.compile(r"[^\w.@+-]")

@@ -12,6 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ROOT / "evsys_web" / "settings.py"
+READERS = (SETTINGS, ROOT / "evsys_web" / "environment.py")
 VARIABLES = [row.group(1) for row in re.finditer(r"^\| ([A-Z_]+) \|", SETTINGS.read_text(), re.MULTILINE)]
 
 
@@ -168,14 +169,14 @@ def test_the_environment_is_read_in_settings_and_nowhere_else() -> None:
     for path in sorted((ROOT / "evsys_web").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             text = ast.unparse(node) if isinstance(node, ast.Call | ast.Subscript) else ""
-            if path != SETTINGS and re.match(r"(os\.)?(environ(\.get|\.pop)?[\[(]|getenv\()", text):
+            if path not in READERS and re.match(r"(os\.)?(environ(\.get|\.pop)?[\[(]|getenv\()", text):
                 readers.append(f"{path.relative_to(ROOT)}: {text}")
     assert readers == []
 
 
 def test_the_table_lists_exactly_the_variables_that_are_read() -> None:
-    body = SETTINGS.read_text().split('"""', 2)[2]
-    read = set(re.findall(r'(?:environ\.get|_flag|_words|_number)\("([A-Z_]+)"', body))
+    body = "".join(path.read_text().split('"""', 2)[2] for path in READERS)
+    read = set(re.findall(r'(?:environ\.get|flag|words|number)\("([A-Z_]+)"', body))
     assert read == set(VARIABLES)
 
 

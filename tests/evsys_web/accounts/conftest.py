@@ -9,7 +9,7 @@ import pytest
 from django.core.cache import cache
 from django.test import Client
 
-from evsys_web.settings import Oidc, oidc_providers
+from evsys_web.environment import Oidc, oidc_providers
 from tests.oidc_server import CLIENT_ID, CLIENT_SECRET, FakeProvider, oidc_server
 
 

@@ -10,7 +10,7 @@ import pytest
 from django.test import Client
 
 from evsys_web.accounts.models import User
-from evsys_web.settings import oidc_providers
+from evsys_web.environment import oidc_providers
 from tests.evsys_web.accounts.conftest import is_in
 from tests.oidc_server import CLIENT_SECRET, FakeProvider, rsa_key
 

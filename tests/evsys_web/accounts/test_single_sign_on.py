@@ -14,7 +14,7 @@ from evsys_web.accounts import freshness
 from evsys_web.accounts.member_actions import invite
 from evsys_web.accounts.models import AuditEntry, Invitation, Membership, Project, User
 from evsys_web.accounts.second_factor import turn_on
-from evsys_web.settings import Oidc
+from evsys_web.environment import Oidc
 from tests.conftest import signed_in
 from tests.evsys_web.accounts.conftest import configure, is_in
 from tests.oidc_server import FakeProvider
