@@ -21,7 +21,7 @@ from evsys_web.cycles.forms import CycleForm, start_from
 from evsys_web.cycles.models import Cycle
 from evsys_web.evals.forms import benchmarks_for
 from evsys_web.evals.starter import import_starter_benchmark, import_starter_learning_benchmark
-from evsys_web.runs.form_views import next_name
+from evsys_web.runs.form_views import asked_number, next_name
 from evsys_web.runs.forms import checkpoints_for, models_on_offer
 from evsys_web.runs.work_pages import export_of
 from recipes.cycle_config import CycleConfig
@@ -115,7 +115,7 @@ def starter(request: HttpRequest) -> HttpResponse:
 def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
     """What the address asks for: a cycle to clone, a benchmark to learn from or to be judged by."""
     start: dict[str, Any] = {}
-    clone = Cycle.objects.visible_to(user).filter(pk=_asked(request, "clone")).first()
+    clone = Cycle.objects.visible_to(user).filter(pk=asked_number(request, "clone")).first()
     if clone is not None:
         config = CycleConfig.model_validate(clone.config)
         start = {**start_from(config), "name": next_name(clone.name), "cloned_from": clone.pk}
@@ -123,7 +123,7 @@ def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
         if config.model.checkpoint and (saved := checkpoints_for(user).filter(sampler_uri=config.model.checkpoint).first()):
             start["checkpoint"] = saved.pk
     for side in ("learn", "judge"):
-        if asked := benchmarks_for(user).filter(pk=_asked(request, side)).first():
+        if asked := benchmarks_for(user).filter(pk=asked_number(request, side)).first():
             start[side] = asked.pk
     return start
 
@@ -146,8 +146,3 @@ def _page(request: HttpRequest, form: CycleForm) -> HttpResponse:
         "failures": load_failures(algorithms, backends, callbacks, verifiers),
     }
     return render(request, "cycles/new.html", context, status=422 if form.num_errors() else 200)
-
-
-def _asked(request: HttpRequest, name: str) -> int:
-    text = request.GET.get(name, "")
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0

@@ -21,7 +21,7 @@ from evsys_web.evals.models import EvalRun
 from evsys_web.evals.offers import offer_for
 from evsys_web.evals.starter import import_starter_benchmark
 from evsys_web.rates import TooOften
-from evsys_web.runs.form_views import next_name
+from evsys_web.runs.form_views import asked_number, next_name
 from evsys_web.runs.forms import checkpoints_for, models_on_offer
 from evsys_web.runs.work_pages import export_of
 from recipes.errors import BackendError, ConfigError, DataError
@@ -126,16 +126,16 @@ def starter(request: HttpRequest) -> HttpResponse:
 def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
     """What the address asks for: an eval to clone, a checkpoint, a benchmark, a dataset of tasks. Else the newest benchmark."""
     start: dict[str, Any] = {}
-    clone = EvalRun.objects.visible_to(user).filter(pk=_asked(request, "clone"), is_imported=False).first()
+    clone = EvalRun.objects.visible_to(user).filter(pk=asked_number(request, "clone"), is_imported=False).first()
     if clone is not None:
         start = _start_of(clone, user)
-    if saved := checkpoints_for(user).filter(pk=_asked(request, "checkpoint")).first():
+    if saved := checkpoints_for(user).filter(pk=asked_number(request, "checkpoint")).first():
         start |= {"source": "checkpoint", "checkpoint": saved.pk}
     benchmarks = benchmarks_for(user)
-    if version := task_versions_for(user).filter(pk=_asked(request, "dataset_version")).first():
+    if version := task_versions_for(user).filter(pk=asked_number(request, "dataset_version")).first():
         start["dataset_version"] = version.pk
         benchmarks = benchmarks.filter(dataset_version=version)
-    asked = benchmarks.filter(pk=_asked(request, "benchmark")).first()
+    asked = benchmarks.filter(pk=asked_number(request, "benchmark")).first()
     if chosen := asked or (None if clone else benchmarks.first()):
         start["benchmark"] = chosen.pk
     start.setdefault("dataset_version", _newest_tasks(user))
@@ -198,8 +198,3 @@ def _page(request: HttpRequest, form: EvalForm) -> HttpResponse:
         "failures": load_failures(verifiers, backends),
     }
     return render(request, "evals/new.html", context, status=422 if form.num_errors() else 200)
-
-
-def _asked(request: HttpRequest, name: str) -> int:
-    text = request.GET.get(name, "")
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0

@@ -191,10 +191,10 @@ def start_of(config: RunConfig, user: User) -> tuple[dict[str, Any], str]:
     return start, " ".join(notes) or "Taken over. Look it over, then start."
 
 
-def asked_number(request: HttpRequest, name: str) -> int | None:
-    """A number of the address; None for none, or anything else."""
+def asked_number(request: HttpRequest, name: str) -> int:
+    """A row's number in the address; 0, which no row has, for none or anything else."""
     text = request.GET.get(name, "")
-    return int(text) if text.isdecimal() and len(text) < 19 else None
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
 
 
 def _page(request: HttpRequest, form: RunForm, **context: Any) -> HttpResponse:

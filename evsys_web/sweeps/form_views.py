@@ -29,7 +29,7 @@ def new_sweep(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     if request.method == "POST":
         return _page(request, SweepForm(user, request.POST))
-    source = Sweep.objects.visible_to(user).filter(pk=asked_number(request, "from") or 0).first()
+    source = Sweep.objects.visible_to(user).filter(pk=asked_number(request, "from")).first()
     if source is None:
         return _page(request, SweepForm(user, start=starting_point(request, user)))
     try:
