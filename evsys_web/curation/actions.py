@@ -21,6 +21,7 @@ from evsys_web.curation.rows import rows_of
 from evsys_web.datasets.actions import publish_splits
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.datasets.publishing import hold
+from evsys_web.datasets.splits import TRAIN, VALIDATION, check_names
 from evsys_web.evals.models import EvalRun, EvalTask
 from evsys_web.runs.work import storable
 from recipes.curation import CurationSettings, Rows, Selection, select
@@ -38,6 +39,17 @@ class NothingSelected(ConfigError):
     """The filter and the selection leave no row."""
 
 
+class SplitNames(NamedTuple):
+    """Of the version that is made: the split to learn from, and the one held out. Runs learn from `train` and are measured on
+    `validation` unless told otherwise."""
+
+    train: str = TRAIN
+    held_out: str = VALIDATION
+
+
+USUAL_SPLITS = SplitNames()
+
+
 class Published(NamedTuple):
     """`created` is False when the dataset had exactly these rows as `version`, from the very same curation."""
 
@@ -47,21 +59,29 @@ class Published(NamedTuple):
 
 
 def publish(
-    *, user: User, project: Project, eval_runs: Sequence[EvalRun], settings: CurationSettings, name: str, description: str = ""
+    *,
+    user: User,
+    project: Project,
+    eval_runs: Sequence[EvalRun],
+    settings: CurationSettings,
+    name: str,
+    description: str = "",
+    split_names: SplitNames = USUAL_SPLITS,
 ) -> Published:
     """The selected attempts as the next version of the dataset `name`; the one that is there when asked again.
 
     Rows are streamed from the database into a file, and their sources written under a draft. Then version, curation and the
-    source of every row become visible in one transaction, or nothing does. Raises PermissionDenied; ConfigError for a name, eval
+    source of every row become visible in one transaction, or nothing does. Raises PermissionDenied; ConfigError for names, eval
     runs or settings; DataError where no attempt has the metric, or somebody deletes meanwhile what this is made of or goes to."""
     require_editor(user, project)
     if not eval_runs or any(run.project_id != project.pk for run in eval_runs):
         raise ConfigError("Choose eval runs of this project.", path=("eval_runs",))
+    check_split_names(split_names, settings)
     sources = open_sources(eval_runs)
     selection = select(sources.pool, settings)
     if not len(selection):
         raise NothingSelected(nothing_to_publish(settings), path=("filter",))
-    publication = _Publication(user, project, sources, settings, selection, name.strip())
+    publication = _Publication(user, project, sources, settings, selection, name.strip(), split_names)
     imported = publish_splits(
         user=user,
         project=project,
@@ -73,6 +93,22 @@ def publish(
         beside=publication,
     )
     return Published(publication.curation, imported.version, imported.created)
+
+
+def check_split_names(names: SplitNames, settings: CurationSettings) -> None:
+    """Raises ConfigError for a name that is none, for one given twice, and for one of a split that these settings do not make."""
+    for field, name in (("split", names.train), ("val_split", names.held_out)):
+        try:
+            check_names([name])
+        except ConfigError as error:
+            raise ConfigError(str(error), path=(field,)) from None
+    if names.train == names.held_out:
+        raise ConfigError(f"Rows to learn from and rows held out cannot both be called {names.train}.", path=("val_split",))
+    if not settings.val_fraction and names.held_out != VALIDATION:
+        raise ConfigError(
+            f"Nothing is held out that could be called {names.held_out}: set val_fraction, the share of the tasks that is.",
+            path=("val_split",),
+        )
 
 
 def save_filter(*, user: User, project: Project, name: str, settings: CurationSettings) -> Filter:
@@ -111,13 +147,14 @@ class _Publication:
         settings: CurationSettings,
         selection: Selection,
         name: str,
+        split_names: SplitNames,
     ) -> None:
         self.user, self.project, self.sources, self.settings, self.selection = user, project, sources, settings, selection
         self.name = name
         held_out = selection.is_validation
-        self.order = {"train": np.flatnonzero(~held_out)}
+        self.order = {split_names.train: np.flatnonzero(~held_out)}
         if settings.val_fraction:
-            self.order["validation"] = np.flatnonzero(held_out)
+            self.order[split_names.held_out] = np.flatnonzero(held_out)
         self._task_keys = _task_keys(sources)
 
     def rows(self, places: Integers) -> Iterator[Row]:

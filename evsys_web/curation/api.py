@@ -73,6 +73,7 @@ def create_curation(request: HttpRequest, body: CurationIn) -> Status[actions.Pu
         settings=body.settings,
         name=body.name,
         description=body.description,
+        split_names=actions.SplitNames(body.split, body.val_split),
     )
     return Status(201 if published.created else 200, published)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from django.db.models import Q
+
 from evsys_web.accounts.models import User
 from evsys_web.curation.models import CuratedRow, Curation
 from evsys_web.datasets.models import DatasetVersion
@@ -26,15 +28,16 @@ class Learner:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One row of a dataset that an attempt became. Rows of the split `validation` are measured, not trained on."""
+    """One row of a dataset that an attempt became, and what learned from its split."""
 
     row: CuratedRow
     curation: Curation | None
     learners: list[Learner]
 
     @property
-    def is_trained_on(self) -> bool:
-        return self.row.split != "validation"
+    def is_held_out(self) -> bool:
+        """Curated versions hold the rows to learn from first."""
+        return any(split["name"] == self.row.split for split in self.row.version.splits[1:])
 
     @property
     def row_number(self) -> int:
@@ -46,12 +49,13 @@ def places_of_task(task: EvalTask, user: User) -> dict[int, list[Place]]:
     versions = DatasetVersion.objects.ready().visible_to(user)
     rows = CuratedRow.objects.filter(task=task, version__in=versions).select_related("version__dataset")
     found: dict[int, list[Place]] = {}
-    learners: dict[int, list[Learner]] = {}
+    learners: dict[tuple[int, str], list[Learner]] = {}
     made_by = _curations({row.version_id for row in rows})
     for row in sorted(rows, key=lambda row: (-row.version_id, row.position)):
-        if row.version_id not in learners:
-            learners[row.version_id] = learners_from(row.version, user)
-        place = Place(row, made_by.get(row.version_id), learners[row.version_id])
+        taught = (row.version_id, row.split)
+        if taught not in learners:
+            learners[taught] = learners_from(row.version, user, split=row.split)
+        place = Place(row, made_by.get(row.version_id), learners[taught])
         found.setdefault(row.number, []).append(place)
     return found
 
@@ -63,13 +67,15 @@ def sources_of(version: DatasetVersion, positions: Sequence[int] = ()) -> list[C
     return list(rows.select_related("eval_run", "task").order_by("position", "side"))
 
 
-def learners_from(version: DatasetVersion, user: User) -> list[Learner]:
-    """Runs that were trained on the version, and runs that began from what those saved, and so on."""
+def learners_from(version: DatasetVersion, user: User, *, split: str | None = None) -> list[Learner]:
+    """Runs that were trained on the version, or on this split of it, and runs that began from what those saved, and so on."""
     visible = TrainingRun.objects.visible_to(user).defer("error_detail").prefetch_related("checkpoints")
+    trained = visible.filter(dataset_version=version)
+    if split is not None:
+        of_all = Q(config__data__split=None) | Q(config__data__split__isnull=True)
+        trained = trained.filter(of_all | Q(config__data__split=split))
     found: dict[int, Learner] = {}
-    level: list[tuple[TrainingRun, TrainingRun | None]] = [
-        (run, None) for run in visible.filter(dataset_version=version).order_by("-pk")[:MAX_RUNS]
-    ]
+    level: list[tuple[TrainingRun, TrainingRun | None]] = [(run, None) for run in trained.order_by("-pk")[:MAX_RUNS]]
     while level and len(found) < MAX_RUNS:
         weights: dict[str, TrainingRun] = {}
         for run, through in level:

@@ -133,7 +133,7 @@ class CuratedRow(models.Model):
 
     version = models.ForeignKey("datasets.DatasetVersion", on_delete=models.CASCADE, related_name="+", db_index=False)
     position = models.PositiveIntegerField()
-    split = models.CharField(max_length=20)
+    split = models.CharField(max_length=64)
     side = models.CharField(max_length=10, blank=True, default="", choices=Side, help_text="Of a pair; else empty.")
     eval_run = Outliving("evals.EvalRun", db_index=False)
     task = Outliving("evals.EvalTask")

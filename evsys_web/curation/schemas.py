@@ -9,6 +9,7 @@ from ninja import Schema
 from pydantic import Field
 
 from evsys_web.api.pagination import PageQuery
+from evsys_web.datasets.splits import TRAIN, VALIDATION
 from evsys_web.runs.schemas import RowId
 from recipes.config import Settings
 from recipes.curation import CurationSettings
@@ -22,6 +23,10 @@ class PreviewIn(Settings):
 class CurationIn(PreviewIn):
     name: str = Field(min_length=1, max_length=100, description="Dataset that gets the rows as a new version.")
     description: str = Field("", max_length=2000, description="Of the dataset, when it is made.")
+    split: str = Field(TRAIN, max_length=64, description="Name of the split of the rows; runs learn from train by themselves.")
+    val_split: str = Field(
+        VALIDATION, max_length=64, description="Name of the split held out; runs measure their loss on validation by themselves."
+    )
 
 
 class FilterIn(Settings):
@@ -130,11 +135,11 @@ class PlaceOut(Schema):
     dataset: str = Field(validation_alias="row.version.reference")
     dataset_version_id: int = Field(validation_alias="row.version_id")
     row: int = Field(validation_alias="row.position", description="From 0.")
-    split: str = Field(validation_alias="row.split", description="Rows of `validation` are measured, not trained on.")
+    split: str = Field(validation_alias="row.split", description="Of the version that the row is in.")
     side: str = Field(validation_alias="row.side", description="Of a pair: chosen or rejected; else empty.")
     score: float | None = Field(validation_alias="row.score")
     curation_id: int | None = Field(validation_alias="curation.pk", default=None)
-    runs: list[LearnerOut] = Field(validation_alias="learners")
+    runs: list[LearnerOut] = Field(validation_alias="learners", description="Those that learned from this split.")
 
 
 class AttemptLineageOut(Schema):

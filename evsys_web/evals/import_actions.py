@@ -57,16 +57,17 @@ def import_attempts(
     benchmark: Benchmark | None = None,
     model_label: str = "",
     only_model: str = "",
+    trajectory: str = "",
     leave_out_bad: bool = False,
 ) -> ImportedRun:
     """Make an eval run of the attempts in a file or folder. Empty name and model_label are taken from the file.
 
-    Raises PermissionDenied; ConfigError for a name or benchmark; DataError for what holds no attempts; AttemptsRefused, with
-    nothing imported, when some are bad and may not be left out."""
+    Raises PermissionDenied; ConfigError for a name, benchmark or trajectory; DataError for what holds no attempts;
+    AttemptsRefused, with nothing imported, when some are bad and may not be left out."""
     require_editor(user, project)
     if benchmark is not None and benchmark.project_id != project.pk:
         raise ConfigError("This benchmark belongs to another project.", path=("benchmark",))
-    source = recognise(path, filename)._replace(only_model=only_model)
+    source = recognise(path, filename)._replace(only_model=only_model, trajectory=trajectory.strip())
     name = storable(name.strip() or Path(source.filename).stem or "import")[:200]
     report = check(source)
     if not report.num_attempts or (report.num_refused and not leave_out_bad):

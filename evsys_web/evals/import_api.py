@@ -36,6 +36,7 @@ class ImportQuery(Schema):
     name: str = Field("", max_length=200, description="Name of the eval run; empty: the file's.")
     model: str = Field("", max_length=400, description="What was sampled from; empty: what the file says.")
     only_model: str = Field("", max_length=400, description="Of a file with several models, only the attempts by this one.")
+    trajectory: str = Field("", max_length=200, description="Of rLLM episodes with several, the one to take; empty: the first.")
     project: int | None = Field(None, description="Id of a project you are in; your first one when left away.")
     benchmark: int | None = Field(None, description="Id of a benchmark of that project to show it under.")
     leave_out_bad: bool = Field(False, description="Import the good attempts although others are refused.")
@@ -87,6 +88,7 @@ def import_eval(request: HttpRequest, query: Query[ImportQuery]) -> Status[Impor
                 benchmark=benchmark,
                 model_label=query.model,
                 only_model=query.only_model,
+                trajectory=query.trajectory,
                 leave_out_bad=query.leave_out_bad,
             )
         except AttemptsRefused as refusal:

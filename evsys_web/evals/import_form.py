@@ -31,6 +31,9 @@ class ImportForm(forms.Form):
     only_model = forms.CharField(
         required=False, max_length=400, label="Only attempts by", help_text="For a file with several models, the one to import."
     )
+    trajectory = forms.CharField(
+        required=False, max_length=200, help_text="Of an rLLM run whose episodes have several, the one to take. Empty: the first."
+    )
     benchmark = BenchmarkChoice(
         Benchmark.objects.none(),
         required=False,

@@ -43,7 +43,7 @@ def upload(request: HttpRequest) -> HttpResponse:
 
 
 def _import(request: HttpRequest, data: dict[str, Any]) -> ImportedRun:
-    wanted = ("project", "name", "benchmark", "model_label", "only_model", "leave_out_bad")
+    wanted = ("project", "name", "benchmark", "model_label", "only_model", "trajectory", "leave_out_bad")
     file = on_disk(data["file"])
     return import_attempts(
         user=signed_in(request),

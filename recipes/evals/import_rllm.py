@@ -4,6 +4,9 @@ The name of an episode file ends in the task's id or, as its writer really does 
 trusted: escaped ids collide, and attempts would become tasks. The task's id stands in the episode's body, before the last
 colon of `id`; attempts with one `idx` are one task, also where some of their episodes are missing. A run that was cut off has
 no results.json; its episodes are then read alone. An attempt that ended for reasons of infrastructure is an error.
+
+An episode may hold several trajectories: the conversation is that of the first, or of the first with the name asked for. Reward
+and signals are those that rLLM gives the attempt: of the first.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from recipes.types import Row
 
 MAX_EPISODE_BYTES = 32 * 1024 * 1024
 MAX_RESULTS_BYTES = 48 * 1024 * 1024
+NUM_NAMES = 20
+OTHERS = "Trajectories after the first of their episode, one of which can be taken by its name"
 EPISODE = re.compile(r"episodes/episode_(\d{1,12})_[^/]*\.json$")
 ENDED_BY_ERROR = frozenset(
     ["error", "timeout", "model_error", "verifier_timeout", "verifier_error", "grading_error", "sandbox_error", "env_error"]
@@ -95,20 +100,23 @@ def opened(path: Path) -> Iterator[Folder]:
         yield _Zip(archive)
 
 
-def scan(path: Path) -> Iterator[Found]:
+def scan(path: Path, trajectory: str = "") -> Iterator[Found]:
+    """trajectory: the name of the one to take from every episode. Raises DataError where none has it."""
     with opened(path) as folder:
         names = folder.names()
         episodes: dict[int, list[str]] = {}
         for name in names:
             if match := EPISODE.match(name):
                 episodes.setdefault(int(match[1]), []).append(name)
-        run = _Run(folder, episodes, _object(folder, "meta.json", At(1)) if "meta.json" in names else {})
+        run = _Run(folder, episodes, _object(folder, "meta.json", At(1)) if "meta.json" in names else {}, trajectory)
         if "results.json" in names:
             yield from run.from_results(_object(folder, "results.json", At(1)))
         elif episodes:
             yield from run.from_episodes()
         else:
             At(1).refuse("", Words("neither results.json nor episodes/"), "the folder of one rLLM run")
+        run.refuse_unknown_trajectory()
+        yield from (Found(1, None, "episode", OTHERS) for _ in range(run.num_others))
 
 
 def _object(folder: Folder, name: str, at: At) -> Row:
@@ -121,12 +129,21 @@ def _object(folder: Folder, name: str, at: At) -> Row:
 class _Run:
     """One run while it is read. `task_ids`: idx → the id that the first episode of the task gave."""
 
-    def __init__(self, folder: Folder, episodes: dict[int, list[str]], meta: Row) -> None:
+    def __init__(self, folder: Folder, episodes: dict[int, list[str]], meta: Row, trajectory: str) -> None:
         self.folder = folder
         self.episodes = episodes
         self.meta = meta
         self.attempts = 1
         self.task_ids: dict[int, str] = {}
+        self.trajectory = trajectory
+        self.has_trajectory = not trajectory
+        self.num_others = 0
+        self.trajectory_names: dict[str, None] = {}
+
+    def refuse_unknown_trajectory(self) -> None:
+        if not self.has_trajectory:
+            names = ", ".join(repr(name) for name in self.trajectory_names) or "none with a name"
+            At(1).refuse("trajectories", Words(f"no {self.trajectory[:80]!r} in any episode"), f"one of those there are: {names}")
 
     def from_results(self, results: Row) -> Iterator[Found]:
         items = results.get("items", NOTHING)
@@ -204,8 +221,9 @@ class _Run:
         values = {key: item.get(key) for key in ("attempt", "reward", "is_correct", "signals")}
         if error is not None:
             values |= {"error": str(error) or "an error without words", "is_correct": None, "error_kind": _text(reason)}
-        trajectory = _first(body.get("trajectories"))
+        trajectory = self._taken(_list(body.get("trajectories")))
         info = {"idx": item.get("idx"), "num_steps": len(_list(trajectory.get("steps"))) or None, "episode": body.get("id")}
+        info |= {"trajectory": self.trajectory or None}
         result = attempt_from(
             values | {"task_id": task_id, "attempt": item.get("attempt") or 0, "stop_reason": _text(reason)},
             at,
@@ -219,6 +237,19 @@ class _Run:
             else None
         )
         return ImportedAttempt(result, answer, _text(self.meta.get("model")))
+
+    def _taken(self, trajectories: list[Any]) -> Row:
+        """The one that is the attempt; {} where an episode has none of that name, and so no conversation to learn from."""
+        if not self.trajectory:
+            self.num_others += max(0, len(trajectories) - 1)
+            return _first(trajectories)
+        named = [(_text(each.get("name")), each) for each in trajectories if isinstance(each, dict)]
+        for name, _ in named:
+            if name and len(self.trajectory_names) < NUM_NAMES:
+                self.trajectory_names.setdefault(name[:80])
+        found = next((each for name, each in named if name == self.trajectory), None)
+        self.has_trajectory |= found is not None
+        return found or {}
 
 
 def conversation(trajectory: Row, at: At) -> list[Any]:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from recipes.errors import DataError
+from recipes.errors import ConfigError, DataError
 from recipes.evals import import_inspect, import_jsonl, import_lm_eval, import_rllm
 from recipes.evals.imported import MAX_ATTEMPT, Found, ImportedAttempt
 from recipes.jsonl import At, Words, refuse_unstorable, scan_jsonl
@@ -36,12 +36,14 @@ class ImportFormat(StrEnum):
 
 
 class Source(NamedTuple):
-    """A file or folder to read, under the name that its owner knows it by. only_model: pass over the attempts of others."""
+    """A file or folder to read, under the name that its owner knows it by. only_model: pass over the attempts of others.
+    trajectory: of an rLLM run, the name of the trajectory whose conversation is the attempt's; "" is the first."""
 
     path: Path
     filename: str
     format: ImportFormat
     only_model: str = ""
+    trajectory: str = ""
 
 
 @dataclass
@@ -108,7 +110,8 @@ def _kind_of_zip(path: Path) -> ImportFormat:
 
 def scan(source: Source) -> Iterator[Found]:
     """Every attempt once, numbered, or why it is refused. Raises DataError when nothing can be read, ConfigError for a missing
-    extra. Where the source does not number attempts they are numbered as they come, beside the numbers that are taken."""
+    extra, or for a trajectory where there are none. Where the source does not number attempts they are numbered as they come,
+    beside the numbers that are taken."""
     seen = _Seen()
     for found in _scan(source):
         if source.only_model and isinstance(found.attempt, ImportedAttempt) and found.attempt.model != source.only_model:
@@ -135,12 +138,14 @@ def scan(source: Source) -> Iterator[Found]:
 
 
 def _scan(source: Source) -> Iterator[Found]:
+    if source.trajectory and source.format is not ImportFormat.RLLM:
+        raise ConfigError("Only the episodes of an rLLM run have trajectories: leave trajectory away.", path=("trajectory",))
     if source.format is ImportFormat.JSONL:
         return import_jsonl.scan(source.path)
     if source.format is ImportFormat.LM_EVAL:
         return import_lm_eval.scan(source.path, source.filename)
     if source.format is ImportFormat.RLLM:
-        return import_rllm.scan(source.path)
+        return import_rllm.scan(source.path, source.trajectory)
     return import_inspect.scan(source.path, ".json" if _is_text(source.path) else ".eval")
 
 

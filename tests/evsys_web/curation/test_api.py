@@ -83,6 +83,16 @@ def test_settings_are_refused_by_their_field(
     assert not Curation.objects.exists()
 
 
+def test_the_splits_of_the_version_are_called_as_asked(client: Client, run: EvalRun, alice_headers: dict[str, str]) -> None:
+    body = {"eval_runs": [run.pk], "settings": BAND | {"val_fraction": 0.5, "seed": 5}, "name": "band"}
+    for split, field in (("../x", "split"), ("test", "val_split")):
+        status, problem = post(client, "curations", body | {"split": split, "val_split": "test"}, alice_headers)
+        assert (status, problem["errors"][0]["field"]) == (422, field)
+    status, made = post(client, "curations", body | {"split": "few", "val_split": "test"}, alice_headers)
+    version = DatasetVersion.objects.get(pk=made["curation"]["dataset_version_id"])
+    assert status == 201 and [each["name"] for each in version.splits] == ["few", "test"]
+
+
 def test_evals_without_verdicts_or_of_two_projects_are_refused(
     client: Client, make_run: MakeRun, run: EvalRun, alice: User, alice_headers: dict[str, str]
 ) -> None:
@@ -130,8 +140,14 @@ def test_an_attempt_knows_what_learned_from_it(
         project=project, name="run", status=RunStatus.COMPLETED, dataset_version=published.version
     )
     saved = Checkpoint.objects.create(run=trained, name="step-7", step=7, seq=1)
+    for name, split in (("of this split", "train"), ("of another", "validation")):
+        config = {"data": {"split": split}}
+        TrainingRun.objects.create(project=project, name=name, dataset_version=published.version, config=config)
     status, found = get(client, f"evals/{run.pk}/tasks/3/attempts/0/lineage", alice_headers)
     assert status == 200 and (found["task_id"], found["model"]) == ("often", "starter")
+    learned = found["datasets"][0]["runs"]
+    assert [each["name"] for each in learned] == ["of this split", "run"]
+    del learned[0]
     assert found["datasets"] == [
         {
             "dataset": "band@1",

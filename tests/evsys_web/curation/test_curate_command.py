@@ -10,7 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from evsys_web.accounts.models import User
-from evsys_web.curation.models import Curation
+from evsys_web.curation.models import CuratedRow, Curation
 from evsys_web.datasets.models import Dataset, DatasetVersion
 from evsys_web.evals.models import EvalRun
 from tests.evsys_web.curation.conftest import MakeRun
@@ -46,6 +46,14 @@ def test_a_dry_run_prints_the_same_numbers_and_writes_nothing(run: EvalRun) -> N
     assert dry["dataset"] is None and dry["counts"]["num_over_cap"] == 1
 
 
+def test_its_splits_are_called_as_asked_as_with_rllm(run: EvalRun) -> None:
+    named = ("--split", "easy.first", "--val-split", "test", "--val-fraction", "0.5", "--seed", "5")
+    panel = curate(run.pk, "--filter", "0 < avg < 1", "--name", "band", *named)
+    version = DatasetVersion.objects.get()
+    assert [split["name"] for split in version.splits] == ["easy.first", "test"] and "Splits     easy.first" in panel
+    assert set(CuratedRow.objects.filter(version=version).values_list("split", flat=True)) == {"easy.first", "test"}
+
+
 def test_people_get_a_panel(run: EvalRun) -> None:
     panel = curate(run.pk, "--filter", "0 < avg < 1", "--val-fraction", "0.5", "--seed", "5", "--name", "band")
     assert "4: 2 kept, 2 dropped, 0 without attempts that count" in panel
@@ -67,6 +75,11 @@ def test_people_get_a_panel(run: EvalRun) -> None:
         (("--metric", "lenght"), "No attempt has the metric 'lenght'. There are is_correct, reward, length."),
         (("--name", ""), "--name is needed"),
         (("--name", "../x"), "Begin with a letter or digit"),
+        (("--split", "../x", "--dry-run"), "Split '../x': a name is made of"),
+        (("--val-split", "train", "--val-fraction", "0.5", "--dry-run"), "cannot both be called train"),
+        (("--val-split", "test"), "Nothing is held out that could be called test: set val_fraction"),
+        (("--trajectory", "solver"), "--trajectory: An attempt here is one conversation, .*import_attempts"),
+        (("--category", "math"), "--category: Datasets here have no category"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence_and_writes_nothing(run: EvalRun, words: Any, sentence: str) -> None:

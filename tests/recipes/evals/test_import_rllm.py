@@ -117,6 +117,26 @@ def test_errors_of_infrastructure_are_no_wrong_answers(tmp_path: Path) -> None:
     assert third.error is None and third.is_correct is False
 
 
+def test_a_trajectory_can_be_taken_by_its_name_and_the_verdict_stays_the_attempts(tmp_path: Path) -> None:
+    path = run(tmp_path / "run", ["a", "b"], 1, suffixed=True)
+    said = [CHAT[0], {"role": "assistant", "content": "Right."}]
+    judge = {"name": "judge", "steps": [{"chat_completions": said}], "reward": 0.2}
+    body = episode("a", 0)
+    (path / "episodes" / "episode_000000_a_0.json").write_text(
+        json.dumps(body | {"trajectories": [*body["trajectories"], judge, judge | {"steps": []}]})
+    )
+    source = recognise(path)
+    named = {name: [each.result for each in read_attempts(source._replace(trajectory=name))] for name in ("", "solver", "judge")}
+    assert [result.messages[-1]["content"] for result in named["solver"]] == ["!", "!"]
+    first, second = named["judge"]
+    assert (first.messages[-1]["content"], first.reward, first.is_correct) == ("Right.", 1.0, True)
+    assert (second.messages, second.is_correct) == ([], True)
+    assert [r.messages for r in named[""]] == [r.messages for r in named["solver"]]
+    assert check(source).passed_over == {import_rllm.OTHERS: 2} and not check(source._replace(trajectory="judge")).passed_over
+    with pytest.raises(DataError, match="no 'critic' in any episode.*one of those there are: 'solver', 'judge'"):
+        check(source._replace(trajectory="critic"))
+
+
 def test_compact_episodes_are_unfolded(tmp_path: Path) -> None:
     path = run(tmp_path / "run", ["a"], 1, suffixed=True)
     nodes = {"n1": {"p": None, "m": CHAT[0]}, "n2": {"p": "n1", "m": CHAT[1]}}

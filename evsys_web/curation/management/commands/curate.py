@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from evsys_web.accounts.commands import add_user_argument, chosen_user
 from evsys_web.accounts.models import Project, User
-from evsys_web.curation.actions import Published, nothing_to_publish, publish
+from evsys_web.curation.actions import USUAL_SPLITS, Published, SplitNames, check_split_names, nothing_to_publish, publish
 from evsys_web.curation.forms import curatable
 from evsys_web.curation.pools import open_sources
 from evsys_web.evals.models import EvalRun
@@ -23,6 +23,12 @@ from recipes.errors import ConfigError, RecipeError
 
 BAR_WIDTH = 40
 NUM_REASONS = 10
+NOT_HERE = {
+    "trajectory": "An attempt here is one conversation, chosen when the run is brought in: manage.py import_attempts RUN "
+    "--trajectory NAME. Curate the eval run that gives.",
+    "category": "Datasets here have no category. Put the word into --description, or into --name.",
+}
+"""Options of rLLM's that nothing here answers to."""
 CLOSED: dict[Any, str] = {Select: "|".join(Select), Rows: "|".join(Rows)}
 
 
@@ -33,45 +39,57 @@ class Command(BaseCommand):
         parser.add_argument("runs", nargs="+", type=int, metavar="RUN", help="Ids of eval runs; their attempts are pooled.")
         parser.add_argument("--name", default="", help="Name of the dataset; needed unless --dry-run.")
         parser.add_argument("--description", default="", help="Of the dataset, when it is new.")
+        for option, usual, what in (
+            ("--split", USUAL_SPLITS.train, "to learn from"),
+            ("--val-split", USUAL_SPLITS.held_out, "held out"),
+        ):
+            parser.add_argument(option, default=usual, metavar="NAME", help=f"Name of the split {what}. [{usual}]")
         for name, field in CurationSettings.model_fields.items():
             option, sentence = f"--{name.replace('_', '-')}", f"{field.description} [{_shown(field.default)}]".replace("%", "%%")
             if field.annotation is bool:
                 parser.add_argument(option, action=BooleanOptionalAction, help=sentence)
             else:
                 parser.add_argument(option, metavar=CLOSED.get(field.annotation), help=sentence)
+        for name, sentence in NOT_HERE.items():
+            parser.add_argument(f"--{name}", metavar="NAME", help=f"rLLM's; refused. {sentence}")
         parser.add_argument("--dry-run", action="store_true", help="Print what would come of it and write nothing.")
         add_user_argument(parser)
         parser.add_argument("--json", action="store_true", help="Print JSON and nothing else.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         user = chosen_user(options["user"])
+        for name, sentence in NOT_HERE.items():
+            if options[name] is not None:
+                raise CommandError(f"--{name}: {sentence}")
         chosen = _settings(options)
+        names = SplitNames(options["split"], options["val_split"])
         try:
+            check_split_names(names, chosen)
             runs = _runs(user, options["runs"])
             found = preview(open_sources(runs).pool, chosen)
             published = None
             if not options["dry_run"]:
-                published = _publish(user, runs, chosen, options["name"], options["description"])
+                published = _publish(user, runs, chosen, names, options["name"], options["description"])
         except (RecipeError, PermissionDenied) as error:
             raise CommandError(str(error)) from None
         if options["json"]:
             self.stdout.write(json.dumps(as_json(runs, chosen, found, published), indent=2, ensure_ascii=False))
         else:
-            self._print(chosen, found, published)
+            self._print(chosen, names, found, published)
         if not found.num_rows:
             raise CommandError(nothing_to_publish(chosen))
         if found.holdout_error:
             raise CommandError(found.holdout_error)
 
-    def _print(self, chosen: CurationSettings, found: Preview, published: Published | None) -> None:
+    def _print(self, chosen: CurationSettings, names: SplitNames, found: Preview, published: Published | None) -> None:
         is_pairs = chosen.rows is Rows.PAIRS
         lines = [
             f"Tasks      {found.num_tasks:,}: {found.num_kept:,} kept, {found.num_dropped:,} dropped, "
             f"{found.num_without_attempts:,} without attempts that count",
             f"Attempts   {found.num_attempts:,}, of which {found.num_errors:,} ended in an error",
             f"{'Pairs' if is_pairs else 'Rows':10} {found.num_rows:,}, {_tokens(found)}",
-            f"Splits     train {found.num_train_rows:,} rows of {found.num_train_tasks:,} tasks, "
-            f"validation {found.num_validation_rows:,} rows of {found.num_validation_tasks:,} tasks",
+            f"Splits     {names.train} {found.num_train_rows:,} rows of {found.num_train_tasks:,} tasks, "
+            f"{names.held_out} {found.num_validation_rows:,} rows of {found.num_validation_tasks:,} tasks",
         ]
         left_out = {
             "have no such metric": found.num_without_metric,
@@ -132,11 +150,15 @@ def _runs(user: User, asked: Sequence[int]) -> list[EvalRun]:
     return [found[pk] for pk in dict.fromkeys(asked)]
 
 
-def _publish(user: User, runs: Sequence[EvalRun], chosen: CurationSettings, name: str, description: str) -> Published:
+def _publish(
+    user: User, runs: Sequence[EvalRun], chosen: CurationSettings, names: SplitNames, name: str, description: str
+) -> Published:
     if not name.strip():
         raise CommandError("--name is needed: the dataset that gets the rows. --dry-run only looks.")
     project: Project = runs[0].project
-    return publish(user=user, project=project, eval_runs=runs, settings=chosen, name=name, description=description)
+    return publish(
+        user=user, project=project, eval_runs=runs, settings=chosen, name=name, description=description, split_names=names
+    )
 
 
 def _tokens(found: Preview) -> str:

@@ -30,6 +30,7 @@ class Command(BaseCommand):
         parser.add_argument("--benchmark", default="", help="Name of a benchmark of the project to show it under.")
         parser.add_argument("--model", default="", help="What was sampled from; by default what the file says.")
         parser.add_argument("--only-model", default="", help="Of a file with several models, only the attempts by this one.")
+        parser.add_argument("--trajectory", default="", help="Of rLLM episodes with several, the one to take. [the first]")
         parser.add_argument("--skip-bad", action="store_true", help="Import the good attempts and list the others.")
         add_owner_arguments(parser)
         parser.add_argument("--json", action="store_true", help="Print the eval runs as JSON and nothing else.")
@@ -52,6 +53,7 @@ class Command(BaseCommand):
                     benchmark=benchmark,
                     model_label=options["model"],
                     only_model=options["only_model"],
+                    trajectory=options["trajectory"],
                     leave_out_bad=options["skip_bad"],
                 )
             except AttemptsRefused as refusal:
