@@ -26,7 +26,7 @@ from recipes.curation import CurationSettings
 from recipes.curation import Rows as CurationRows
 from recipes.errors import ConfigError
 from recipes.eval_config import EvalConfig, EvalModel, SamplingSettings, VerifierChoice
-from recipes.registry import algorithms, backends, backends_for, check_samples, verifiers
+from recipes.registry import algorithms, backends, backends_for, check_samples, serves, verifiers
 from recipes.rows import RowFormat
 
 Side = Literal["learn", "judge"]
@@ -117,6 +117,12 @@ class CycleConfig(Document):
                     validated(verifiers.get(choice.verifier.kind).Config, choice.verifier.params, ("params",))
         with below("backend"):
             chosen = validated(backends.get(self.backend.kind).Config, self.backend.params, ("params",))
+        if serves(self.backend.kind):
+            raise ConfigError(
+                f"A cycle makes no deployments, and models on {self.backend.kind} answer from nothing else: each round would need"
+                " two, billed by the second. Choose another backend, or take the steps by hand: an eval, rows, a run, an eval.",
+                path=("backend", "kind"),
+            )
         check_samples(self.backend.kind)
         with below("training"):
             algorithm = algorithms.get(self.training.kind)

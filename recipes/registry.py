@@ -150,6 +150,11 @@ def sampling_backends() -> list[str]:
     return [kind for kind in backends.kinds() if getattr(backends.get(kind), "samples", True)]
 
 
+def evaluated_backends() -> list[str]:
+    """Those whose models an eval can ask: sampled from here, or served by a deployment that is made for it."""
+    return [kind for kind in backends.kinds() if kind in sampling_backends() or serves(kind)]
+
+
 def serves(backend: str) -> bool:
     """Whether weights of this kind of backend answer from deployments (`recipes.serving`). Raises ConfigError for one that there
     is not."""

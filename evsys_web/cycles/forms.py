@@ -24,7 +24,7 @@ from recipes.effects import ignored_by
 from recipes.errors import ConfigError
 from recipes.eval_config import EvalModel, SamplingSettings
 from recipes.presets import Preset, recommended
-from recipes.registry import algorithms, backends, backends_for, sampling_backends, uses_backend
+from recipes.registry import algorithms, backends, backends_for, sampling_backends, serves, uses_backend
 from recipes.rows import RowFormat
 
 NUM_CHECKPOINTS_OFFERED = 50
@@ -71,6 +71,9 @@ class ChoicesForm(forms.Form):
         self._offer_checkpoints(checkpoints_for(user))
         self._choose("training", trainable())
         self._choose("backend", sampling_backends())
+        if served := [kind for kind in backends.kinds() if serves(kind)]:
+            sentence = f"{' and '.join(served)} is not among them: it answers from deployments, and a cycle makes none."
+            self.fields["backend"].help_text += f" {sentence[0].upper()}{sentence[1:]}"
         self.fields["model_name"].widget.attrs.update({"list": "models", "autocomplete": "off", "spellcheck": "false"})
 
     def clean_model_name(self) -> str:

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from django import forms
 from django.db.models import QuerySet
 from pydantic import BaseModel, create_model
 
-from evsys_web.accounts.models import BackendCredential, User
+from evsys_web.accounts.models import BackendCredential, Project, User
 from evsys_web.config_forms import ConfigForm, mistakes_in
 from evsys_web.datasets.models import DatasetVersion, Format
 from evsys_web.evals.models import Benchmark, EvalRun
-from evsys_web.runs.forms import CheckpointField, VersionField, checkpoints_for, offer_splits, ready_versions
+from evsys_web.runs.backends import check_model_name
+from evsys_web.runs.forms import (
+    CheckpointField,
+    VersionField,
+    checkpoints_for,
+    model_fitting,
+    offer_splits,
+    ready_versions,
+)
 from evsys_web.runs.models import Checkpoint
-from recipes.backends.local.models import STARTER_NAME, resolve
-from recipes.config import Settings
+from recipes.backends.local.models import STARTER_NAME
+from recipes.config import BackendChoice, Settings
 from recipes.errors import ConfigError
 from recipes.eval_config import Endpoint, EvalConfig, EvalModel, SamplingSettings, Serving
-from recipes.registry import backends, serves, verifiers
+from recipes.registry import backends, evaluated_backends, serves, verifiers
 
 NUM_CHECKPOINTS_OFFERED = 50
 SOURCES = [
-    ("model", "A model on this server"),
+    ("model", "A model as it is"),
     ("checkpoint", "A checkpoint of a run"),
     ("endpoint", "An OpenAI-compatible endpoint"),
 ]
@@ -52,6 +60,7 @@ class ChoicesForm(forms.Form):
 
     name = forms.CharField(max_length=200, required=False, help_text="What people call this eval; left empty, it gets a name.")
     source = forms.ChoiceField(choices=SOURCES, label="What answers", initial="model")
+    backend = forms.ChoiceField(required=False, label="Runs on", help_text="Where the model is opened and asked.")
     model_name = forms.CharField(
         label="Model", required=False, max_length=500, help_text=EvalModel.model_fields["name"].description or ""
     )
@@ -94,6 +103,7 @@ class ChoicesForm(forms.Form):
         self._offer("credential", BackendCredential.objects.editable_by(user).order_by("name"))
         self._offer("cloned_from", EvalRun.objects.visible_to(user))
         self._offer_checkpoints(checkpoints_for(user))
+        self._offer_backends()
         self.fields["verifier"].choices = [(kind, words(kind)) for kind in verifiers.kinds()]  # type: ignore[attr-defined]
         self.fields["model_name"].widget.attrs.update({"list": "models", "autocomplete": "off", "spellcheck": "false"})
 
@@ -114,10 +124,23 @@ class ChoicesForm(forms.Form):
         name = str(self.cleaned_data["model_name"]).strip()
         if name and self.data.get("source", "model") == "model":
             try:
-                resolve(name)
+                check_model_name(self.backend_kind, name)
             except ConfigError as error:
                 raise forms.ValidationError(str(error)) from None
         return name
+
+    @property
+    def backend_kind(self) -> str:
+        """Where a model as it is answers; any other than a registered one is left to the choice itself."""
+        chosen = str(self["backend"].value() or "local")
+        return chosen if chosen in evaluated_backends() else "local"
+
+    def _offer_backends(self) -> None:
+        """A form that is not sent yet moves to a model that the backend may have."""
+        self.fields["backend"].choices = [(kind, words(kind)) for kind in evaluated_backends()]  # type: ignore[attr-defined]
+        if not self.is_bound and self.initial.get("source") == "model":
+            named = str(self.initial.get("model_name") or STARTER_NAME)
+            self.initial["model_name"] = model_fitting(self.backend_kind, named)
 
     def _offer(self, name: str, allowed: QuerySet[Any]) -> None:
         self.fields[name].queryset = allowed  # type: ignore[attr-defined]
@@ -134,6 +157,15 @@ class ChoicesForm(forms.Form):
         field.choices = [("", field.empty_label), *((each.pk, field.label_from_instance(each)) for each in offered)]
 
 
+class Asked(NamedTuple):
+    """A model of a backend, with the weights of a checkpoint or as it is; its key is the project's."""
+
+    project: Project
+    backend: BackendChoice
+    model_name: str
+    checkpoint: str | None
+
+
 class EvalForm:
     """The choices and the Config forms that they call for, validated together. After `is_valid()`: `config`, the chosen
     `benchmark` or what a new one is made of (`version`, `verifier`, `benchmark_name`), and `checkpoint`."""
@@ -147,11 +179,14 @@ class EvalForm:
         """`data`: what was posted. `start`: starting values of the choices, and under `params` those of the parts' settings."""
         start = dict(start or {})
         params: Mapping[str, Mapping[str, Any]] = start.pop("params", {})
-        first = {"source": "model", "model_name": STARTER_NAME, "verifier": "exact_match"}
+        first = {"source": "model", "backend": "local", "model_name": STARTER_NAME, "verifier": "exact_match"}
         self.choices = ChoicesForm(user, data, initial={**first, **start})
         self.settings: dict[str, ConfigForm] = {}
         for part, config_class in self._parts():
             self.settings[part] = ConfigForm(config_class, data, prefix=part, initial=params.get(part))
+        for name in getattr(backends.get(self.choices.backend_kind), "unused_by_evals", ()):
+            if "backend" in self.settings:
+                self.settings["backend"].fields.pop(name, None)
 
     def _parts(self) -> list[tuple[str, type[BaseModel]]]:
         parts: list[tuple[str, type[BaseModel]]] = [("attempts", AttemptSettings), ("sampling", SamplingSettings)]
@@ -162,7 +197,7 @@ class EvalForm:
         if self.served_by:
             parts.append(("serving", Serving))
         if self.text("source") == "model":
-            parts.append(("backend", backends.get("local").Config))
+            parts.append(("backend", backends.get(self.choices.backend_kind).Config))
         return parts
 
     def text(self, name: str) -> str:
@@ -177,6 +212,8 @@ class EvalForm:
         """The kind of backend where the chosen weights answer from deployments only; empty for any other."""
         saved = self.chosen_checkpoint()
         kind = str(saved.run.config.get("backend", {}).get("kind", "local")) if saved else "local"
+        if self.source == "model":
+            kind = self.choices.backend_kind
         return kind if _registered(backends, kind) is not None and serves(kind) else ""
 
     def chosen_checkpoint(self) -> Checkpoint | None:
@@ -187,9 +224,30 @@ class EvalForm:
         found: Checkpoint | None = self.choices.fields["checkpoint"].queryset.filter(pk=int(chosen)).first()  # type: ignore[attr-defined]
         return found
 
+    def asked(self) -> Asked:
+        """Who would answer, for a form whose consent is still missing. Raises ConfigError with what else is."""
+        if (saved := self.chosen_checkpoint()) is not None:
+            run = saved.run
+            backend = BackendChoice.model_validate(run.config["backend"])
+            return Asked(run.project, backend, run.model_name, saved.sampler_uri)
+        settings = self.settings["backend"]
+        if not (self.choices.is_valid() and settings.is_valid()):
+            raise ConfigError(" ".join(mistakes_in(self.choices, settings)))
+        chosen = self.choices.cleaned_data
+        project = (chosen["benchmark"] or chosen["dataset_version"].dataset).project
+        return Asked(project, BackendChoice(kind=self.choices.backend_kind, params=settings.params()), chosen["model_name"], None)
+
     @property
     def is_new_benchmark(self) -> bool:
         return not self.text("benchmark")
+
+    @property
+    def runs_here(self) -> bool:
+        """The chosen model is opened on this machine."""
+        return bool(getattr(backends.get(self.choices.backend_kind), "computes_here", False))
+
+    def backend_sentence(self) -> str:
+        return str(getattr(backends.get(self.choices.backend_kind), "summary", ""))
 
     def verifier_sentence(self) -> str:
         return str(getattr(_registered(verifiers, self.text("verifier")), "summary", ""))
@@ -243,14 +301,15 @@ class EvalForm:
         if self.source == "endpoint":
             credential = chosen["credential"]
             return {"endpoint": {**self.settings["endpoint"].params(), "credential": credential.name if credential else None}}
+        serving = {"serving": self.settings["serving"].params()} if "serving" in self.settings else {}
         if self.checkpoint is not None:
             run = self.checkpoint.run
             model = {"name": run.model_name or STARTER_NAME, "checkpoint": self.checkpoint.sampler_uri}
-            serving = {"serving": self.settings["serving"].params()} if "serving" in self.settings else {}
             return {"model": model, "backend": run.config.get("backend", {"kind": "local"}), **serving}
         return {
             "model": {"name": chosen["model_name"]},
-            "backend": {"kind": "local", "params": self.settings["backend"].params()},
+            "backend": {"kind": self.choices.backend_kind, "params": self.settings["backend"].params()},
+            **serving,
         }
 
     def _name(self) -> str:
@@ -276,6 +335,7 @@ class EvalForm:
         tasks = "dataset_version" if self.is_new_benchmark else "benchmark"
         places = {"name": "name", "model": model, "data": tasks, "verifier": "verifier" if self.is_new_benchmark else "benchmark"}
         places |= {"benchmark": "benchmark", "benchmark_name": "benchmark_name"}
+        places |= {"backend": "backend" if self.source == "model" else None}
         places["endpoint"] = "credential" if path[-1:] == ["credential"] else None
         self.choices.add_error(places.get(path[0]) if path else None, str(error))
 
@@ -294,9 +354,8 @@ def start_from(config: EvalConfig) -> dict[str, Any]:
     assert config.model is not None
     if config.serving is not None:  # but for the consent, which is of one eval
         params["serving"] = config.serving.model_dump(exclude={"accept_billing"})
-    if config.backend.kind == "local":
-        params["backend"] = config.backend.params
-    return {**start, "source": "model", "model_name": config.model.name}
+    params["backend"] = config.backend.params
+    return {**start, "source": "model", "backend": config.backend.kind, "model_name": config.model.name}
 
 
 def benchmarks_for(user: User) -> QuerySet[Benchmark]:

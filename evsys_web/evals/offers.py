@@ -11,28 +11,24 @@ from evsys_web.addresses import allowed_kinds
 from evsys_web.encryption import unsaid
 from evsys_web.evals.forms import EvalForm
 from evsys_web.runs.backends import backend_secrets, check_backend
-from recipes.config import BackendChoice
 from recipes.serving_offers import cost_of
 
 
 def offer_for(form: EvalForm, user: User) -> str:
-    """A sentence. The key is that of the run whose weights they are. Raises BackendError, ConfigError, TooOften,
-    PermissionDenied."""
-    saved = form.chosen_checkpoint()
-    assert saved is not None
-    run = saved.run
-    require_editor(user, run.project)
-    backend = BackendChoice.model_validate(run.config["backend"])
-    check_backend(run.project, backend)
-    key = backend_secrets(run.project, backend).get("backend_api_key", "")
+    """A sentence. The key is that of the run whose weights they are, or of the benchmark's project. Raises BackendError,
+    ConfigError, TooOften, PermissionDenied."""
+    project, backend, model_name, checkpoint = form.asked()
+    require_editor(user, project)
+    check_backend(project, backend)
+    key = backend_secrets(project, backend).get("backend_api_key", "")
     with turn(user):
         if not connection.in_atomic_block:
             connection.close()
         found = cost_of(
             backend.kind,
             backend.params,
-            model=run.model_name,
-            checkpoint=saved.sampler_uri,
+            model=model_name,
+            checkpoint=checkpoint,
             shape=form.settings["serving"].params().get("shape"),
             key=key,
             allowed=allowed_kinds(),

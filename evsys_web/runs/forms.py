@@ -150,10 +150,8 @@ class ChoicesForm(forms.Form):
             return
         if self.initial.get("backend") not in usable:
             self.initial["backend"] = usable[0]
-        try:
-            check_model_name(self.initial["backend"], str(self.initial.get("model_name") or STARTER_NAME).strip())
-        except ConfigError:
-            self.initial["model_name"] = next(iter(models_of(self.initial["backend"])), STARTER_NAME)
+        named = str(self.initial.get("model_name") or STARTER_NAME)
+        self.initial["model_name"] = model_fitting(self.initial["backend"], named)
 
     def _offer_checkpoints(self, allowed: QuerySet[Checkpoint]) -> None:
         """The newest are offered, and the one already chosen; any that the person may see is accepted."""
@@ -329,6 +327,15 @@ def checkpoints_for(user: User) -> QuerySet[Checkpoint]:
     runs = TrainingRun.objects.visible_to(user).values("pk")
     kept = Checkpoint.objects.filter(Q(expires_at=None) | Q(expires_at__gt=now()), run__in=runs).exclude(sampler_uri="")
     return kept.select_related("run").order_by("-created_at", "-pk")
+
+
+def model_fitting(backend: str, name: str) -> str:
+    """`name` where it can mean a model on this kind of backend, else one that it has."""
+    try:
+        check_model_name(backend, name.strip())
+    except ConfigError:
+        return next(iter(models_of(backend)), STARTER_NAME)
+    return name
 
 
 def models_on_offer(user: User) -> list[str]:

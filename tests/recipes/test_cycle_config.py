@@ -34,6 +34,7 @@ def test_yaml_goes_in_and_comes_out_the_same() -> None:
         ),
         ({"training": {"kind": "none_such"}}, "none_such", ("training", "kind")),
         ({"backend": {"kind": "none_such"}}, "none_such", ("backend", "kind")),
+        ({"backend": {"kind": "fireworks"}}, "A cycle makes no deployments", ("backend", "kind")),
         ({"curation": {"rows": "pairs"}}, "A cycle learns from attempts as chats", ("curation", "rows")),
         ({"training": {"kind": "dpo"}}, "dpo learns from preference rows", ("training", "kind")),
         ({"stop": {"target": 0}}, "greater than 0", ("stop", "target")),

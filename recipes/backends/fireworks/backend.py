@@ -34,6 +34,8 @@ class FireworksBackend:
     samples: ClassVar[bool] = False
     unused_by_steps: ClassVar[frozenset[str]] = frozenset({"account_id", "timeout_seconds", "outage_seconds"})
     """Settings of jobs: a form for training step by step does not show them."""
+    unused_by_evals: ClassVar[frozenset[str]] = frozenset({"tokenizer", "step_seconds"})
+    """Settings of steps: the deployment that an eval has made renders there."""
 
     @staticmethod
     def check_model(name: str) -> None:

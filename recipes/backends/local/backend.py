@@ -30,6 +30,9 @@ class LocalBackend:
     summary: ClassVar[str] = "This machine: PyTorch on its GPU when there is one, else on its processor."
     Config: ClassVar[type[BaseModel]] = LocalConfig
     ignored_fields: ClassVar[frozenset[str]] = frozenset()
+    unused_by_evals: ClassVar[frozenset[str]] = frozenset(
+        {"lora_alpha_ratio", "gradient_checkpointing", "max_tokens_per_micro_batch"}
+    )
     gives_topk_prompt_logprobs: ClassVar[bool] = True
     computes_here: ClassVar[bool] = True
     repeats_exactly: ClassVar[bool] = True

@@ -48,6 +48,9 @@ class TinkerBackend:
     summary: ClassVar[str] = "Tinker's hosted service, or any server that speaks its protocol, such as SkyRL on your own GPUs."
     Config: ClassVar[type[BaseModel]] = TinkerConfig
     ignored_fields: ClassVar[frozenset[str]] = frozenset()
+    unused_by_evals: ClassVar[frozenset[str]] = frozenset(
+        {"train_attention", "train_mlp", "train_unembedding", "checkpoint_ttl_hours"}
+    )
     gives_topk_prompt_logprobs: ClassVar[bool] = True
 
     def __init__(self, connection: Connection, client: tinker.TrainingClient, tokenizer: Any, *, base_model: str) -> None:

@@ -131,6 +131,24 @@ def test_a_key_is_named_and_only_one_of_ones_own_can_be(alice_client: Client, be
     assert run.load_config().endpoint.credential == "mine" and "sk-alice" not in json.dumps(run.config)
 
 
+def test_a_base_model_elsewhere_is_asked_with_its_backends_settings_and_stored_key(alice_client: Client, benchmark):
+    there = {"backend": "tinker", "model_name": "Qwen/Qwen3-8B", "backend-credential": "tinker"}
+    text = alice_client.post("/evals/new/settings", typed(benchmark, **there)).content.decode()
+    assert 'name="backend-credential" value="tinker"' in text and 'value="Qwen/Qwen3-8B"' in text
+    assert "backend-train_mlp" not in text and "serving-" not in text, "settings of training mean nothing here"
+    refused = alice_client.post("/evals/new", typed(benchmark, **there))
+    assert refused.status_code == 422 and "tinker" in refused.context["form"].settings["backend"].errors["credential"][0]
+    store_credential(user=benchmark.created_by, project=benchmark.project, name="tinker", secret="tml-alice-secret")
+    assert "<dt>Price</dt>" in alice_client.post("/evals/new/size", typed(benchmark, **there)).content.decode()
+    alice_client.post("/evals/new", typed(benchmark, **there))
+    run = EvalRun.objects.get()
+    config = run.load_config()
+    assert (config.backend.kind, config.model.name, config.model.checkpoint) == ("tinker", "Qwen/Qwen3-8B", None)
+    assert config.backend.params["credential"] == "tinker" and "tml-alice" not in json.dumps(run.config)
+    clone = alice_client.get("/evals/new", {"clone": run.pk}).content.decode()
+    assert '<option value="tinker" selected>' in clone and 'name="backend-credential" value="tinker"' in clone
+
+
 def test_a_new_benchmark_is_made_on_the_spot_and_found_again(alice_client: Client, benchmark, tasks):
     new = {"benchmark": "", "dataset_version": tasks.pk, "verifier": "contains", "verifier-whole_words": "true"}
     alice_client.post("/evals/new", typed(benchmark, **new, submission_key="a"))
@@ -153,6 +171,9 @@ def test_a_name_that_is_taken_is_said_at_the_name(alice_client: Client, benchmar
         ({"source": "checkpoint"}, "Choose a checkpoint."),
         ({"model_name": ""}, "Choose a model."),
         ({"model_name": "/no/such/folder"}, "/no/such/folder"),
+        ({"backend": "nowhere"}, "Select a valid choice"),
+        ({"backend": "fireworks"}, "is no model of Fireworks"),
+        ({"backend": "tinker", "backend-base_url": "http://10.0.0.1:9"}, "10.0.0.1"),
         ({"source": "endpoint", "endpoint-base_url": "file:///etc/passwd", "endpoint-model": "m"}, "http"),
         ({"benchmark": ""}, "Choose the tasks."),
         ({"benchmark": "999"}, "Select a valid choice"),

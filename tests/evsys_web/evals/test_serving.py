@@ -178,3 +178,23 @@ def test_where_the_key_is_gone_the_reason_is_said(
 ) -> None:
     project.credentials.all().delete()
     assert "fireworks" in asked_for_an_offer(alice_client, benchmark_row, checkpoint) and not server.requests
+
+
+def test_an_untouched_model_is_served_as_well_once_its_price_is_agreed_to(
+    server: FireworksServer, alice_client: Client, checkpoint: Checkpoint, benchmark_row: Benchmark, eager_tasks: None
+) -> None:
+    server.models[MODEL] = {}
+    params = {f"backend-{name}": str(value) for name, value in backend(server)["params"].items()}
+    base = {"source": "model", "backend": "fireworks", "model_name": MODEL, **params}
+    shown = alice_client.post("/evals/new/settings", {"source": "model", "backend": "fireworks", "model_name": "starter"})
+    text = shown.content.decode()
+    assert "billed per GPU-second" in text and 'value="accounts/fireworks/models/' in text and "backend-tokenizer" not in text
+    refused = alice_client.post("/evals/new", typed(benchmark_row, checkpoint, **base))
+    assert refused.status_code == 422 and "Agree to that" in refused.content.decode() and not EvalRun.objects.exists()
+    assert "about $16.00 an hour" in asked_for_an_offer(alice_client, benchmark_row, checkpoint, **base)
+    nameless = asked_for_an_offer(alice_client, benchmark_row, checkpoint, **(base | {"model_name": ""}))
+    assert "Choose a model." in nameless
+    alice_client.post("/evals/new", typed(benchmark_row, checkpoint, **base, **{"serving-accept_billing": "on"}))
+    run = EvalRun.objects.get()
+    assert (run.status, run.num_done, run.checkpoint, run.model_label) == (Status.COMPLETED, 2 * NUM_TASKS, None, MODEL)
+    assert not server.serving.up
