@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, runtime_chec
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from recipes.errors import ConfigError
+from recipes.errors import CheckpointError, ConfigError
 from recipes.registry import algorithms, backends, backends_for, uses_backend
+from recipes.saved_adapters import ALPHA_RATIO, NO_ADAPTER_WITHOUT_RANK, saved_adapter
 from recipes.token_use import Range, TokenUse
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -229,6 +230,25 @@ class RunConfig(Document):
                 path=("backend", "kind"),
             )
         check_pair(algorithms.get(self.algorithm.kind), settings, backends.get(self.backend.kind), chosen, self.model)
+
+    def check_weights(self) -> None:
+        """Whether the weights to begin from fit the settings, as far as a folder here says. Apart from `check`: not everybody may
+        look into every folder. Raises ConfigError."""
+        parts = {"algorithm": self.algorithm_config(), "backend": self.backend_config()}
+        owner = next((name for name, part in parts.items() if hasattr(part, ALPHA_RATIO)), None)
+        rank, place = getattr(parts["algorithm"], "lora_rank", None), ("algorithm", "params", "lora_rank")
+        if owner is None or rank is None:
+            return  # adapters elsewhere are their keeper's business
+        try:
+            saved = saved_adapter(self.model.init_from_checkpoint)
+        except CheckpointError as error:
+            raise ConfigError(str(error), path=("model", "init_from_checkpoint")) from None
+        if saved is None:
+            return
+        if not rank:
+            raise ConfigError(NO_ADAPTER_WITHOUT_RANK, path=place)
+        if unlike := saved.unlike(rank=rank, alpha=rank * getattr(parts[owner], ALPHA_RATIO)):
+            raise ConfigError(unlike, path=place if saved.rank != rank else (owner, "params", ALPHA_RATIO))
 
     def algorithm_config(self) -> BaseModel:
         """The algorithm's own Config, validated. Raises ConfigError with the path of the field."""

@@ -148,6 +148,15 @@ class CycleConfig(Document):
                 path=("training", "kind"),
             )
 
+    def check_weights(self) -> None:
+        """Whether training can begin from the weights that the cycle does; see `RunConfig.check_weights`. Raises ConfigError."""
+        first = self.run_config(name="round 1", dataset="rows", checkpoint=self.model.checkpoint)
+        try:
+            first.check_weights()
+        except ConfigError as error:
+            path = {"algorithm": ("training",), "model": ("model", "checkpoint")}.get(str(error.path[0]), error.path[:1])
+            raise ConfigError(str(error), path=(*path, *(() if path[0] == "model" else error.path[1:]))) from None
+
     def attempts_at(self, side: Side) -> int:
         """k of the evals on that side."""
         return self.judge_attempts if side == "judge" and self.judge_attempts is not None else self.attempts

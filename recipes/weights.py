@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from recipes.config import BackendChoice, BaseAlgorithmConfig, ModelConfig
-from recipes.errors import CheckpointError
 from recipes.protocols import OpensForSampling, SamplingBackend
 from recipes.registry import backends
+from recipes.saved_adapters import ALPHA_RATIO, saved_adapter
 
 
 @asynccontextmanager
@@ -41,14 +40,9 @@ def weights_settings(backend: BackendChoice, checkpoint: str | None) -> tuple[di
     """The backend's settings and the LoRA rank under which the checkpoint was saved: it says both itself, in PEFT's format.
     Raises CheckpointError."""
     params = dict(backend.params)
-    path = Path(checkpoint) / "adapter_config.json" if checkpoint else None
-    if path is None or not path.is_file():
+    saved = saved_adapter(checkpoint)
+    if saved is None:
         return params, BaseAlgorithmConfig(lora_rank=1)  # the least: adapters that change nothing let bfloat16 models stay so
-    try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        rank, alpha = int(saved["r"]), float(saved["lora_alpha"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"The checkpoint's adapter_config.json cannot be read: {type(error).__name__}: {error}.") from None
-    if "lora_alpha_ratio" in backends.get(backend.kind).Config.model_fields:
-        params["lora_alpha_ratio"] = alpha / rank
-    return params, BaseAlgorithmConfig(lora_rank=rank)
+    if ALPHA_RATIO in backends.get(backend.kind).Config.model_fields:
+        params[ALPHA_RATIO] = saved.alpha_ratio
+    return params, BaseAlgorithmConfig(lora_rank=saved.rank)

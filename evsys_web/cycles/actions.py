@@ -38,6 +38,7 @@ def launch_cycle(
     for field, name in (("name", config.model.name), ("checkpoint", config.model.checkpoint)):
         refuse_foreign_folder(user, name, path=("model", field))
     refuse_expired(user, config.model.checkpoint, path=("model", "checkpoint"))
+    config.check_weights()
     resolve(config.model.name)
     with transaction.atomic():
         learn, judge = (_benchmark(user, project, config, side) for side in ("learn", "judge"))

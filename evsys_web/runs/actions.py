@@ -56,6 +56,7 @@ def launch_run(
     for path, name in (("name", config.model.name), ("init_from_checkpoint", config.model.init_from_checkpoint)):
         refuse_foreign_folder(user, name, path=("model", path))
     refuse_expired(user, config.model.init_from_checkpoint, path=("model", "init_from_checkpoint"))
+    config.check_weights()
     check_model_name(config.backend.kind, config.model.name)
     check_backend(project, config.backend)
     if not is_part:

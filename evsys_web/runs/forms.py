@@ -236,6 +236,7 @@ class RunForm:
         }
         try:
             self.config = RunConfig.from_values(values)
+            self.config.check_weights()
         except ConfigError as error:
             self.refuse(error)
             return False

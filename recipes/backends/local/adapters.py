@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from recipes.backends.local.models import resolve
 from recipes.config import ModelConfig
 from recipes.errors import BackendError, CheckpointError, ConfigError
+from recipes.saved_adapters import CONFIG_FILE, NO_ADAPTER_WITHOUT_RANK, SavedAdapter
 
 _ADAPTER = "default"
 _SMALL_LAYER = 1 << 15
 WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
 
 
 def add_adapters(model: Any, *, rank: int, alpha_ratio: float, seed: int) -> Any:
@@ -103,10 +103,7 @@ def beginning_of(model: ModelConfig, lora_rank: int) -> Beginning:
             raise CheckpointError(f"The checkpoint to begin from, {str(folder)!r}, holds neither an adapter nor a model.")
         return Beginning(str(folder), None)
     if not lora_rank:
-        raise ConfigError(
-            "The checkpoint to begin from is an adapter: lora_rank 0 cannot take it over.",
-            path=("algorithm", "params", "lora_rank"),
-        )
+        raise ConfigError(NO_ADAPTER_WITHOUT_RANK, path=("algorithm", "params", "lora_rank"))
     refuse_other_base(model.name, folder)
     return Beginning(model.name, folder)
 
@@ -135,11 +132,8 @@ def load_adapter(peft_model: Any, folder: Path) -> None:
     except (OSError, ValueError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"The adapter in {str(folder)!r} cannot be read: {error}.") from error
     config = peft_model.peft_config[_ADAPTER]
-    if (saved.r, saved.lora_alpha) != (config.r, config.lora_alpha):
-        raise CheckpointError(
-            f"The adapter to begin from has rank {saved.r} and alpha {saved.lora_alpha:g}; this run asks for rank {config.r} and "
-            f"alpha {config.lora_alpha:g}. Set lora_rank to {saved.r} and lora_alpha_ratio to {saved.lora_alpha / saved.r:g}."
-        )
+    if unlike := SavedAdapter(saved.r, saved.lora_alpha).unlike(rank=config.r, alpha=config.lora_alpha):
+        raise CheckpointError(unlike)
     own = {name: tensor.shape for name, tensor in get_peft_model_state_dict(peft_model, save_embedding_layers=False).items()}
     theirs = {name: tensor.shape for name, tensor in tensors.items()}
     if own != theirs:
