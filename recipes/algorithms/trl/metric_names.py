@@ -89,6 +89,9 @@ RL_NAMES = MetricNames(
         "completions/clipped_ratio": "rollout/truncated",
         "entropy": "rollout/entropy",
         "kl": "kl/reference",
+        "sampling/kl": "kl/sampler",
+        "sampling/importance_sampling_ratio/mean": "train/ratio_mean",
+        "sampling/importance_sampling_ratio/max": "train/ratio_max",
         "rewards/verifier/mean": (),  # there is one reward function: these say what reward and reward_std say
         "rewards/verifier/std": (),
         "clip_ratio/region_mean": "train/ratio_clipped",

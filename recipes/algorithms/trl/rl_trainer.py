@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from datasets import Dataset  # type: ignore[import-untyped]
 from datasets import logging as datasets_logging
+from torch import Tensor
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
 from recipes.algorithms.trl.model import OpenModel
 from recipes.algorithms.trl.rl import LocalRLConfig, Prompted
+from recipes.algorithms.trl.rl_drift import KL, RATIO_MAX, RATIO_MEAN, SAMPLED, Recorder, drift_sums
 from recipes.algorithms.trl.training import OwnTrainer, on_one_gpu
 from recipes.backends.local.sampler import turn_end_ids
 from recipes.chat import split_reasoning
@@ -46,9 +48,44 @@ class _Trainer(OwnTrainer, GRPOTrainer):
     """With the run's step sizes and prompts. A prompt is the index of one in `prompted`, as text."""
 
     prompted: Sequence[Prompted]
+    sampled: Any
+    """The model that `generate` calls, within the adapters'."""
+    accelerator: Any
+    model: Any
+    _metrics: Any
+    _trained: Tensor
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [list(self.prompted[int(prompt)].token_ids) for prompt in prompts], None, {}
+
+    def _generate_single_turn(self, *arguments: Any, **named: Any) -> tuple[list[list[int]], list[list[float]] | None]:
+        with Recorder(self.sampled, self.args.temperature) as seen:
+            completion_ids, _ = super()._generate_single_turn(*arguments, **named)  # type: ignore[no-untyped-call]
+        return completion_ids, seen.logprobs(completion_ids)
+
+    def _get_per_token_logps_and_entropies(self, *arguments: Any, **named: Any) -> Any:
+        found = super()._get_per_token_logps_and_entropies(*arguments, **named)
+        self._trained = found[0].detach()
+        return found
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        loss = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
+        if self.model.training and inputs.get(SAMPLED) is not None:
+            self._measure_drift(inputs)
+        return loss
+
+    def _measure_drift(self, inputs: dict[str, Any]) -> None:
+        """Of this pass, over all processes; a step's largest ratio is that of all its passes."""
+        taught = inputs["completion_mask"].bool() & (inputs["advantages"] != 0)[:, None]
+        sums, largest = drift_sums(self._trained, inputs[SAMPLED], taught)
+        divergence, ratio, count = self.accelerator.reduce(sums, reduction="sum").tolist()
+        highest = float(self.accelerator.gather(largest).max())
+        if not count:
+            return
+        told = self._metrics["train"]
+        told[KL].append(divergence / count)
+        told[RATIO_MEAN].append(ratio / count)
+        told[RATIO_MAX] = [max(highest, *told[RATIO_MAX])] if told[RATIO_MAX] else [highest]
 
     def _get_train_sampler(self, dataset: Any = None) -> _Order:
         args: Any = self.args
@@ -106,6 +143,7 @@ def rl_trainer(
         processing_class=opened.tokenizer,
     )
     trainer.prompted = everything
+    trainer.sampled = opened.model.get_base_model() if opened.has_adapters else opened.model
     rewards.is_training = lambda: bool(opened.model.training)
     return trainer
 

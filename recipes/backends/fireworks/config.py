@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import field_validator
 
-from recipes.addresses import checked_address
-from recipes.config import BaseAlgorithmConfig, ModelConfig, Settings, knob
+from recipes.backends.hosted import HostedSettings
+from recipes.config import BaseAlgorithmConfig, ModelConfig, knob
 from recipes.errors import ConfigError
 
 HOSTED = "https://api.fireworks.ai"
@@ -16,7 +16,7 @@ _ID = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _MODEL = re.compile(rf"accounts/{_ID}/models/{_ID}")
 
 
-class FireworksConfig(Settings):
+class FireworksConfig(HostedSettings):
     """Whose account trains, and how long to wait for it. What is trained is the algorithm's business."""
 
     base_url: str | None = knob(
@@ -53,13 +53,6 @@ class FireworksConfig(Settings):
         ge=1,
         le=86400,
     )
-
-    @property
-    def is_billed(self) -> bool:
-        """By Fireworks; what another server costs is its owner's business."""
-        return self.base_url is None
-
-    _is_an_address = field_validator("base_url")(checked_address)
 
     @field_validator("account_id")
     @classmethod

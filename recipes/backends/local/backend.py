@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -69,11 +70,10 @@ class LocalBackend:
 
             return Engine.load(LocalConfig.model_validate(config.model_dump()), model, algorithm, output_dir)
 
-        try:
+        with ExitStack() as undo:  # whatever ends it, a cancellation too: the thread would outlive the run
+            undo.callback(executor.shutdown, wait=False)
             engine = await asyncio.get_running_loop().run_in_executor(executor, load)
-        except BaseException:
-            executor.shutdown(wait=False)
-            raise
+            undo.pop_all()
         return cls(engine, executor)
 
     @classmethod

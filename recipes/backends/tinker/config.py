@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, field_validator, model_validator
+from pydantic import BaseModel, model_validator
 
-from recipes.addresses import checked_address
-from recipes.config import ModelConfig, Settings, knob
+from recipes.backends.hosted import HostedSettings
+from recipes.config import ModelConfig, knob
 
 SHORTEST_TTL_HOURS = 1.0
 LONGEST_TTL_HOURS = 10 * 365 * 24.0
 
 
-class TinkerConfig(Settings):
+class TinkerConfig(HostedSettings):
     """Where the weights live and how long to wait for them. What is trained is the algorithm's business."""
 
     base_url: str | None = knob(
@@ -47,19 +47,12 @@ class TinkerConfig(Settings):
         le=LONGEST_TTL_HOURS,
     )
 
-    @property
-    def is_billed(self) -> bool:
-        """By Tinker; what another server costs is its owner's business."""
-        return self.base_url is None
-
     def switched_off(self, algorithm: BaseModel, model: ModelConfig) -> dict[str, str]:
         """A checkpoint brings its adapters; see `recipes.effects`."""
         if model.init_from_checkpoint is None:
             return {}
         why = "where a run begins from a checkpoint, which brings its own adapters"
         return dict.fromkeys(("lora_rank", "train_attention", "train_mlp", "train_unembedding"), why)
-
-    _is_an_address = field_validator("base_url")(checked_address)
 
     @model_validator(mode="after")
     def _trains_something(self) -> TinkerConfig:

@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from recipes.algorithms.trl.rl_drift import drift_sums
 from recipes.errors import ConfigError, VerifierError
 from recipes.estimate import estimate
-from recipes.types import Row
+from recipes.trajectories import drift
+from recipes.types import Datum, ForwardBackwardResult, Row
 from recipes.verifiers import Numeric
 from tests.recipes.algorithms.trl.test_local_sft import close, same_weights, trl_config
 from tests.recipes.runs_under_test import Witness, run
@@ -45,6 +49,33 @@ def test_the_metrics_are_those_of_rl_under_its_names(whole: tuple[Path, Witness]
         assert metrics["rollout/errors"] == 0 and 0 <= metrics["reward/mean"] <= 1
         assert 1 <= metrics["rollout/completion_tokens"] <= 24
     assert {"eval/validation_reward", "eval/validation_correct"} <= witness.evals[2].keys()
+
+
+def test_the_sampler_is_compared_with_the_trainer_at_any_temperature(whole: tuple[Path, Witness], tmp_path: Path) -> None:
+    witness = Witness()
+    warmer = rl_config(temperature=1.7, rows_at_once=4, batch_size=4, max_steps=2, validation_fraction=0, lora_rank=0)
+    assert run(warmer, tmp_path, witness, rows=tasks()).error is None
+    measured = [row for row in [*whole[1].steps.values(), *witness.steps.values()] if "kl/sampler" in row]
+    assert len(measured) > 2, "only a step in which no group has a gradient measures nothing"
+    for row in measured:  # another temperature on either side would be whole nats
+        assert row["kl/sampler"] == pytest.approx(0, abs=1e-6)
+        assert row["train/ratio_mean"] == pytest.approx(1, abs=1e-3) and row["train/ratio_max"] == pytest.approx(1, abs=1e-2)
+
+
+def test_the_measure_is_that_of_rl() -> None:
+    rng = np.random.default_rng(3)
+    trained, sampled = (np.log(rng.uniform(0.01, 1, (3, 5))).astype(np.float32) for _ in range(2))
+    advantages = [1.0, 0.0, -0.5]
+    data = [
+        Datum(np.zeros(5, np.int64), {"logprobs": row, "advantages": np.full(5, advantage, np.float32)})
+        for row, advantage in zip(sampled, advantages, strict=True)
+    ]
+    expected = drift(data, ForwardBackwardResult([{"logprobs": row} for row in trained], {}), low=0, high=10)
+    taught = torch.tensor(advantages)[:, None].expand(3, 5) != 0
+    (divergence, ratio, count), highest = drift_sums(torch.tensor(trained), torch.tensor(sampled), taught)
+    found = {"kl/sampler": divergence / count, "train/ratio_mean": ratio / count, "train/ratio_max": highest}
+    assert {key: float(value) for key, value in found.items()} == pytest.approx({key: expected[key] for key in found})
+    assert float(drift_sums(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2).bool())[1]) == 0
 
 
 def test_what_was_said_is_kept_with_what_it_earned(whole: tuple[Path, Witness]) -> None:
