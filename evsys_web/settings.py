@@ -175,8 +175,9 @@ AXES_ENABLE_ADMIN = False
 AXES_VERBOSE = False
 ACCOUNT_ADAPTER = "evsys_web.accounts.adapters.AccountAdapter"
 ACCOUNT_EMAIL_VERIFICATION = "none"  # addresses prove nothing here: nobody is let in by one
-# key: a person, an address
-ACCOUNT_RATE_LIMITS = {"login_failed": "10/m/ip,5/5m/key", "reset_password": "20/h/ip,3/h/key"}  # nosec B105 # so many an hour
+ACCOUNT_RATE_LIMITS = {
+    "login_failed": "10/m/ip,5/5m/key"
+}  # of codes against a person (key), in each process; rates.py joins them
 MFA_ADAPTER = "evsys_web.accounts.adapters.SecondFactorAdapter"
 OIDC = oidc()
 SOCIALACCOUNT_ADAPTER = "evsys_web.accounts.oidc_client.OidcAdapter"

@@ -20,6 +20,7 @@ from evsys_web.accounts.second_factor import remove
 from evsys_web.accounts.views import signed_in
 
 MOST_PROJECTS, MOST_INLINE = 50, 50
+RIGHTS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
 admin.site.unregister(Group)  # roles in projects say who may do what
 for model in apps.get_models():  # allauth's tables: our own pages write them, with an entry in the audit log
@@ -72,12 +73,42 @@ class MembershipInline(admin.TabularInline):  # type: ignore[type-arg]
     autocomplete_fields: ClassVar[list[str]] = ["user"]
 
 
+def _may_touch(request: HttpRequest, user: User | None) -> bool:
+    """Staff are a superuser's to change: with another's password or e-mail address staff would act as their colleagues."""
+    return bool(request.user.is_superuser) or user is None or not (user.is_staff or user.is_superuser)
+
+
+def _granted(user: User) -> dict[str, list[str]]:
+    return {
+        "groups": sorted(user.groups.values_list("name", flat=True)),
+        "user_permissions": sorted(user.user_permissions.values_list("codename", flat=True)),
+    }
+
+
 @admin.register(User)
 class UserAdmin(Audited, StockUserAdmin):  # type: ignore[type-arg]
     list_display = ("username", "email", "is_active", "is_staff", "has_second_factor", "last_login")
     list_filter = ("is_staff", "is_superuser", "is_active")
     show_full_result_count = False
     actions = ("remove_second_factor",)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any | None = None) -> Any:
+        """Whoever may change people gives nobody, themselves included, rights that they were not given."""
+        fields = super().get_readonly_fields(request, obj)
+        return fields if request.user.is_superuser else (*fields, *RIGHTS)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any | None = None) -> bool:
+        return super().has_change_permission(request, obj) and _may_touch(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any | None = None) -> bool:
+        return super().has_delete_permission(request, obj) and _may_touch(request, obj)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        before = _granted(form.instance)
+        super().save_related(request, form, formsets, change)
+        after = _granted(form.instance)
+        if before != after:
+            record(request.user, "changed the permissions of", form.instance, before=before, after=after)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         factors = Authenticator.objects.filter(user=OuterRef("pk"))

@@ -12,7 +12,9 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils.timezone import now
 
+from evsys_web.accounts.models import User
 from evsys_web.accounts.origin import address_of
+from evsys_web.encryption import digest
 
 
 def locked_out(request: HttpRequest, *_: Any) -> HttpResponse:
@@ -26,9 +28,13 @@ def locked_out(request: HttpRequest, *_: Any) -> HttpResponse:
 
 
 def username_of(request: HttpRequest, credentials: Mapping[str, Any] | None = None) -> str | None:
-    """The name that axes counts: as much of what was typed as its column takes, since PostgreSQL refuses what is longer."""
+    """The name that axes counts, stores and logs: somebody's as it is, since `axes_reset_username` asks for it; what nobody is
+    called only as its digest under this server's key, for it may be a password that was typed into the wrong field."""
     name = (credentials or request.POST).get("username")  # only the first step of a sign-in says it
-    return None if name is None else str(name).replace("\0", "")[:255]
+    if name is None:
+        return None
+    name = str(name).replace("\0", "")
+    return name if User.objects.filter(username=name).exists() else digest(name)
 
 
 def _last_failure(request: HttpRequest) -> datetime:

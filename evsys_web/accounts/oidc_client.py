@@ -21,7 +21,7 @@ from allauth.socialaccount.providers.openid_connect.views import OpenIDConnectOA
 from allauth.utils import build_absolute_uri
 from django.conf import settings
 from django.contrib import messages
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
@@ -35,6 +35,7 @@ from evsys_web.encryption import unsaid
 logger = logging.getLogger(__name__)
 
 STALE = "This sign-in was begun in another browser, or too long ago. Begin again."
+AT_ONCE = "Somebody else's sign-in came between at that very moment. Begin again."
 AWAY = "{name} does not answer, or answers with an error. Try again in a moment, or sign in with your password."
 UNPROVEN = (
     "What {name} answered does not prove who you are, so nobody was signed in. Whoever runs this server finds more in its log."
@@ -125,13 +126,33 @@ def failed(request: HttpRequest, *, error: Any = None, exception: Exception | No
 
 
 def _welcome(request: HttpRequest, sociallogin: SocialLogin) -> None:
-    """A new account, in the same transaction as its tie to the provider. Raises Refused."""
-    with transaction.atomic():
-        admitted = admit(identity_of(sociallogin.account.extra_data), wanted=sociallogin.state.get("next") or "/")
-        sociallogin.connect(request, admitted.user)
-        record(admitted.user, "connected single sign-on with", admitted.user, after={"identity": sociallogin.account.uid})
+    """A new account, in one transaction with its tie to the provider; or what another tab of theirs made of it meanwhile. Raises
+    Refused."""
+    identity = identity_of(sociallogin.account.extra_data)
+    try:
+        with transaction.atomic():
+            admitted = admit(identity, wanted=sociallogin.state.get("next") or "/")
+            _tie(request, sociallogin, admitted.user)
+    except (IntegrityError, Refused) as problem:
+        if not _is_tied_by_now(sociallogin):
+            raise Refused(AT_ONCE) if isinstance(problem, IntegrityError) else problem from None
+        return
     if admitted.num_projects:
         sociallogin.state["next"] = reverse("home:dashboard")  # the invitation is used up
+
+
+def _tie(request: HttpRequest, sociallogin: SocialLogin, user: User) -> None:
+    """Raises IntegrityError when that identity has an account already."""
+    sociallogin.connect(request, user)
+    record(user, "connected single sign-on with", user, after={"identity": sociallogin.account.uid})
+
+
+def _is_tied_by_now(sociallogin: SocialLogin) -> bool:
+    """It was not, when this sign-in began."""
+    sociallogin.user = User()  # what was made of it is rolled back
+    sociallogin.account.pk = None
+    sociallogin.lookup()
+    return bool(sociallogin.is_existing)
 
 
 def _connect(request: HttpRequest, sociallogin: SocialLogin) -> None:
@@ -144,7 +165,10 @@ def _connect(request: HttpRequest, sociallogin: SocialLogin) -> None:
     if not sociallogin.is_existing:
         if SocialAccount.objects.filter(user=user, provider=sociallogin.account.provider).exists():
             raise Refused(f"Your account is connected with another identity at {name}. Disconnect that one first.")
-        with transaction.atomic():
-            sociallogin.connect(request, user)
-            record(user, "connected single sign-on with", user, after={"identity": sociallogin.account.uid})
+        try:
+            with transaction.atomic():
+                _tie(request, sociallogin, user)
+        except IntegrityError:  # another tab was faster by a moment
+            if not _is_tied_by_now(sociallogin) or sociallogin.user != user:
+                raise Refused(AT_ONCE) from None
     messages.success(request, f"From now on you can sign in with {name}.")

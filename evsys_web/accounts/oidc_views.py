@@ -21,12 +21,17 @@ from evsys_web.accounts.audit import record
 from evsys_web.accounts.freshness import note_proof, signed_in_a_moment_ago
 from evsys_web.accounts.models import User
 from evsys_web.accounts.oidc import configured
-from evsys_web.accounts.oidc_client import OidcClient, failed
+from evsys_web.accounts.oidc_client import OidcClient, failed, refused
+from evsys_web.accounts.origin import origin
 from evsys_web.accounts.second_factor_forms import ConfirmForm
 from evsys_web.accounts.views import signed_in
+from evsys_web.rates import is_too_often
 
 CONFIRMED = "sso_connect"
 STRANGER_SECONDS = 900
+BEGUN_A_MINUTE = 30
+"""From one address, behind which an office may sit."""
+TOO_OFTEN = "Single sign-on was begun too often from your address. Wait a minute, then begin again."
 NO_SENSE = (KeyError, TypeError, AttributeError, ValueError)
 """What allauth stumbles with over answers that are no OpenID Connect."""
 
@@ -35,8 +40,11 @@ NO_SENSE = (KeyError, TypeError, AttributeError, ValueError)
 @never_cache
 @require_safe
 def start(request: HttpRequest) -> HttpResponse:
-    """Off to the provider. Whoever is signed in goes there to connect their account, if they said their password just now."""
+    """Off to the provider. Whoever is signed in goes there to connect their account, if they said their password just now.
+    So many times a minute from one address: each begins a session here, and may ask the provider."""
     provider_id = configured().provider_id
+    if is_too_often(f"sso:{origin().address}", limit=BEGUN_A_MINUTE):
+        return refused(request, TOO_OFTEN, status=429)
     user = request.user if isinstance(request.user, User) else None
     if user and (request.session.pop(CONFIRMED, None) != user.pk or not signed_in_a_moment_ago(request, user)):
         return redirect("home:dashboard")
@@ -61,7 +69,10 @@ def start(request: HttpRequest) -> HttpResponse:
 @require_safe
 def callback(request: HttpRequest) -> HttpResponse:
     """What the provider sends the browser back to."""
-    adapter = OidcClient(request, configured().provider_id)
+    provider_id = configured().provider_id
+    if is_too_often(f"sso-back:{origin().address}", limit=BEGUN_A_MINUTE):
+        return refused(request, TOO_OFTEN, status=429)
+    adapter = OidcClient(request, provider_id)
     try:
         response: HttpResponse = OAuth2CallbackView.adapter_view(adapter)(request)
     except (RequestException, *NO_SENSE) as error:

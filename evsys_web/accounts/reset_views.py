@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from allauth.socialaccount.models import SocialAccount
 from django import forms
 from django.conf import settings
 from django.contrib import messages
@@ -49,7 +50,7 @@ def reset(request: HttpRequest) -> HttpResponse:
     context = {"form": form, "is_sent": settings.EMAIL_IS_SENT}
     if request.method == "POST" and settings.EMAIL_IS_SENT and form.is_valid():
         email = form.cleaned_data["email"]
-        if not may_ask(request, email):
+        if not may_ask(email):
             form.add_error(None, TOO_MANY)
             return render(request, "accounts/reset.html", context, status=429)
         try:
@@ -80,8 +81,18 @@ class ResetConfirmView(auth_views.PasswordResetConfirmView):
         with transaction.atomic():
             record(self.user, "reset the password of", self.user)
             response = super().form_valid(form)
-        text = (
-            "Your password is changed, and every browser is signed out. API tokens still work: revoke those that you do not know."
+        messages.success(
+            self.request, f"Your password is changed, and every browser is signed out. {_what_still_works(self.user)}"
         )
-        messages.success(self.request, text)
         return response
+
+
+def _what_still_works(user: User) -> str:
+    """A new password is no end to what somebody may have added with the former."""
+    kept = "API tokens still work: revoke those that you do not know."
+    if settings.OIDC and SocialAccount.objects.filter(user=user, provider=settings.OIDC.provider_id).exists():
+        kept += (
+            f" So does signing in with {settings.OIDC.name}, with which this account is connected: "
+            "disconnect it on your account page if that was not you."
+        )
+    return kept

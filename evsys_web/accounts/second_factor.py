@@ -39,7 +39,7 @@ def turn_on(*, user: User, secret: str, revoke_tokens: bool) -> list[str]:
         _lock(user)
         if second_factor_of(user):
             return []
-        auth.TOTP.activate(user, secret)
+        is_first_use(auth.TOTP.activate(user, secret).instance)  # the code that was asked for signs nobody in any more
         codes = _new_codes(user)
         record(user, "turned on the second factor of", user)
         if revoke_tokens:

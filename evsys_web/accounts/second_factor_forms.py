@@ -1,5 +1,5 @@
 """What is asked before a second factor is turned on, used or turned off. A wrong password and a wrong code count alike: five of
-them lock the name at that address (`lockout.py`), and allauth limits what is tried against one person from anywhere."""
+them lock the name at that address (`lockout.py`), and so many codes are tried against one person from anywhere."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ from evsys_web.accounts.adapters import WRONG_CODE
 from evsys_web.accounts.freshness import MINUTES, signed_in_a_moment_ago
 from evsys_web.accounts.models import User
 from evsys_web.accounts.second_factor import is_first_use
+from evsys_web.rates import forget, is_too_often
 from recipes.errors import ConfigError
 
 NOT_FRESH = f"Your account has no password to ask for. Sign out, sign in again, and come back within {MINUTES} minutes."
+TRIED_AT_MOST, TRIED_WITHIN = 5, 300
+"""Codes against one person in so many seconds, counted by all web processes together; allauth counts as many in each."""
+TOO_MANY = "Too many wrong codes. Try again in some minutes."
 LOST_KEY = "The key that opens the stored secret is gone. Ask an administrator of this server to remove your second factor."
 
 
@@ -36,7 +40,11 @@ def checked_code(request: HttpRequest, user: User, code: str) -> Authenticator:
     credentials = {"username": user.get_username()}
     if not AxesProxyHandler.is_allowed(request, credentials):
         request.axes_locked_out, request.axes_credentials = True, credentials  # type: ignore[attr-defined]
-        raise forms.ValidationError("Too many wrong codes.")
+        raise forms.ValidationError(TOO_MANY)
+    tried = f"codes:{user.pk}"
+    if is_too_often(tried, limit=TRIED_AT_MOST, seconds=TRIED_WITHIN):
+        user_login_failed.send(sender=__name__, credentials=credentials, request=request)
+        raise forms.ValidationError(TOO_MANY)
     form = AuthenticateForm({"code": code}, user=user)
     try:
         is_right = form.is_valid()
@@ -45,6 +53,7 @@ def checked_code(request: HttpRequest, user: User, code: str) -> Authenticator:
     if not is_right or not is_first_use(form.authenticator):
         user_login_failed.send(sender=__name__, credentials=credentials, request=request)
         raise forms.ValidationError(form.errors["code"].as_data() if form.errors else WRONG_CODE)
+    forget(tried, seconds=TRIED_WITHIN)
     return form.authenticator
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 from celery import shared_task
 
@@ -13,13 +14,18 @@ from evsys_web.accounts.sessions import forget_expired_sessions
 logger = logging.getLogger(__name__)
 
 EVERY_SECONDS = 24 * 3600.0
+FIRST_WAIT_SECONDS, MOST_RETRIES = 10, 4
 _swept_at: list[float] = []
 
 
-@shared_task(autoretry_for=(OSError,), retry_backoff=10, max_retries=4)
-def send_reset_links(email: str) -> None:
-    """The links are made here, so that none of them ever lies in the broker."""
-    logger.info("links to a new password were sent to %s accounts", send_links(email))
+@shared_task(bind=True, max_retries=MOST_RETRIES)
+def send_reset_links(self: Any, email: str, only: list[int] | None = None) -> None:
+    """The links are made here, so that none of them ever lies in the broker. only: the people whose letter did not go before."""
+    sent = send_links(email, only=only)
+    logger.info("links to a new password were sent to %s accounts", sent.count)
+    if sent.failed:
+        wait = FIRST_WAIT_SECONDS * 2**self.request.retries
+        raise self.retry(exc=sent.error, kwargs={"email": email, "only": sent.failed}, args=[], countdown=wait)
 
 
 def sweep(worker: str) -> None:

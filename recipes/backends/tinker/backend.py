@@ -21,6 +21,7 @@ from recipes import losses
 from recipes.backends.tinker.config import TinkerConfig
 from recipes.backends.tinker.connection import Connection
 from recipes.backends.tinker.sampling import TinkerSampler, TinkerWeights, base_client
+from recipes.backends.waiting import in_thread
 from recipes.errors import BackendError, CheckpointError, ConfigError, RecipeError
 from recipes.rendering import load_tokenizer
 from recipes.types import (
@@ -217,10 +218,10 @@ class TinkerBackend:
     async def expiry_of(self, uris: Sequence[str]) -> datetime | None:
         """As the server lists them, the earliest; None when they stay, or the server keeps no such list. Raises BackendError."""
         run_id = uris[0].removeprefix("tinker://").partition("/")[0]
-        listing = self._connection.rest().list_checkpoints(run_id)
+        listing = in_thread(lambda: self._connection.rest().list_checkpoints(run_id).result())  # opening the client asks, too
         longest = min(self._settings.connect_seconds, self._settings.timeout_seconds)
         try:
-            found = await self._connection.wait(listing.future(), "listing checkpoints", longest=longest)
+            found = await self._connection.wait(listing, "listing checkpoints", longest=longest)
         except BackendError as error:
             if error.permanent:
                 return None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.core.cache import cache
+from django.core.cache import caches
 from django.test import Client
 
 from evsys_web.environment import Oidc, oidc_providers
@@ -24,7 +24,8 @@ def provider(running: FakeProvider, settings: Any) -> FakeProvider:
     """As it is at first, and configured as an operator does who lets in example.org."""
     running.reset()
     configure(settings, running, "example.org")
-    cache.clear()
+    for cache in caches.all():
+        cache.clear()
     return running
 
 

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.test import Client
 
-from evsys_web.accounts.models import ApiToken, Membership, Project, User
+from evsys_web.accounts.models import ApiToken, AuditEntry, Membership, Project, User
 from tests.conftest import signed_in
 
 
@@ -49,6 +50,56 @@ def test_a_tokens_secret_and_its_hash_cannot_be_read(staff: Client, alice: User)
         assert token.prefix in page
         assert secret not in page
         assert token.digest not in page
+
+
+EVERYBODYS = {"last_login_0": "", "date_joined_0": "2026-11-26", "date_joined_1": "12:00:00", "is_active": "on"}
+"""Of the form of a person: what it always sends."""
+
+
+@pytest.fixture
+def clerk(db: None) -> User:
+    """Staff who may do with people all that the admin's permissions name."""
+    clerk = User.objects.create_user("clerk", "clerk@example.org", "clerk's password", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(content_type__app_label="accounts", codename__endswith="user"))
+    return clerk
+
+
+def test_staff_who_change_people_make_nobody_staff_and_do_not_grant_rights(clerk: User, alice: User) -> None:
+    permission = Permission.objects.get(codename="delete_project")
+    grabbed = {"is_staff": "on", "is_superuser": "on", "user_permissions": [permission.pk]}
+    form = EVERYBODYS | {"username": "alice", "email": "new@example.org"} | grabbed
+    assert signed_in(clerk).post(f"/admin/accounts/user/{alice.pk}/change/", form).status_code == 302
+    alice.refresh_from_db()
+    assert alice.email == "new@example.org", "that much is their work"
+    assert (alice.is_staff, alice.is_superuser, alice.user_permissions.count()) == (False, False, 0)
+
+
+@pytest.mark.parametrize("whose", ["admin", "clerk", "colleague"])
+def test_staff_take_over_neither_their_superiors_nor_each_other(clerk: User, admin: User, whose: str) -> None:
+    User.objects.create_user("colleague", "colleague@example.org", "colleague's password", is_staff=True)
+    person = User.objects.get(username=whose)
+    client, there = signed_in(clerk), f"/admin/accounts/user/{person.pk}"
+    before = list(User.objects.filter(pk=person.pk).values())
+    new = {"password1": "a-much-better-one-9", "password2": "a-much-better-one-9", "usable_password": "true"}
+    form = EVERYBODYS | {"username": whose, "email": "clerks-own@example.org", "is_superuser": "on", "is_staff": "on"}
+    chosen = {"action": "delete_selected", "_selected_action": [person.pk], "post": "yes"}
+    for path, data in (
+        (f"{there}/change/", form),
+        (f"{there}/password/", new),
+        (f"{there}/delete/", {"post": "yes"}),
+        ("/admin/accounts/user/", chosen),
+    ):
+        client.post(path, data)
+        assert list(User.objects.filter(pk=person.pk).values()) == before, path
+
+
+def test_a_superuser_grants_rights_and_the_audit_log_says_which(staff: Client, alice: User) -> None:
+    permission = Permission.objects.get(codename="view_auditentry")
+    form = EVERYBODYS | {"username": "alice", "email": "alice@example.org", "is_staff": "on", "user_permissions": [permission.pk]}
+    assert staff.post(f"/admin/accounts/user/{alice.pk}/change/", form).status_code == 302
+    changes = dict(AuditEntry.objects.filter(thing="alice").values_list("verb", "changes"))
+    assert changes["changed"]["is_staff"] == [False, True]
+    assert changes["changed the permissions of"] == {"user_permissions": [[], ["view_auditentry"]]}
 
 
 def test_staff_revoke_a_token_but_make_none(staff: Client, alice: User) -> None:

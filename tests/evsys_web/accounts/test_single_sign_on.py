@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from allauth.mfa.totp.internal import auth
 from allauth.socialaccount.models import SocialAccount
+from django.contrib.sessions.models import Session
 from django.test import Client
 
-from evsys_web.accounts import freshness
+from evsys_web import rates
+from evsys_web.accounts import freshness, oidc_client, oidc_views
 from evsys_web.accounts.member_actions import invite
 from evsys_web.accounts.models import AuditEntry, Invitation, Membership, Project, User
 from evsys_web.accounts.second_factor import turn_on
@@ -70,6 +72,38 @@ def test_a_domain_counts_only_if_the_provider_vouches_for_the_address(
     assert User.objects.exists() is is_let_in
     if not is_let_in:
         assert response.status_code == 403 and "Nobody invited" in response.content.decode()
+
+
+@pytest.mark.parametrize("email", ["erin@example.org", ""])  # without one no rule finds the other's account: the database does
+def test_two_first_sign_ins_at_once_are_one_account(
+    client: Client, provider: FakeProvider, settings: Any, monkeypatch: pytest.MonkeyPatch, email: str
+) -> None:
+    """Another tab's comes between this one's look for the account and its making of one."""
+    configure(settings, provider, "*")
+    provider.claims["email"] = email
+    other, identity_of = Client(), oidc_client.identity_of
+
+    def later(claims: dict[str, Any]) -> Any:
+        monkeypatch.setattr(oidc_client, "identity_of", identity_of)
+        assert provider.sign_in(other)["Location"] == "/"
+        return identity_of(claims)
+
+    monkeypatch.setattr(oidc_client, "identity_of", later)
+    assert provider.sign_in(client)["Location"] == "/"
+    assert User.objects.count() == 1 and is_in(client) and is_in(other)
+
+
+def test_single_sign_on_is_begun_so_many_times_a_minute_from_one_address(
+    provider: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rates.time, "time", lambda: 1_000_015.0)
+    monkeypatch.setattr(oidc_views, "BEGUN_A_MINUTE", 2)
+    for path, otherwise in (("/accounts/sso/", 302), ("/accounts/sso/callback/?code=1", 400)):
+        answers = [Client(REMOTE_ADDR="192.0.2.1").get(path) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [otherwise, otherwise, 429]
+        assert "too often from your address" in answers[-1].content.decode()
+        assert Client(REMOTE_ADDR="192.0.2.2").get(path).status_code == otherwise
+    assert Session.objects.count() == 3
 
 
 def test_a_star_lets_in_everybody_whom_the_provider_knows(client: Client, provider: FakeProvider, settings: Any) -> None:
