@@ -68,6 +68,23 @@ def reseal(sealed: str) -> str:
     return seal(unseal(sealed))
 
 
+def veil(text: str) -> str:
+    """For what is kept a day at most and may hold a secret that was shown once: under SECRET_KEY, which no rotation waits for."""
+    return _veil().encrypt(text.encode()).decode()
+
+
+def unveil(veiled: str) -> str | None:
+    """None once SECRET_KEY is another one."""
+    try:
+        return _veil().decrypt(veiled.encode()).decode()
+    except InvalidToken:
+        return None
+
+
+def _veil() -> Fernet:
+    return Fernet(base64.urlsafe_b64encode(salted_hmac("evsys_web.encryption.veil", "", algorithm="sha256").digest()))
+
+
 def _fernet() -> MultiFernet:
     """Keys are random text of any form; Fernet wants 32 bytes."""
     digests = (hashlib.sha256(key.encode()).digest() for key in settings.CREDENTIAL_KEYS)

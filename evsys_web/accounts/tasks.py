@@ -6,8 +6,12 @@ import logging
 import time
 from typing import Any
 
+from axes.models import AccessAttempt
 from celery import shared_task
+from django.conf import settings
+from django.utils.timezone import now
 
+from evsys_web.accounts.models import IdempotencyRecord
 from evsys_web.accounts.reset import send_links
 from evsys_web.accounts.sessions import forget_expired_sessions
 
@@ -34,3 +38,5 @@ def sweep(worker: str) -> None:
         return
     _swept_at[:] = [time.monotonic()]
     forget_expired_sessions()
+    IdempotencyRecord.objects.outdated(now()).delete()
+    AccessAttempt.objects.filter(attempt_time__lt=now() - settings.AXES_COOLOFF_TIME).delete()

@@ -2,7 +2,8 @@
 
 Two phases, because an upload may run for minutes and must not hold a transaction: a unique row claims the key, then keeps the
 answer. Whoever comes second while the first is at work waits for its answer. A refusal or a failure frees the key, since nothing
-was made. A first request that died without an answer blocks its key for ten minutes.
+was made. A first request that died without an answer blocks its key for ten minutes. Answers are kept veiled: one may hold a
+secret that is shown once.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from evsys_web.accounts.models import ApiToken, IdempotencyRecord, User
 from evsys_web.api.auth import TokenAuth
 from evsys_web.api.errors import problem
 from evsys_web.api.rates import count_call
+from evsys_web.encryption import unveil, veil
 
 HEADER = "Idempotency-Key"
 WAIT_SECONDS = 10.0
@@ -96,7 +98,7 @@ def _answer_once(request: HttpRequest, user: User, key: str, operate: Callable[[
         response = operate()
         if response.status_code < 300 and not response.streaming:
             undo.pop_all()  # it is done, and must not be done twice
-            record.remember(response.status_code, response.content.decode(), response.headers.get("Content-Type", ""))
+            record.remember(response.status_code, veil(response.content.decode()), response.headers.get("Content-Type", ""))
     return response
 
 
@@ -110,9 +112,10 @@ def _claim(user: User, key: str, digest: str) -> IdempotencyRecord | None:
 
 
 def _again(record: IdempotencyRecord) -> HttpResponse:
-    return HttpResponse(
-        record.body, status=record.status, content_type=record.content_type, headers={"Idempotent-Replayed": "true"}
-    )
+    body = unveil(record.body)
+    if body is None:
+        return problem(409, f"The request with this {HEADER} was done; its answer cannot be read since SECRET_KEY changed.")
+    return HttpResponse(body, status=record.status, content_type=record.content_type, headers={"Idempotent-Replayed": "true"})
 
 
 def fingerprint(request: HttpRequest) -> str:

@@ -53,7 +53,10 @@ class Caller:
         self.headers, self.answers = headers, list[str]()
 
     def post(self, path: str, body: Any) -> Any:
-        sent = {"data": json.dumps(body), "content_type": "application/json", "headers": self.headers}
+        headers = self.headers | {
+            "Idempotency-Key": f"key {len(self.answers)}"
+        }  # answers are kept, what is shown once among them
+        sent = {"data": json.dumps(body), "content_type": "application/json", "headers": headers}
         answer = Client().post(f"/api/v1{path}", **sent)
         assert answer.status_code in {200, 201, 202}, answer.content
         self.answers.append(answer.content.decode())

@@ -6,12 +6,13 @@ from datetime import timedelta
 
 import pytest
 from allauth.usersessions.models import UserSession
+from axes.models import AccessAttempt
 from django.contrib.sessions.models import Session
 from django.test import Client
 from django.utils.timezone import now
 
 from evsys_web.accounts import tasks
-from evsys_web.accounts.models import AuditEntry, User
+from evsys_web.accounts.models import AuditEntry, IdempotencyRecord, User
 from evsys_web.accounts.sessions import browser_name
 from tests.conftest import signed_in
 
@@ -96,3 +97,15 @@ def test_a_session_ends_by_itself_and_is_swept_up(alice: User) -> None:
     tasks.sweep("worker")
     assert not Session.objects.filter(pk=key).exists()
     assert list(UserSession.objects.values_list("user_agent", flat=True)) == ["Desktop"]
+
+
+def test_so_is_what_is_kept_for_a_day_and_nobody_asks_for_again(alice: User) -> None:
+    for key, hours in (("old", 25), ("new", 1)):
+        made_at = now() - timedelta(hours=hours)
+        IdempotencyRecord.objects.create(user=alice, key=key, request_hash="", status=201, created_at=made_at)
+        attempt = AccessAttempt.objects.create(username=key, failures_since_start=1)
+        AccessAttempt.objects.filter(pk=attempt.pk).update(attempt_time=now() - timedelta(minutes=hours))
+    tasks._swept_at.clear()
+    tasks.sweep("worker")
+    assert [each.key for each in IdempotencyRecord.objects.all()] == ["new"]
+    assert [each.username for each in AccessAttempt.objects.all()] == ["new"]

@@ -36,6 +36,17 @@ def test_the_same_request_with_the_same_key_gives_the_same_answer_and_makes_one(
     assert made() == 1
 
 
+def test_an_answer_cannot_be_read_where_it_is_kept_and_is_not_made_again_when_its_key_is_lost(
+    alice_headers: Headers, settings: Settings
+) -> None:
+    create(alice_headers)
+    assert "one" not in IdempotencyRecord.objects.get().body
+    settings.SECRET_KEY = "another" * 10
+    response = create(alice_headers)
+    assert response.status_code == 409 and "SECRET_KEY changed" in response.json()["detail"]
+    assert made() == 1
+
+
 def test_without_a_key_each_request_makes_one(alice_headers: Headers) -> None:
     for _ in range(2):
         Client().post("/api/v1/things", {"name": "one"}, content_type="application/json", headers=alice_headers)

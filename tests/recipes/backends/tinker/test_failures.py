@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -190,3 +191,25 @@ def test_what_tinker_cannot_do_is_refused_before_anything_is_opened() -> None:
 def test_an_address_that_is_none_is_refused_in_the_form(url: str) -> None:
     with pytest.raises(ValueError, match="address"):
         TinkerConfig(base_url=url)
+
+
+def test_the_loop_goes_on_while_the_sdk_opens_its_client() -> None:
+    """It asks the server as it opens: in the loop, every other attempt and step would wait for that answer."""
+    went_on = threading.Event()
+
+    class Opening(connection.Connection):
+        def rest(self) -> Any:
+            assert went_on.wait(30), "the loop stood still"
+            raise RuntimeError("opened")
+
+    async def play() -> None:
+        opening = Opening(TinkerConfig(base_url="http://127.0.0.1:1"), service=cast(Any, None), key="")
+        backend = TinkerBackend(opening, cast(Any, None), None, base_model="starter")
+        expiry = asyncio.create_task(backend.expiry_of(["tinker://run/weights/1"]))
+        for _ in range(2):
+            await asyncio.sleep(0)
+        went_on.set()
+        with pytest.raises(BackendError, match="opened"):
+            await expiry
+
+    asyncio.run(play())
