@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,10 @@ class Caller:
     """alice by REST; keeps every answer."""
 
     def __init__(self, headers: dict[str, str]) -> None:
-        self.headers, self.answers = headers, list[str]()
+        self.headers, self.answers, self.keys = headers, list[str](), count()
 
     def post(self, path: str, body: Any) -> Any:
-        headers = self.headers | {
-            "Idempotency-Key": f"key {len(self.answers)}"
-        }  # answers are kept, what is shown once among them
+        headers = self.headers | {"Idempotency-Key": f"key {next(self.keys)}"}  # so that answers are kept
         sent = {"data": json.dumps(body), "content_type": "application/json", "headers": headers}
         answer = Client().post(f"/api/v1{path}", **sent)
         assert answer.status_code in {200, 201, 202}, answer.content
