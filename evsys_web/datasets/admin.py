@@ -15,7 +15,7 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from evsys_web.accounts.admin import NewestFormSet, ProjectFilter
+from evsys_web.accounts.admin import Audited, NewestFormSet, ProjectFilter
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets import actions
 from evsys_web.datasets.chats import shown_row
@@ -47,16 +47,15 @@ class VersionInline(admin.TabularInline[DatasetVersion, Dataset]):
 
 
 @admin.register(Dataset)
-class DatasetAdmin(admin.ModelAdmin[Dataset]):
+class DatasetAdmin(Audited, admin.ModelAdmin[Dataset]):
     list_display = ("name", "project", "rows_format", "rows", "versions_made", "updated", "created_by", "pages")
     list_filter = (("project", ProjectFilter),)
-    show_facets = admin.ShowFacets.NEVER
     show_full_result_count = False
     list_per_page = 50
     search_fields = ("name", "description")
     ordering = ("-pk",)
     list_select_related = ("project", "created_by")
-    readonly_fields = ("created_by", "created_at")
+    readonly_fields = ("project", "created_by", "created_at")  # what was made of it stays in that project, too
     fields = ("name", "project", "description", "created_by", "created_at")
     inlines: ClassVar = [VersionInline]
 
@@ -129,12 +128,11 @@ class DatasetAdmin(admin.ModelAdmin[Dataset]):
 
 
 @admin.register(DatasetVersion)
-class DatasetVersionAdmin(admin.ModelAdmin[DatasetVersion]):
+class DatasetVersionAdmin(Audited, admin.ModelAdmin[DatasetVersion]):
     """Read only: a version never changes. Its rows can be validated again, looked at, or deleted."""
 
     list_display = ("reference", "project", "format", "num_rows", "size", "num_left_out", "created_by", "created_at", "pages")
     list_filter = ("format", ("dataset__project", ProjectFilter))
-    show_facets = admin.ShowFacets.NEVER
     show_full_result_count = False
     list_per_page = 50
     ordering = ("-pk",)

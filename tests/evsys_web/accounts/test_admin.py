@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from django.contrib import admin as admin_sites
 from django.contrib.auth.models import Permission
-from django.test import Client
+from django.test import Client, RequestFactory
 
+from evsys_web.accounts.admin import Audited
 from evsys_web.accounts.models import ApiToken, AuditEntry, Membership, Project, User
 from tests.conftest import signed_in
 
@@ -33,6 +35,14 @@ def test_what_allauth_stores_is_not_written_by_hand(staff: Client) -> None:
 def test_datasets_stand_first_and_people_last(staff: Client) -> None:
     apps = [app["app_label"] for app in staff.get("/admin/").context["app_list"]]
     assert apps == ["datasets", "runs", "sweeps", "evals", "curation", "cycles", "notifications", "accounts"]
+
+
+def test_whatever_can_be_written_here_leaves_an_entry_in_the_audit_log(admin: User) -> None:
+    request = RequestFactory().get("/admin/")
+    request.user = admin
+    for site in admin_sites.site._registry.values():
+        asked = (site.has_add_permission(request), site.has_change_permission(request), site.has_delete_permission(request))
+        assert not any(asked) or isinstance(site, Audited), type(site).__name__
 
 
 def test_it_wears_our_colours_and_the_strict_policy(staff: Client) -> None:

@@ -7,7 +7,7 @@ from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
 from django.urls import reverse
 
-from evsys_web.accounts.models import Project, User
+from evsys_web.accounts.models import AuditEntry, Project, User
 from evsys_web.datasets.models import Dataset, DatasetVersion, StagedUpload
 from tests.evsys_web.datasets.conftest import chat, jsonl
 
@@ -63,6 +63,18 @@ def test_the_panel_shows_counts_who_when_and_a_preview(admin_client: Client, ver
     assert "2 + 2?" in page
     assert "&lt;script&gt;alert(6)" in page
     assert "<script>alert(6)" not in page
+
+
+def test_another_name_is_in_the_audit_log_and_no_dataset_moves_to_another_project(
+    admin_client: Client, version: DatasetVersion, admin: User
+) -> None:
+    dataset, elsewhere = version.dataset, Project.objects.create_for(admin, name="Elsewhere")
+    form = {"name": "renamed", "description": "", "project": elsewhere.pk, "versions-TOTAL_FORMS": 0, "versions-INITIAL_FORMS": 0}
+    assert admin_client.post(reverse("admin:datasets_dataset_change", args=[dataset.pk]), form).status_code == 302
+    entry = AuditEntry.objects.get(verb="changed")
+    assert entry.changes == {"name": [dataset.name, "renamed"]} and entry.user == admin
+    dataset.refresh_from_db()
+    assert dataset.project != elsewhere
 
 
 def test_a_version_cannot_be_changed_or_made_by_hand(admin_client: Client, version: DatasetVersion) -> None:
