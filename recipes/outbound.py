@@ -10,6 +10,10 @@ from typing import Any
 
 MAX_ANSWER_BYTES = 64 * 2**20
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
+"""All of IPv6 that is given out to the world. Elsewhere lie former private networks and ways to one (::10.0.0.1, 64:ff9b:1::/48)."""
+NOT_PUBLIC_IPV4 = ipaddress.IPv4Network("192.0.0.0/24")
+"""Of protocols, and where a cloud tells a machine its own keys; Python takes some of it for public."""
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _refused: list[str] = []
 
@@ -37,6 +41,8 @@ def may_be_asked(text: str, *, private: bool, loopback: bool) -> bool:
     address = _meant(address)
     if address.is_loopback:
         return loopback
+    if address in NOT_PUBLIC_IPV4 or (address.version == 6 and address not in PUBLIC_IPV6):
+        return False
     return address.is_global and not address.is_multicast
 
 

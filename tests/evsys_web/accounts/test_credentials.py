@@ -95,7 +95,8 @@ def test_the_admin_shows_no_key(alice: User, project: Project, admin: User, clie
 @pytest.mark.parametrize(
     "address",
     ["10.0.0.1", "192.168.1.1", "172.16.0.9", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1", "fe80::1%eth0", "fc00::1"]
-    + ["::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "::", "ff02::1", "no address"],
+    + ["::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "::", "ff02::1", "no address"]
+    + ["192.0.0.192", "::10.0.0.1", "::ffff:0:10.0.0.1", "64:ff9b:1::a00:1", "fec0::1", "5f00::1"],
 )
 def test_private_addresses_are_refused_however_they_are_written(address: str) -> None:
     assert not allows_address(address)
