@@ -11,7 +11,7 @@ from typing import Any
 MAX_ANSWER_BYTES = 64 * 2**20
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
-"""All of IPv6 that is given out to the world. Elsewhere lie former private networks and ways to one (::10.0.0.1, 64:ff9b:1::/48)."""
+"""All that is given out to the world. Elsewhere lie former private networks and ways to one (::10.0.0.1, 64:ff9b:1::/48)."""
 NOT_PUBLIC_IPV4 = ipaddress.IPv4Network("192.0.0.0/24")
 """Of protocols, and where a cloud tells a machine its own keys; Python takes some of it for public."""
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
