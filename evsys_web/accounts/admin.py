@@ -38,7 +38,7 @@ class Audited:
         super().save_model(request, obj, form, change)  # type: ignore[misc]
         record(request.user, "changed" if change else "made", obj, before=before, after=facts(obj))
 
-    def delete_model(self, request: HttpRequest, obj: Model) -> None:
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
         record(request.user, "deleted", obj, before=facts(obj))
         super().delete_model(request, obj)  # type: ignore[misc]
 

@@ -24,7 +24,7 @@ ASKED_FROM, ASKED_FOR = 20, 3
 
 
 class Sent(NamedTuple):
-    count: int
+    num: int
     failed: list[int]
     """Primary keys of people whose letter did not go."""
     error: OSError | None
@@ -41,7 +41,7 @@ def may_ask(email: str) -> bool:
 def send_links(email: str, *, only: list[int] | None = None) -> Sent:
     """To every account with this address that has a password; only: of these those that are named, whose letter failed before.
     A letter that cannot be sent (OSError; smtplib's errors are ones) keeps none of the others."""
-    count, failed, error = 0, [], None
+    num, failed, error = 0, [], None
     for user in PasswordResetForm().get_users(email):  # compares as mail servers do, and knows look-alike letters
         assert isinstance(user, User)
         if only is not None and user.pk not in only:
@@ -55,8 +55,8 @@ def send_links(email: str, *, only: list[int] | None = None) -> Sent:
         )
         try:
             send_mail("A new password for EvSys", text, None, [user.email])
-            count += 1
+            num += 1
         except OSError as problem:
             failed.append(user.pk)
             error = problem
-    return Sent(count, failed, error)
+    return Sent(num, failed, error)

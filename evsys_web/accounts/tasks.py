@@ -26,7 +26,7 @@ _swept_at: list[float] = []
 def send_reset_links(self: Any, email: str, only: list[int] | None = None) -> None:
     """The links are made here, so that none of them ever lies in the broker. only: the people whose letter did not go before."""
     sent = send_links(email, only=only)
-    logger.info("links to a new password were sent to %s accounts", sent.count)
+    logger.info("links to a new password were sent to %s accounts", sent.num)
     if sent.failed:
         wait = FIRST_WAIT_SECONDS * 2**self.request.retries
         raise self.retry(exc=sent.error, kwargs={"email": email, "only": sent.failed}, args=[], countdown=wait)

@@ -50,6 +50,7 @@ class _Trainer(OwnTrainer, GRPOTrainer):
     prompted: Sequence[Prompted]
     sampled: Any
     """The model that `generate` calls, within the adapters'."""
+    args: Any
     accelerator: Any
     model: Any
     _metrics: Any
