@@ -21,7 +21,7 @@ from evsys_web.accounts.models import ApiToken, AuditEntry, User
 from evsys_web.accounts.second_factor import turn_on
 from evsys_web.accounts.tasks import MOST_RETRIES, send_reset_links
 from evsys_web.celery import app
-from evsys_web.settings import Oidc
+from evsys_web.environment import Oidc
 from tests.conftest import signed_in
 
 RESET, LOGIN = "/accounts/reset/", "/accounts/login/"
