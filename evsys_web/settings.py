@@ -289,6 +289,7 @@ CELERY_TASK_ROUTES = {  # one process reads all by default, so what needs the wh
 SWEEPS = [
     "evsys_web.accounts.tasks.sweep",
     "evsys_web.notifications.sweeping.sweep",
+    "evsys_web.curation.tasks.sweep",
     "evsys_web.home.beats.beat",
     "evsys_web.home.tasks.sweep",
 ]

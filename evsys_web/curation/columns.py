@@ -13,7 +13,7 @@ import os
 import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from datetime import datetime
 from itertools import islice
@@ -46,24 +46,35 @@ class _Kept:
 
 
 Key = tuple[int, datetime]
+Tell = Callable[[int], None]
 _kept: OrderedDict[Key, _Kept] = OrderedDict()
 _locks: dict[Key, threading.Lock] = {}
 _guard = threading.Lock()
 
 
-def columns_of(run: EvalRun) -> Columns:
-    """The columns of a run as its row says it stands. ids are primary keys of Attempt."""
-    key = (run.pk, run.created_at)
+def key_of(run: EvalRun) -> Key:
+    return run.pk, run.created_at
+
+
+def columns_of(run: EvalRun, *, tell: Tell | None = None) -> Columns:
+    """The columns of a run as its row says it stands. ids are primary keys of Attempt. tell: hears now and then how many
+    attempts were read."""
+    key = key_of(run)
     with _guard:
         lock = _locks.setdefault(key, threading.Lock())
     with lock:  # who comes second waits for the first instead of reading everything too
         known = _kept.get(key) or _read_file(run)
         if known is None or known.last_seq != run.last_seq:
-            known = _Kept(run.last_seq, _read(run) if known is None else _read_on(run, known))
+            known = _Kept(run.last_seq, _read(run, tell=tell) if known is None else _read_on(run, known))
             if run.has_ended and len(known.columns) >= FILE_FROM:
                 _write_file(run, known)
         _keep(key, known)
     return known.columns
+
+
+def are_at_hand(run: EvalRun) -> bool:
+    """Whether `columns_of` need not read the whole run."""
+    return key_of(run) in _kept or are_filed(run)
 
 
 def are_filed(run: EvalRun) -> bool:
@@ -92,7 +103,7 @@ def _keep(key: Key, known: _Kept) -> None:
 # the database
 
 
-def _read(run: EvalRun, tasks: Iterable[int] | None = None) -> Columns:
+def _read(run: EvalRun, tasks: Iterable[int] | None = None, *, tell: Tell | None = None) -> Columns:
     """Of the tasks with these keys, or of all."""
     builder = ColumnsBuilder(str(run.pk))
     found = Attempt.objects.filter(eval_run=run).order_by("task_id", "attempt").values_list(*READ)  # as the index has them
@@ -110,6 +121,8 @@ def _read(run: EvalRun, tasks: Iterable[int] | None = None) -> Columns:
                 conversation=read_conversation(messages),
                 id=pk,
             )
+            if tell is not None and len(builder) % CHUNK == 0:
+                tell(len(builder))
     return builder.build()
 
 

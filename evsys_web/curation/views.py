@@ -19,6 +19,7 @@ from evsys_web.curation import actions
 from evsys_web.curation.forms import WorkbenchForm, curatable
 from evsys_web.curation.lineage import learners_from, places_of_task, sources_of
 from evsys_web.curation.models import Curation, Filter
+from evsys_web.curation.reading import still_reading
 from evsys_web.curation.workbench import EXAMPLES, PRESETS, look_at
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.evals.models import EvalRun, EvalTask
@@ -73,10 +74,14 @@ def new_curation(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def preview(request: HttpRequest) -> HttpResponse:
-    """The result of what is typed. A mistake leaves the last result standing, and is said below the filter."""
+    """The result of what is typed. A mistake leaves the last result standing, and is said below the filter. Where attempts must be
+    read first, the page hears how far that is and asks again."""
     form = WorkbenchForm(signed_in(request), request.GET)
     context: dict[str, Any] = {"form": form}
     if form.is_valid():
+        if (progress := still_reading(form.runs)) is not None:
+            context |= {"progress": progress, "preview_url": reverse("curation:preview"), "before": request.GET.get("before", "")}
+            return render(request, "curation/_reading.html", context)
         try:
             context["look"] = look_at(form.runs, form.settings, before=request.GET.get("before", ""))
         except (ConfigError, FilterError, DataError) as refused:

@@ -14,6 +14,8 @@ from evsys_web.curation import columns, tasks
 from evsys_web.curation.columns import columns_of, forget_columns
 from evsys_web.evals.models import EvalRun, Status
 
+ROOT = Path(__file__).resolve().parents[3]
+
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -53,6 +55,16 @@ def test_a_worker_asks_once_for_an_eval_that_has_ended_and_the_preview_reads_a_f
     ended(run, ago=timedelta(seconds=-5))  # it was resumed meanwhile
     tasks.sweep("worker")
     assert asked == [run.pk, run.pk]
+
+
+def test_every_sweep_there_is_is_done_by_workers(settings: Settings) -> None:
+    """A sweep that nobody lists is never done, however well it is tested."""
+    there_are = {
+        f"{path.relative_to(ROOT).with_suffix('').as_posix().replace('/', '.')}.sweep"
+        for path in (ROOT / "evsys_web").rglob("*.py")
+        if "\ndef sweep(worker: str)" in path.read_text(encoding="utf-8")
+    }
+    assert there_are and there_are <= set(settings.SWEEPS)
 
 
 def test_nothing_is_read_ahead_of_small_running_or_older_evals_nor_of_deleted_ones(

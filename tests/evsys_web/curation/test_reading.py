@@ -1,0 +1,36 @@
+"""The first preview of an eval that takes long to read."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from django.test import Client
+
+from evsys_web.curation import reading
+from evsys_web.evals.models import EvalRun
+from tests.evsys_web.curation.test_pages import before_of, plain, preview
+
+
+def test_a_page_that_waits_for_a_large_eval_says_how_far_it_is_and_asks_again(
+    alice_client: Client, run: EvalRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+
+    def slowly(run: EvalRun, *, tell: Callable[[int], None]) -> None:
+        tell(7)
+        assert may_end.wait(60)
+
+    monkeypatch.setattr(reading, "columns_of", slowly)
+    monkeypatch.setattr(reading, "SLOW_FROM", 1)
+    monkeypatch.setattr(reading, "WAIT_SECONDS", 0.0)
+    waiting, _ = preview(alice_client, run, filter="avg > 0", before="earlier")
+    assert "Reading 16 attempts." in plain(waiting) and 'hx-trigger="load delay:1s"' in waiting
+    assert before_of(waiting) == "earlier"
+    (thread,) = [each for each in threading.enumerate() if each.name == f"columns-{run.pk}"]
+    assert "Reading 16 attempts." in plain(preview(alice_client, run, filter="avg > 0")[0]), "and nothing is read twice"
+    assert [each for each in threading.enumerate() if each.name == thread.name] == [thread]
+    may_end.set()
+    thread.join(60)
+    assert not thread.is_alive() and "What this keeps" in preview(alice_client, run, filter="avg > 0")[0]
