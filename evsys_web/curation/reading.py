@@ -67,10 +67,12 @@ def still_reading(runs: Sequence[EvalRun]) -> Progress | None:
 
 
 def _is_slow(run: EvalRun) -> bool:
-    if _size(run) < SLOW_FROM or are_at_hand(run):
-        return False
+    """Or being read just now: then its columns would be waited for, even where a worker wrote their file meanwhile."""
     earlier = _readings.get(key_of(run))
-    return earlier is None or earlier.ended_at is None or time.monotonic() - earlier.ended_at > FRESH_SECONDS
+    if earlier is not None and earlier.ended_at is None:
+        return True
+    is_fresh = earlier is not None and earlier.ended_at is not None and time.monotonic() - earlier.ended_at < FRESH_SECONDS
+    return _size(run) >= SLOW_FROM and not is_fresh and not are_at_hand(run)
 
 
 def _begun(run: EvalRun) -> _Reading:

@@ -74,8 +74,8 @@ def new_curation(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 def preview(request: HttpRequest) -> HttpResponse:
-    """The result of what is typed. A mistake leaves the last result standing, and is said below the filter. Where attempts must be
-    read first, the page hears how far that is and asks again."""
+    """The result of what is typed. A mistake leaves the last result standing, and is said below the filter. Where attempts have
+    to be read first, the page hears how far that is and asks again."""
     form = WorkbenchForm(signed_in(request), request.GET)
     context: dict[str, Any] = {"form": form}
     if form.is_valid():
