@@ -6,12 +6,13 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, TextIO
+from typing import Any, BinaryIO, ClassVar
 
+import orjson
 from pydantic import BaseModel, Field, ValidationError
 
 from recipes.config import Settings, knob, sentences
@@ -75,7 +76,7 @@ class MetricsFile(Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
 
     def on_train_start(self, state: LoopState) -> None:
         kept = [json.dumps(row) for row in read_metrics(self.path) if row["step"] <= state.start_step]
@@ -93,18 +94,26 @@ class MetricsFile(Callback):
             self._file = None
 
     def _append(self, step: int, metrics: Metrics) -> None:
-        at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        row = {"step": step, "at": at, "metrics": metrics_to_json(metrics)}
+        row = {"step": step, "at": datetime.now(UTC), "metrics": metrics_to_json(metrics)}
         if self._file is None:
-            self._file = self.path.open("a", encoding="utf-8", buffering=1)  # a line at a time
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file = self.path.open("ab")
+        self._file.write(_line(row))
+        self._file.flush()  # the system has it now, whatever becomes of this process
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    """The loop waits for it: orjson takes a seventh of the time, but no integer beyond 64 bits and no half of a surrogate."""
+    try:
+        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError:
+        return json.dumps(row, allow_nan=False, default=datetime.isoformat).encode() + b"\n"
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a metrics.jsonl as written; a last line that a crash tore is left out. Raises CheckpointError for any other."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, 1):
         try:
             yield json.loads(line)

@@ -2,8 +2,9 @@
 
 One thread owns the database: the working thread only appends to a list (it may be inside an event loop, where Django refuses
 queries, and a write that waits for its turn must not hold up a step). That thread commits points, step and renewed lease in one
-transaction, resting after each for REST times what it took, at most COMMIT_SECONDS: at once for steps that are slow, and the less
-often the busier the database is; while a step is long it renews the lease and looks for a stop. If the lease is gone the
+transaction, resting after each for REST times what it took, between REST_SECONDS and COMMIT_SECONDS: at once for steps that are
+slow, and the less often the busier the database is; while a step is long it renews the lease and looks for a stop. Steps that are
+faster than it rests find it awake: waking it costs more than all the rest of the call does. If the lease is gone the
 run is somebody else's: training is told to stop at once, and nothing more is written.
 """
 
@@ -16,13 +17,12 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
 
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, transaction
-from django.utils.timezone import now
 
 from evsys_web import logs
 from evsys_web.runs import metrics
@@ -41,6 +41,7 @@ from recipes.types import LoopState, Metrics, RunResult, StopRequest, TrainingBa
 logger = logging.getLogger(__name__)
 
 COMMIT_SECONDS = 0.1
+REST_SECONDS = 0.025
 REST = 9.0
 """A tenth of the time is spent committing at most: it costs the training thread the interpreter's lock."""
 WATCH_SECONDS = 0.25
@@ -67,9 +68,11 @@ class Recorder(Generic[Item]):
         self._num_received = 0
         self._num_committed = 0
         self._hurry = False
+        self._is_idle = False
         self._closing = False
         self._broken: BaseException | None = None
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._thread = threading.Thread(target=self._write_in_thread, name=f"recorder-{work.pk}", daemon=True)
         self._renewed = time.monotonic()
         self._took = 0.0
@@ -88,11 +91,13 @@ class Recorder(Generic[Item]):
         return not self.standing.held or self._broken is not None
 
     def _add(self, item: Item) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._items) < MAX_WAITING or self.is_over, FLUSH_SECONDS)
+        with self._lock:
+            if len(self._items) >= MAX_WAITING:
+                self._changed.wait_for(lambda: len(self._items) < MAX_WAITING or self.is_over, FLUSH_SECONDS)
             self._items.append(item)
             self._num_received += 1
-            if len(self._items) == 1:
+            if self._is_idle:
+                self._is_idle = False
                 self._changed.notify_all()
 
     # what each kind of work says
@@ -137,13 +142,14 @@ class Recorder(Generic[Item]):
             connections.close_all()
 
     def _wait_for_work(self) -> bool:
-        """Collect for a moment what comes in a moment; False when it is time to end."""
+        """Rest, then wait for something to write, at most WATCH_SECONDS; False when it is time to end."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._num_received > self._num_committed or self._closing, WATCH_SECONDS):
-                return not self.is_over
-            spare = min(COMMIT_SECONDS, REST * self._took) - (time.monotonic() - self._renewed)
+            spare = min(COMMIT_SECONDS, max(REST_SECONDS, REST * self._took)) - (time.monotonic() - self._renewed)
             if spare > 0:
                 self._changed.wait_for(lambda: self._hurry or self._closing, spare)
+            self._is_idle = self._num_received == self._num_committed
+            self._changed.wait_for(lambda: self._num_received > self._num_committed or self._closing, WATCH_SECONDS)
+            self._is_idle = False
             return not self._closing and not self.is_over
 
     def _write(self) -> None:
@@ -240,10 +246,18 @@ class Begun(NamedTuple):
     num_steps: int
 
 
-Reported = Point | RunEvent | Checkpoint
+class Reported(NamedTuple):
+    """A point as the loop reports it. at: seconds since 1970, which cost the loop a quarter of what a datetime does."""
+
+    step: int
+    at: float
+    values: Mapping[str, float]
 
 
-class RunRecorder(Recorder[Reported | Begun], Callback):
+Written = Point | RunEvent | Checkpoint
+
+
+class RunRecorder(Recorder[Reported | Begun | RunEvent | Checkpoint], Callback):
     """`with RunRecorder(run) as recorder: recorder.result = recipes.train(…, callbacks=[recorder])` for a run that was just
     claimed by `run.start()`. Leaving the block writes how the run ended."""
 
@@ -268,13 +282,13 @@ class RunRecorder(Recorder[Reported | Begun], Callback):
         self.flush()
 
     def on_step_end(self, state: LoopState, step: int, batch: TrainingBatch | None, metrics_: Metrics) -> None:
-        self._add(Point(step, now(), metrics.checked(metrics_)))
+        self._add(Reported(step, time.time(), metrics.checked(metrics_)))
         # A checkpoint must never stand for steps that are not written down.
         if state.stop_requested is not StopRequest.NONE or step in self._save_steps:
             self.flush()
 
     def on_eval(self, state: LoopState, step: int, name: str, metrics_: Metrics) -> None:
-        self._add(Point(step, now(), metrics.checked(metrics_)))
+        self._add(Reported(step, time.time(), metrics.checked(metrics_)))
 
     def on_checkpoint(self, state: LoopState, checkpoint: types.Checkpoint) -> None:
         self._add(self._row_of(checkpoint))
@@ -288,18 +302,23 @@ class RunRecorder(Recorder[Reported | Begun], Callback):
 
     # what the writing thread does
 
-    def _store(self, items: list[Reported | Begun]) -> Standing:
+    def _store(self, items: list[Reported | Begun | RunEvent | Checkpoint]) -> Standing:
         run = self._run
-        reported: list[Reported] = []
+        rows: list[Written] = []
         for item in items:
-            reported += self._begin(*item) if isinstance(item, Begun) else [item]
-        step = next((item.step for item in reversed(reported) if isinstance(item, Point)), None)
-        standing = run.renew(step=step, num_seqs=len(reported))
+            if isinstance(item, Begun):
+                rows += self._begin(*item)
+            elif isinstance(item, Reported):
+                rows.append(Point(item.step, datetime.fromtimestamp(item.at, UTC), item.values))
+            else:
+                rows.append(item)
+        step = next((row.step for row in reversed(rows) if isinstance(row, Point)), None)
+        standing = run.renew(step=step, num_seqs=len(rows))
         if standing.held:
-            self._write_reported(list(enumerate(reported, standing.last_seq - len(reported) + 1)))
+            self._write_rows(list(enumerate(rows, standing.last_seq - len(rows) + 1)))
         return standing
 
-    def _begin(self, start_step: int, num_steps: int) -> list[Reported]:
+    def _begin(self, start_step: int, num_steps: int) -> list[Written]:
         """Forget what lies beyond the step that a resumed run goes on from, and find what the last worker could not write before
         it died: the run's own metrics file is ahead of the database by a moment."""
         run, recorded = self._run, self._step_before
@@ -334,7 +353,7 @@ class RunRecorder(Recorder[Reported | Begun], Callback):
             expires_at=checkpoint.expires_at,
         )
 
-    def _write_reported(self, numbered: list[tuple[int, Reported]]) -> None:
+    def _write_rows(self, numbered: list[tuple[int, Written]]) -> None:
         points = [(seq, item) for seq, item in numbered if isinstance(item, Point)]
         metrics.write(self._run, points)
         self._num_unfolded += len(points)
