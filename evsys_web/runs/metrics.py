@@ -14,7 +14,7 @@ from operator import or_
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import OuterRef, Q, Subquery
 from django.utils.timezone import now
 
@@ -41,6 +41,7 @@ SEQ, STEP, AT = ":seq", ":step", ":at"
 """The axes of a stretch are stored like keys; a metric's key never begins with a colon."""
 TOKENS = "tokens/total"
 Axis = Literal["step", "time", "tokens"]
+_INSERT = 'INSERT INTO runs_metricrow (run_id, seq, step, at, "values") VALUES (%s, %s, %s, %s, %s)'
 
 
 class Point(NamedTuple):
@@ -82,17 +83,22 @@ def append(run: TrainingRun, step: int, values: Mapping[str, float], *, at: date
 
 
 def write(run: TrainingRun, points: Iterable[tuple[int, Point]]) -> None:
-    """Store points under the numbers reserved for them. Call it inside the transaction that reserved them."""
-    MetricRow.objects.bulk_create(
-        MetricRow(
-            run_id=run.pk,
-            seq=seq,
-            step=point.step,
-            at=point.at,
-            values={key: plain(value) for key, value in point.values.items()},
+    """Store points under the numbers reserved for them. Call it inside the transaction that reserved them. The statement is made
+    by hand: by the ORM, a commit of one step takes twice its processor time."""
+    at, values = MetricRow._meta.get_field("at"), MetricRow._meta.get_field("values")
+    rows = [
+        (
+            run.pk,
+            seq,
+            point.step,
+            at.get_db_prep_save(point.at, connection),
+            values.get_db_prep_save({key: plain(value) for key, value in point.values.items()}, connection),
         )
         for seq, point in points
-    )
+    ]
+    if rows:
+        with connection.cursor() as cursor:
+            cursor.executemany(_INSERT, rows)
 
 
 def after(run: TrainingRun, seq: int, *, limit: int = 1000) -> list[Row]:
