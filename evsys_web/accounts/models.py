@@ -88,11 +88,14 @@ class OwnedQuerySet(models.QuerySet[Any]):
     project_path = "project"
 
     def visible_to(self, user: User) -> Self:
-        return self if user.is_superuser else self.filter(**{f"{self.project_path}__memberships__user": user})
+        return self if user.is_superuser else self._in(Membership.objects.filter(user=user))
 
     def editable_by(self, user: User) -> Self:
-        in_it = f"{self.project_path}__memberships"
-        return self if user.is_superuser else self.filter(**{f"{in_it}__user": user, f"{in_it}__role__in": EDITING})
+        return self if user.is_superuser else self._in(Membership.objects.filter(user=user, role__in=EDITING))
+
+    def _in(self, memberships: models.QuerySet[Membership]) -> Self:
+        """Not joined: SQLite would then begin with the projects and sort all they own, where an index knows the few wanted."""
+        return self.filter(**{f"{self.project_path}__in": memberships.values("project")})
 
 
 class Scope(models.TextChoices):
