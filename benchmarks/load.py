@@ -124,9 +124,14 @@ def seed(user: User, sizes: Sizes, home: Path) -> list[Page]:
 
     from evsys_web.datasets.actions import import_dataset
     from evsys_web.runs.models import Status, TrainingRun
+    from recipes.config import RunConfig
+    from recipes.presets import starting_values
 
     project = user.default_project()
-    ended = {"status": Status.COMPLETED, "finished_at": now(), "step": 100, "num_steps": 100}
+    algorithm = {"kind": "sft", "params": starting_values("starter", "sft")}
+    parts = {"model": {"name": "starter"}, "data": {"dataset": "sums@1"}, "algorithm": algorithm, "backend": {"kind": "mock"}}
+    config = RunConfig.from_values({"version": 1, "name": "sums", **parts}).model_dump(mode="json")
+    ended = {"status": Status.COMPLETED, "finished_at": now(), "step": 100, "num_steps": 100, "config": config}
     runs = (TrainingRun(project=project, created_by=user, name=f"run {number}", **ended) for number in range(sizes.runs))
     TrainingRun.objects.bulk_create(runs, batch_size=500)
     long_run = held_run(user)

@@ -4,7 +4,7 @@ One thread owns the database: the working thread only appends to a list (it may 
 queries, and a write that waits for its turn must not hold up a step). That thread commits points, step and renewed lease in one
 transaction, resting after each for REST times what it took, between REST_SECONDS and COMMIT_SECONDS: at once for steps that are
 slow, and the less often the busier the database is; while a step is long it renews the lease and looks for a stop. Steps that are
-faster than it rests find it awake: waking it costs more than all the rest of the call does. If the lease is gone the
+faster than it rests need not wake it, which costs nearly as much as the rest of the call does. If the lease is gone the
 run is somebody else's: training is told to stop at once, and nothing more is written.
 """
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recipes.callbacks import EarlyStopping, MetricsFile, ToLogStore, read_metrics
 from recipes.errors import CheckpointError, ConfigError
 from recipes.protocols import Callback
+from recipes.stores import metrics_from_json
 from recipes.types import LoopState, Metrics, RunResult, TrainingBatch
 from tests.recipes.runs_under_test import Witness, config, run
 
@@ -136,3 +139,20 @@ def test_a_log_store_gets_every_row_and_is_closed() -> None:
     callback.on_eval(state, 1, "x", {"eval/x": 2.0})
     callback.on_train_end(state, RunResult("7", "completed"))
     assert store.rows == [(1, {"train/loss": 1.0}), (1, {"eval/x": 2.0})] and store.closed
+
+
+def test_a_line_of_metrics_keeps_what_the_fast_encoder_refuses_and_a_torn_one_is_left_out(tmp_path: Path) -> None:
+    path, state = tmp_path / "metrics.jsonl", LoopState("7", 10, tmp_path)
+    file = MetricsFile(path)
+    reported: list[Metrics] = [
+        {"reward/größe\u2028zwei": float("-inf"), "reward/numpy": np.float64(0.25)},
+        {"reward/half \ud800": 0.5, "tokens/total": 2**70},
+    ]
+    for step, values in enumerate(reported, 1):
+        file.on_step_end(state, step, None, values)
+        written = list(read_metrics(path))  # at once, by whoever reads
+        assert [row["step"] for row in written] == list(range(1, step + 1))
+        assert metrics_from_json(written[-1]["metrics"]) == values
+        assert datetime.now(UTC) - datetime.fromisoformat(written[-1]["at"]) < timedelta(hours=1)
+    path.write_bytes(path.read_bytes() + '{"step": 3, "metrics": {"größe'.encode()[:-2])
+    assert [row["step"] for row in read_metrics(path)] == [1, 2]
