@@ -25,11 +25,14 @@ class Product(NamedTuple):
 
 
 @contextmanager
-def throwaway_product() -> Iterator[Product]:
-    """Settings, tables and one user in a fresh folder; all is removed at the end. Once per process."""
+def throwaway_product(database: str = "") -> Iterator[Product]:
+    """Settings, tables and one user in a fresh folder; all is removed at the end. Once per process. database: the address of an
+    empty one to use instead of SQLite in that folder; what was written there stays."""
     home = Path(tempfile.mkdtemp(prefix="evsys-benchmark-"))
     os.environ |= {"EVSYS_HOME": str(home), "DJANGO_SETTINGS_MODULE": "evsys_web.settings", "LOG_LEVEL": "ERROR"}
     os.environ.pop("DATABASE_URL", None)
+    if database:
+        os.environ["DATABASE_URL"] = database
     try:
         open_product()
         from django.core.management import call_command

@@ -1,19 +1,22 @@
 """The admin with many rows: what does each list take, plain, searched, filtered and on its last page, and each page of one row?
 
-    python -m benchmarks.admin [--quick]
+    python -m benchmarks.admin [--quick] [--database postgresql://user@host/an-empty-one]
 
 Full: 100,000 rows of every kind that the admin lists (datasets and their versions, runs, evals, benchmarks, curations, filters,
 cycles, sweeps, deliveries, tokens, keys, people, audit entries) in 500 projects, on SQLite, in this process: Django's test
 client, so that queries can be counted. A dataset has 300 versions and a run 1,000 checkpoints. Goal: no page takes a second of
-processor time, SQLite's included (what others do on the machine is not in it).
+processor time, the database's included (what others do on the machine is not in it): of PostgreSQL that of the process which
+serves this one is read from Linux, so it has to run here, with max_parallel_workers_per_gather=0.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks._product import say, throwaway_product
@@ -41,8 +44,10 @@ FULL, QUICK = Sizes(100_000, 500, 300, 1_000), Sizes(1_000, 10, 20, 50)
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="1,000 rows.")
-    sizes = QUICK if parser.parse_args().quick else FULL
-    with throwaway_product() as product:
+    parser.add_argument("--database", default="", help="Instead of SQLite: the address of an empty database of its own.")
+    options = parser.parse_args()
+    sizes = QUICK if options.quick else FULL
+    with throwaway_product(options.database) as product:
         from django.conf import settings
 
         settings.ALLOWED_HOSTS = ["*"]
@@ -92,7 +97,7 @@ def fill(user: User, sizes: Sizes) -> None:
                 "thing_id": str(n),
                 "door": "page",
                 "changes": {"name": [None, f"thing {n}"]},
-                "digest": f"{n:064d}",
+                "digest": f"{n:050d}",
                 "prefix": f"evs_{n:08d}",
                 "sealed": "x" * 100,
                 "event_id": f"event {n}",
@@ -194,14 +199,25 @@ def _look(client: Any, label: str, path: str) -> bool:
     from django.test.utils import CaptureQueriesContext
 
     with CaptureQueriesContext(connection) as queries:
-        began = time.process_time()
+        began = _processor_seconds()
         response = client.get(path)
-        seconds = time.process_time() - began
+        seconds = _processor_seconds() - began
     worst = max((float(query["time"]) for query in queries), default=0)
     assert response.status_code == 200, f"{path}: {response.status_code}"
     size = len(response.content) / 1000
     say(f"{label:45} {seconds * 1000:7.0f} ms {len(queries):4} queries, slowest {worst * 1000:5.0f} ms {size:7.0f} kB")
     return seconds >= GOAL_SECONDS
+
+
+def _processor_seconds() -> float:
+    from django.db import connection
+
+    if connection.vendor == "sqlite":
+        return time.process_time()
+    with connection.cursor() as cursor:
+        server = cursor.execute("SELECT pg_backend_pid()").fetchone()[0]
+    ticks = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return time.process_time() + sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 def _last_page(model: type[Any], options: Any) -> int:

@@ -57,6 +57,17 @@ def is_too_often(name: str, *, limit: int, seconds: int = WINDOW_SECONDS) -> boo
     return rate is not None and not rate.is_kept
 
 
+def is_used_up(name: str, *, limit: int) -> bool:
+    """Of this minute, without counting: was it counted so often already?"""
+    from redis.exceptions import RedisError
+
+    try:
+        return int(caches["rates"].get(f"rate:{name}:{int(time.time()) // WINDOW_SECONDS}", 0)) >= limit
+    except (OSError, RedisError):
+        logger.warning("Calls are not counted: the cache does not answer", exc_info=True)
+        return False
+
+
 def forget(name: str, *, seconds: int = WINDOW_SECONDS) -> None:
     """Count from nothing in this window: it was who they say."""
     from redis.exceptions import RedisError

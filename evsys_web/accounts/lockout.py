@@ -1,4 +1,5 @@
-"""What somebody is answered who typed too many wrong passwords: django-axes counts, per user name and address."""
+"""What somebody is answered who typed too many wrong passwords: django-axes counts, per user name and address; and we count those
+of an address in a minute, whichever names they were for, since one password tried on all names locks none of them."""
 
 from __future__ import annotations
 
@@ -15,6 +16,27 @@ from django.utils.timezone import now
 from evsys_web.accounts.models import User
 from evsys_web.accounts.origin import address_of
 from evsys_web.encryption import digest
+from evsys_web.rates import WINDOW_SECONDS, count, is_used_up
+
+FAILURES_A_MINUTE = 60
+"""From one address, behind which an office may sit."""
+
+
+def note_failure(request: HttpRequest) -> None:
+    count(_failures(request), limit=FAILURES_A_MINUTE)
+
+
+def refused_for_now(request: HttpRequest) -> HttpResponse | None:
+    """429 for an address that failed so often in this minute; a right password is not looked at either. None for all others."""
+    if not is_used_up(_failures(request), limit=FAILURES_A_MINUTE):
+        return None
+    response = render(request, "accounts/locked_out.html", {"of_address": True}, status=429)
+    response["Retry-After"] = str(WINDOW_SECONDS)
+    return response
+
+
+def _failures(request: HttpRequest) -> str:
+    return f"failed-sign-ins:{address_of(request)}"
 
 
 def locked_out(request: HttpRequest, *_: Any) -> HttpResponse:

@@ -22,6 +22,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 from evsys_web.accounts.actions import delete_credential, issue_token, revoke_token, store_credential
 from evsys_web.accounts.audit import facts, record
 from evsys_web.accounts.forms import CredentialForm, OwnPasswordForm, ProfileForm, TokenForm
+from evsys_web.accounts.lockout import note_failure, refused_for_now
 from evsys_web.accounts.models import ApiToken, BackendCredential, User
 from evsys_web.accounts.permissions import require_editor_somewhere
 from evsys_web.accounts.second_factor import second_factor_of
@@ -40,6 +41,13 @@ class LoginView(auth_views.LoginView):
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         return super().get_context_data(sso=settings.OIDC, **kwargs)
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return refused_for_now(request) or super().post(request, *args, **kwargs)
+
+    def form_invalid(self, form: Any) -> HttpResponse:
+        note_failure(self.request)
+        return super().form_invalid(form)
 
     def form_valid(self, form: Any) -> HttpResponse:
         user = form.get_user()

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
 from axes.models import AccessAttempt
+from django.core.cache import caches
 from django.core.management import call_command
 from django.test import Client
 from django.utils.timezone import now
 
+from evsys_web import rates
+from evsys_web.accounts import lockout
 from evsys_web.accounts.models import User
 
 LOGIN = "/accounts/login/"
 RIGHT = "alice's password"
+
+
+@pytest.fixture(autouse=True)
+def _nobody_failed_before_and_the_minute_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    caches["rates"].clear()
+    monkeypatch.setattr(rates.time, "time", lambda: 1_000_015.0)
 
 
 def sign_in(password: str, *, username: str = "alice", address: str = "192.0.2.1", path: str = LOGIN) -> tuple[int, str]:
@@ -46,6 +56,16 @@ def test_the_right_password_wipes_the_slate(alice: User) -> None:
     guess(4)
     assert sign_in(RIGHT)[0] == 302
     assert guess(4) == [200] * 4
+
+
+def test_one_password_tried_on_many_names_stops_the_address(alice: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lockout, "FAILURES_A_MINUTE", 3)
+    answers = [sign_in("Winter2026!", username=f"name {number}") for number in range(4)]
+    assert answers == [(200, "")] * 3 + [(429, "60")]
+    assert sign_in(RIGHT)[0] == 429, "nobody learns which password is right meanwhile"
+    assert sign_in(RIGHT, address="192.0.2.2")[0] == 302
+    monkeypatch.setattr(rates.time, "time", lambda: 1_000_075.0)
+    assert sign_in(RIGHT)[0] == 302
 
 
 def test_a_quarter_of_an_hour_later_it_opens_again(alice: User) -> None:

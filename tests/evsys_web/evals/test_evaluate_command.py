@@ -73,5 +73,6 @@ def test_staff_read_evals_and_change_none(admin: User, eval_run: EvalRun) -> Non
     client.force_login(admin)
     page = client.get(f"/admin/evals/evalrun/{eval_run.pk}/change/")
     assert page.status_code == 200 and b'name="_save"' not in page.content
+    assert f'<a href="/evals/{eval_run.pk}/#tasks">'.encode() in page.content, "attempts are read there"
     assert client.get("/admin/evals/benchmark/").status_code == 200
     assert client.get("/admin/evals/evalrun/add/").status_code == 403
