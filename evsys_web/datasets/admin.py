@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
@@ -46,6 +47,17 @@ class VersionInline(admin.TabularInline[DatasetVersion, Dataset]):
         return False
 
 
+class SummarisedList(ChangeList):
+    """Looks up the versions of the datasets on the page alone: in the list's own query a database counts those of every row
+    before the page, too (PostgreSQL: 3 s for the last of 100,000)."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        shown = [dataset.pk for dataset in self.result_list]
+        found = Dataset.objects.with_summary().select_related("project", "created_by").in_bulk(shown)
+        self.result_list = [found[pk] for pk in shown if pk in found]
+
+
 @admin.register(Dataset)
 class DatasetAdmin(Audited, admin.ModelAdmin[Dataset]):
     list_display = ("name", "project", "rows_format", "rows", "versions_made", "updated", "created_by", "pages")
@@ -54,14 +66,12 @@ class DatasetAdmin(Audited, admin.ModelAdmin[Dataset]):
     list_per_page = 50
     search_fields = ("name", "description")
     ordering = ("-pk",)
-    list_select_related = ("project", "created_by")
     readonly_fields = ("project", "created_by", "created_at")  # what was made of it stays in that project, too
     fields = ("name", "project", "description", "created_by", "created_at")
     inlines: ClassVar = [VersionInline]
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Dataset]:
-        datasets: QuerySet[Dataset] = Dataset.objects.with_summary()
-        return datasets
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return SummarisedList
 
     @admin.display(description="format")
     def rows_format(self, dataset: Any) -> str:
@@ -71,11 +81,11 @@ class DatasetAdmin(Audited, admin.ModelAdmin[Dataset]):
     def rows(self, dataset: Any) -> str:
         return f"{dataset.newest_rows:,}" if dataset.newest_rows is not None else "–"
 
-    @admin.display(description="versions", ordering="num_versions")
+    @admin.display(description="versions")
     def versions_made(self, dataset: Any) -> int:
         return int(dataset.num_versions)
 
-    @admin.display(description="updated", ordering="updated_at")
+    @admin.display(description="updated")
     def updated(self, dataset: Any) -> Any:
         return dataset.updated_at
 
