@@ -56,7 +56,7 @@ def revoke_token(*, user: User, token_id: int) -> bool:
     with transaction.atomic():
         revoked = ApiToken.objects.revoke(token.pk)
         if revoked:
-            record(user, "revoked", token)
+            record(user, "revoked", token, before={"state": token.state}, after={"state": "revoked"})
     return revoked
 
 

@@ -170,7 +170,7 @@ class ApiTokenAdmin(Audited, admin.ModelAdmin):  # type: ignore[type-arg]
         usable = list(queryset.filter(revoked_at=None))
         count = queryset.filter(revoked_at=None).update(revoked_at=now())
         for token in usable:
-            record(request.user, "revoked", token)
+            record(request.user, "revoked", token, before={"state": token.state}, after={"state": "revoked"})
         self.message_user(request, f"Revoked: {count}. Whoever uses such a token is refused from now on.")
 
 

@@ -45,7 +45,7 @@ def turn_on(*, user: User, secret: str, revoke_tokens: bool) -> list[str]:
         if revoke_tokens:
             for token in ApiToken.objects.of(user).usable():
                 ApiToken.objects.revoke(token.pk)
-                record(user, "revoked", token)
+                record(user, "revoked", token, before={"state": token.state}, after={"state": "revoked"})
     return codes
 
 

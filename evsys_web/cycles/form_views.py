@@ -23,6 +23,7 @@ from evsys_web.evals.forms import benchmarks_for
 from evsys_web.evals.starter import import_starter_benchmark, import_starter_learning_benchmark
 from evsys_web.runs.form_views import asked_number, next_name
 from evsys_web.runs.forms import checkpoints_for, models_on_offer
+from evsys_web.runs.launches import submission_of
 from evsys_web.runs.work_pages import export_of
 from recipes.cycle_config import CycleConfig
 from recipes.errors import ConfigError, DataError
@@ -42,7 +43,7 @@ def new_cycle(request: HttpRequest) -> HttpResponse:
                 user=user,
                 project=form.judge.project,
                 config=form.config,
-                idempotency_key=form.text("submission_key"),
+                idempotency_key=submission_of(request.POST),
                 cloned_from=form.choices.cleaned_data["cloned_from"],
             )
         except ConfigError as error:

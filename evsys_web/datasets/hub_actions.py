@@ -83,10 +83,11 @@ def import_from_hub(
 def go_again(*, user: User, found: HubTransfer) -> bool:
     """Back to the queue, if it failed or nothing was heard of it for long. Raises PermissionDenied."""
     require_editor(user, found.project)
+    before = found.status
     with transaction.atomic():
         won = found.queue_again()
         if won:
-            record(user, "tried again", found)
+            record(user, "tried again", found, before={"status": before}, after={"status": "queued"})
             _announce(found)
     return won
 

@@ -23,6 +23,7 @@ from evsys_web.evals.starter import import_starter_benchmark
 from evsys_web.rates import TooOften
 from evsys_web.runs.form_views import asked_number, next_name
 from evsys_web.runs.forms import checkpoints_for, models_on_offer
+from evsys_web.runs.launches import submission_of
 from evsys_web.runs.work_pages import export_of
 from recipes.errors import BackendError, ConfigError, DataError
 from recipes.eval_config import EvalConfig
@@ -44,7 +45,7 @@ def new_eval(request: HttpRequest) -> HttpResponse:
     form = EvalForm(user, request.POST)
     if form.is_valid():
         try:
-            run = _launch(form, user)
+            run = _launch(form, user, submission_of(request.POST))
         except ConfigError as error:
             form.refuse(error)
         except DataError as error:
@@ -164,7 +165,7 @@ def _start_of(clone: EvalRun, user: User) -> dict[str, Any]:
 
 
 @transaction.atomic
-def _launch(form: EvalForm, user: User) -> EvalRun:
+def _launch(form: EvalForm, user: User, key: str | None) -> EvalRun:
     """Raises ConfigError, DataError or PermissionDenied, and then leaves no benchmark behind either."""
     project = form.version.dataset.project
     try:
@@ -184,7 +185,7 @@ def _launch(form: EvalForm, user: User) -> EvalRun:
         config=form.config,
         benchmark=benchmark,
         checkpoint=form.checkpoint,
-        idempotency_key=form.text("submission_key"),
+        idempotency_key=key,
         cloned_from=form.choices.cleaned_data["cloned_from"],
     )
 

@@ -25,6 +25,7 @@ from evsys_web.runs.forms import (
     start_from,
     versions_for,
 )
+from evsys_web.runs.launches import submission_of
 from evsys_web.runs.models import TrainingRun
 from evsys_web.runs.work_pages import export_of
 from recipes.config import RunConfig
@@ -48,7 +49,7 @@ def new_run(request: HttpRequest) -> HttpResponse:
                 project=form.version.dataset.project,
                 config=form.config,
                 dataset_version=form.version,
-                idempotency_key=form.text("submission_key"),
+                idempotency_key=submission_of(request.POST),
                 cloned_from=form.choices.cleaned_data["cloned_from"],
             )
         except ConfigError as error:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any, TypeVar
 
 from celery import Task
 from django.db import IntegrityError, transaction
+from django.http import QueryDict
 from django.utils.timezone import now
 
 from evsys_web.accounts.audit import facts, record
@@ -14,6 +17,15 @@ from evsys_web.runs.status import Status
 from evsys_web.runs.work import Tracked
 
 W = TypeVar("W", bound=Tracked)
+
+
+def submission_of(posted: QueryDict) -> str | None:
+    """The key of a form as it was sent: sent twice it makes one thing, changed after the browser's Back it makes another. None
+    without a submission_key."""
+    if not posted.get("submission_key"):
+        return None
+    typed = sorted((name, values) for name, values in posted.lists() if name != "csrfmiddlewaretoken")
+    return hashlib.sha256(json.dumps(typed).encode()).hexdigest()
 
 
 def made_before(kind: type[W], user: User, key: str | None) -> W | None:

@@ -12,6 +12,7 @@ from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.runs.form_views import asked_number, start_of, starting_point, yaml_sent
+from evsys_web.runs.launches import submission_of
 from evsys_web.runs.work_pages import export_of
 from evsys_web.sweeps.actions import launch_sweep
 from evsys_web.sweeps.estimates import estimate_sweep
@@ -52,7 +53,7 @@ def launch(request: HttpRequest) -> HttpResponse:
                 project=form.version.dataset.project,
                 config=form.config,
                 dataset_version=form.version,
-                idempotency_key=form.run.text("submission_key"),
+                idempotency_key=submission_of(request.POST),
             )
         except ConfigError as error:
             form.refuse(error)

@@ -76,6 +76,8 @@ def test_the_same_form_posted_twice_makes_one_run(alice_client: Client, version:
     first, second = (alice_client.post(NEW, fields(version)) for _ in range(2))
     assert first.url == second.url
     assert TrainingRun.objects.count() == 1
+    changed = alice_client.post(NEW, fields(version) | {"algorithm-learning_rate": "3e-4"})
+    assert changed.url != first.url, "the browser's Back, another rate, and Start: that is another run, not the former in silence"
 
 
 def test_two_openings_of_the_form_have_different_keys(alice_client: Client, version: DatasetVersion):
