@@ -24,7 +24,7 @@ from starlette.routing import Route
 from recipes.tinker_server import codec
 from recipes.tinker_server.checkpoints import Address, Kind
 from recipes.tinker_server.codec import PROTOBUF, Payload, RequestRefused
-from recipes.tinker_server.operations import Operations
+from recipes.tinker_server.operations import Number, Operations
 from recipes.tinker_server.promises import Failure
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,9 @@ class _Endpoints:
     def _json(self, work: Callable[[dict[str, Any], bytes], Any]) -> Handler:
         async def handle(request: Request) -> Response:
             body = await _body(request)
-            return JSONResponse(work(codec.read_json(body), body))
+            values = codec.read_json(body)
+            number = Number(values.get("model_id"), values.get("seq_id"))
+            return JSONResponse(self.do.numbered(number, body, lambda: work(values, body)))
 
         return handle
 
@@ -166,10 +168,16 @@ class _Endpoints:
     async def gradient(self, request: Request) -> Response:
         body = await _body(request)
         if request.headers.get("content-type", "").startswith(PROTOBUF):
-            asked = codec.gradient_from_protobuf(body)
-        else:
-            asked = codec.gradient_from_json(body, forward_only=request.url.path.endswith("/forward"))
-        return JSONResponse(self.do.gradient(asked, body))
+            message = codec.read_protobuf(body)
+            number = Number(message.model_id, message.seq_id or None, is_gradient=not message.forward_only)
+            return JSONResponse(
+                self.do.numbered(number, body, lambda: self.do.gradient(codec.gradient_from_protobuf(message), body))
+            )
+        values, only = codec.read_json(body), request.url.path.endswith("/forward")
+        number = Number(values.get("model_id"), values.get("seq_id"), is_gradient=not only)
+        return JSONResponse(
+            self.do.numbered(number, body, lambda: self.do.gradient(codec.gradient_from_json(values, forward_only=only), body))
+        )
 
     async def retrieve(self, request: Request) -> Response:
         request_id = codec.field(codec.read_json(await _body(request)), "request_id", str)

@@ -90,7 +90,10 @@ def field(values: Mapping[str, Any], name: str, kind: type | tuple[type, ...], d
 
 
 def number(values: Mapping[str, Any], name: str, default: float) -> float:
-    """As `field`, as a float. Raises RequestRefused for a whole number that no float can hold."""
+    """As `field`, as a float. Raises RequestRefused for a whole number that no float can hold, and for null, which is how clients
+    write NaN: taken for the default it would train on in silence."""
+    if name in values and values[name] is None:
+        raise RequestRefused(f"{name} is null; a number was expected (JSON has no NaN).")
     try:
         return float(field(values, name, (int, float), default))
     except OverflowError:
@@ -105,12 +108,16 @@ def whole(values: Mapping[str, Any], name: str, default: Any = ...) -> Any:
     return found
 
 
-def gradient_from_protobuf(body: bytes) -> GradientRequest:
+def read_protobuf(body: bytes) -> Any:
     message = pb.ForwardBackwardRequest()
     try:
         message.ParseFromString(body)
     except DecodeError as error:
         raise RequestRefused(f"The body is no ForwardBackwardRequest: {error}.") from None
+    return message
+
+
+def gradient_from_protobuf(message: Any) -> GradientRequest:
     config = {key: value.number for key, value in message.loss_fn_config_v2.items() if value.WhichOneof("value") == "number"}
     texts = [key for key, value in message.loss_fn_config_v2.items() if value.WhichOneof("value") == "text"]
     if texts:
@@ -134,8 +141,7 @@ def gradient_from_protobuf(body: bytes) -> GradientRequest:
     )
 
 
-def gradient_from_json(body: bytes, *, forward_only: bool) -> GradientRequest:
-    values = read_json(body)
+def gradient_from_json(values: Mapping[str, Any], *, forward_only: bool) -> GradientRequest:
     asked = field(values, "forward_input" if forward_only and "forward_input" in values else "forward_backward_input", dict)
     data = []
     for index, datum in enumerate(field(asked, "data", list)):

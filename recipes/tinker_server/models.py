@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -138,6 +138,10 @@ class TrainingRun:
         self._turns[seq_id] = _Turn(fingerprint, request_id, begin)
         self._advance()
         return request_id
+
+    def awaits(self, seq_id: Any) -> bool:
+        """Whether requests may be held up by this number: it is one, and nothing has come under it."""
+        return type(seq_id) is int and seq_id >= 1 and seq_id not in self._turns
 
     def require_engine(self) -> Engine:
         """In the thread. Raises RequestRefused when the run's model could not be made."""

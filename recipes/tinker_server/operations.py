@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from recipes.backends.local.engine import Engine
 from recipes.backends.local.sampler import LocalSampler
@@ -24,6 +24,14 @@ log = logging.getLogger(__name__)
 
 MAX_RANK = 512
 MAX_SAMPLES = 1024
+
+
+class Number(NamedTuple):
+    """Whose request it is and which, as it was sent. is_gradient: a step behind it must not be taken without it."""
+
+    model_id: Any
+    seq_id: Any
+    is_gradient: bool = False
 
 
 class Operations:
@@ -199,6 +207,24 @@ class Operations:
             return {"type": "save_weights_for_sampler", "path": None, "sampling_session_id": sampler_id}
 
         return self._in_turn(run.run_id, field(values, "seq_id", int, None), content, compute)
+
+    def numbered(self, number: Number, content: bytes, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """`work` takes its turn by itself. What is refused before it could is the outcome of that turn: whoever is behind it
+        would wait for its number for ever. Raises RequestRefused where nobody waits."""
+        try:
+            return work()
+        except RequestRefused as refusal:
+            sentence = str(refusal)
+            run = self.sessions.run_if_open(number.model_id)
+            if run is None or not run.awaits(number.seq_id):
+                raise
+
+        def compute(engine: Engine) -> Answer:
+            if number.is_gradient:
+                engine.lose_gradient(sentence)
+            raise RequestRefused(sentence)
+
+        return self._in_turn(run.run_id, number.seq_id, content, compute)
 
     def _in_turn(self, run_id: Any, seq_id: int | None, content: bytes, compute: Callable[[Engine], Answer]) -> dict[str, Any]:
         run = self.sessions.run(run_id)

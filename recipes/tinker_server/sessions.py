@@ -59,11 +59,14 @@ class Sessions:
 
     def run(self, run_id: Any) -> TrainingRun:
         """Raises RequestRefused for a run of no open session."""
-        session_id = str(run_id).partition(":")[0]
-        run = self.get(session_id).runs.get(str(run_id)) if session_id in self._open else None
+        run = self.run_if_open(run_id)
         if run is None:
             raise RequestRefused(f"There is no open model {str(run_id)[:100]!r}; its session may have ended.", status=404)
         return run
+
+    def run_if_open(self, run_id: Any) -> TrainingRun | None:
+        session_id = str(run_id).partition(":")[0]
+        return self.get(session_id).runs.get(str(run_id)) if session_id in self._open else None
 
     def sampler(self, sampler_id: Any) -> Sampler:
         session_id = str(sampler_id).partition(":")[0]

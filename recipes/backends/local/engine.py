@@ -133,9 +133,13 @@ class Engine:
             with self._out_of_memory_told(data):
                 return self._run(data, loss_fn, loss_fn_config, with_gradient=True)
         except BaseException as error:
-            self._optimizer.clear_gradient()
-            self._lost_gradient = str(error) or type(error).__name__
+            self.lose_gradient(str(error) or type(error).__name__)
             raise
+
+    def lose_gradient(self, why: str) -> None:
+        """Drop what has accumulated; the next optim_step refuses and says why."""
+        self._optimizer.clear_gradient()
+        self._lost_gradient = why
 
     def forward(
         self, data: Sequence[Datum], loss_fn: str = "cross_entropy", loss_fn_config: Mapping[str, Any] | None = None

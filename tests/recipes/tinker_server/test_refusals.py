@@ -67,6 +67,23 @@ def test_losses_and_their_settings_are_checked(training: tinker.TrainingClient) 
     assert "no setting 'beta'" in told(lambda: training.forward(data, "cross_entropy", {"beta": 1.0}).result(timeout=WAIT))
 
 
+def test_what_is_refused_when_it_is_sent_holds_up_nobody_behind_it(training: tinker.TrainingClient) -> None:
+    data = sent(datums(1))
+    before = training.forward(data, "cross_entropy").result(timeout=WAIT).metrics["loss:sum"]
+    for rate, words in ((-1.0, "learning_rate cannot be -1"), (float("nan"), "learning_rate is null")):
+        refused = training.optim_step(tinker.AdamParams(learning_rate=rate))
+        behind = training.forward(data, "cross_entropy")
+        assert words in told(lambda refused=refused: refused.result(timeout=WAIT))  # type: ignore[misc]
+        assert behind.result(timeout=WAIT).metrics["loss:sum"] == before
+    gradient = training.forward_backward(data, "dro", {"beta": "much"})  # type: ignore[dict-item]
+    update = training.optim_step(ADAM)
+    assert "beta is a text" in told(lambda: gradient.result(timeout=WAIT))
+    assert "not taken" in told(lambda: update.result(timeout=WAIT))
+    assert training.forward(data, "cross_entropy").result(timeout=WAIT).metrics["loss:sum"] == before
+    assert "/" in told(lambda: training.save_state("../up").result(timeout=WAIT))
+    assert training.save_state("fine").result(timeout=WAIT).path.endswith("/weights/fine")
+
+
 def test_prompts_and_settings_of_samples_are_checked(service: tinker.ServiceClient) -> None:
     sampler = service.create_sampling_client(base_model="starter").result(timeout=WAIT)
 
