@@ -129,7 +129,7 @@ class DatasetAdmin(Audited, admin.ModelAdmin[Dataset]):
         say_imported(request, imported)
         return redirect("admin:datasets_dataset_change", imported.version.dataset_id)
 
-    def delete_model(self, request: HttpRequest, obj: Dataset) -> None:
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
         actions.delete_dataset(user=signed_in(request), dataset=obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Dataset]) -> None:
@@ -191,7 +191,7 @@ class DatasetVersionAdmin(Audited, admin.ModelAdmin[DatasetVersion]):
     def has_change_permission(self, request: HttpRequest, obj: DatasetVersion | None = None) -> bool:
         return False
 
-    def delete_model(self, request: HttpRequest, obj: DatasetVersion) -> None:
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
         actions.delete_version(user=signed_in(request), version=obj)
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[DatasetVersion]) -> None:
