@@ -9,6 +9,7 @@ from ninja.openapi.schema import OpenAPISchema
 
 from evsys_web.api import errors
 from evsys_web.api.auth import TokenAuth
+from evsys_web.api.bodies import TextBody
 from evsys_web.api.rates import TokenThrottle
 
 DESCRIPTION = """Everything a page can do.
@@ -36,6 +37,8 @@ class Api(NinjaAPI):
             for operation in operations.values():
                 answer = {"description": "Refused; see the sentence.", "content": {errors.MEDIA_TYPE: reference}}
                 operation["responses"].setdefault("default", answer)
+                if isinstance(body := operation.get("requestBody"), TextBody):
+                    operation["requestBody"] = body.described
         return schema
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from evsys_web.accounts.models import Project
 from evsys_web.api.auth import caller
+from evsys_web.api.bodies import TextBody
 from evsys_web.api.idempotency import idempotent
 from evsys_web.api.pagination import Page, PageQuery, Slice, paginate
 from evsys_web.attachments import attachment
@@ -20,12 +21,11 @@ from evsys_web.cycles.import_actions import import_cycle
 from evsys_web.cycles.models import Cycle, visible_cycle
 from evsys_web.cycles.schemas import CycleDetail, CycleEventOut, CycleOut, CycleQuery, CycleRequest, cycle_body
 from evsys_web.datasets.api import received
-from evsys_web.runs.schemas import RowId, inlined, read_body
+from evsys_web.runs.schemas import RowId, read_body
 from evsys_web.runs.snippets import yaml_of
 from recipes.cycle_config import CycleConfig
 
 router = Router(tags=["cycles"])
-_create_schema = {"schema": inlined(cycle_body())}
 FILE = {"type": "string", "format": "binary", "description": "The zip that an export gave."}
 UPLOAD_BODY = {
     "required": True,
@@ -34,7 +34,7 @@ UPLOAD_BODY = {
         "application/zip": {"schema": FILE},
     },
 }
-CREATE_BODY = {"required": True, "content": {"application/json": _create_schema, "application/yaml": _create_schema}}
+CREATE_BODY = TextBody(cycle_body)
 
 
 class ImportQuery(Schema):

@@ -11,6 +11,7 @@ from ninja import Query, Router, Status
 
 from evsys_web.accounts.models import Project, User
 from evsys_web.api.auth import caller
+from evsys_web.api.bodies import TextBody
 from evsys_web.api.idempotency import idempotent
 from evsys_web.api.pagination import Page, PageQuery, Slice, paginate
 from evsys_web.datasets.models import Dataset, DatasetVersion
@@ -32,15 +33,14 @@ from evsys_web.evals.schemas import (
     TaskQuery,
     eval_body,
 )
-from evsys_web.runs.schemas import inlined, read_body
+from evsys_web.runs.schemas import read_body
 from recipes.config import DataConfig
 from recipes.errors import ConfigError
 from recipes.eval_config import VerifierChoice
 from recipes.eval_estimate import EvalEstimate
 
 router = Router(tags=["evals"])
-_create_schema = {"schema": inlined(eval_body())}
-CREATE_BODY = {"required": True, "content": {"application/json": _create_schema, "application/yaml": _create_schema}}
+CREATE_BODY = TextBody(eval_body)
 
 
 @router.post("", response={201: EvalDetail}, summary="Launch an eval run", openapi_extra={"requestBody": CREATE_BODY})

@@ -11,17 +11,17 @@ from pydantic import ValidationError
 
 from evsys_web.accounts.models import Project
 from evsys_web.api.auth import caller
+from evsys_web.api.bodies import TextBody
 from evsys_web.api.idempotency import idempotent
 from evsys_web.api.pagination import Page, PageQuery, Slice, paginate
 from evsys_web.datasets.models import Dataset
 from evsys_web.evals import actions
 from evsys_web.evals.models import Benchmark
 from evsys_web.evals.schemas import BenchmarkOut, benchmark_body
-from evsys_web.runs.schemas import inlined, read_body, refused
+from evsys_web.runs.schemas import read_body, refused
 
 router = Router(tags=["benchmarks"])
-_create_schema = {"schema": inlined(benchmark_body())}
-CREATE_BODY = {"required": True, "content": {"application/json": _create_schema, "application/yaml": _create_schema}}
+CREATE_BODY = TextBody(benchmark_body)
 
 
 @router.post("", response={201: BenchmarkOut}, summary="Make a benchmark", openapi_extra={"requestBody": CREATE_BODY})

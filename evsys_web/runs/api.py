@@ -13,6 +13,7 @@ from pydantic import Field
 
 from evsys_web.accounts.models import Project
 from evsys_web.api.auth import caller
+from evsys_web.api.bodies import TextBody
 from evsys_web.api.idempotency import idempotent
 from evsys_web.api.pagination import Page, PageQuery, Slice, paginate
 from evsys_web.datasets.models import Dataset
@@ -37,7 +38,6 @@ from evsys_web.runs.schemas import (
     RunDetail,
     RunOut,
     RunRequest,
-    inlined,
     merged,
     read_body,
     run_body,
@@ -49,8 +49,7 @@ from recipes.registry import algorithms
 
 Points = Annotated[list[PointIn], Field(max_length=MAX_POINTS)]
 router = Router(tags=["runs"])
-_create_schema = {"schema": inlined(run_body())}
-CREATE_BODY = {"required": True, "content": {"application/json": _create_schema, "application/yaml": _create_schema}}
+CREATE_BODY = TextBody(run_body)
 OVERRIDES_BODY = {
     "required": False,
     "content": {"application/json": {"schema": {"type": "object", "description": "The parts of the config to change."}}},

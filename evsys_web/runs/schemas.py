@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from django.http import HttpRequest
 from ninja import Schema
-from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic import Field, ValidationError, create_model
 
 from evsys_web.accounts.audit import NUL
 from evsys_web.api.errors import FieldError, Unprocessable, dotted
@@ -138,24 +138,6 @@ def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
         )
         result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, Mapping) and not other_kind else value
     return result
-
-
-def inlined(model: type[BaseModel]) -> dict[str, Any]:
-    """The model's JSON schema without references, for a body that the API reads itself."""
-    schema = model.model_json_schema()
-    definitions = schema.pop("$defs", {})
-
-    def resolve(part: Any) -> Any:
-        if isinstance(part, list):
-            return [resolve(each) for each in part]
-        if not isinstance(part, dict):
-            return part
-        if reference := part.get("$ref"):
-            return resolve({**definitions[reference.rsplit("/", 1)[1]], **{k: v for k, v in part.items() if k != "$ref"}})
-        return {key: resolve(value) for key, value in part.items() if key != "discriminator"}
-
-    resolved: dict[str, Any] = resolve(schema)
-    return resolved
 
 
 class RunOut(Schema):

@@ -10,11 +10,12 @@ from ninja import Query, Router, Schema, Status
 
 from evsys_web.accounts.models import Project, User
 from evsys_web.api.auth import caller
+from evsys_web.api.bodies import TextBody
 from evsys_web.api.idempotency import idempotent
 from evsys_web.api.pagination import Page, Slice, paginate
 from evsys_web.attachments import attachment
 from evsys_web.datasets.models import Dataset, DatasetVersion
-from evsys_web.runs.schemas import inlined, read_body
+from evsys_web.runs.schemas import read_body
 from evsys_web.runs.snippets import yaml_of
 from evsys_web.sweeps import actions
 from evsys_web.sweeps.estimates import SweepEstimate, estimate_sweep
@@ -34,8 +35,7 @@ from evsys_web.sweeps.schemas import (
 from recipes.sweep_config import SweepConfig
 
 router = Router(tags=["sweeps"])
-_create_schema = {"schema": inlined(sweep_body())}
-CREATE_BODY = {"required": True, "content": {"application/json": _create_schema, "application/yaml": _create_schema}}
+CREATE_BODY = TextBody(sweep_body)
 
 
 class ActedOut(Schema):
