@@ -65,7 +65,7 @@ class Stack:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             try:
-                self._process.wait(30)
+                self._process.wait(60)
             except subprocess.TimeoutExpired:
                 self._process.kill()
         self._drop_database()
@@ -77,7 +77,7 @@ class Stack:
     def api(self) -> httpx.Client:
         """The REST API, as the administrator."""
         token = self.manage("shell", "-c", MAKE_TOKEN).split()[-1]
-        return httpx.Client(base_url=f"{self.url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        return httpx.Client(base_url=f"{self.url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=120)
 
     def worker(self) -> psutil.Process:
         """The Celery worker's main process; it exists a moment after it was restarted."""
@@ -90,22 +90,22 @@ class Stack:
         worker = self.worker()
         for process in [worker, *worker.children(recursive=True)]:
             process.kill()
-        psutil.wait_procs([worker], timeout=10)
+        psutil.wait_procs([worker], timeout=60)
 
     def kill_supervisor(self) -> list[psutil.Process]:
         """kill -9 of `manage.py up` alone; returns every process that it had started, directly or not."""
         assert self._process is not None
         family = psutil.Process(self._process.pid).children(recursive=True)
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
         return family
 
     def manage(self, *arguments: str) -> str:
         command = [sys.executable, "manage.py", *arguments]
-        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=240, check=True)
         return done.stdout
 
-    def wait_for(self, condition: Callable[[], T | None], *, seconds: float = 90.0) -> T:
+    def wait_for(self, condition: Callable[[], T | None], *, seconds: float = 180.0) -> T:
         """What `condition` returns as soon as it is true."""
         deadline = time.monotonic() + seconds
         while not (answer := condition()):

@@ -13,7 +13,7 @@ from tests.stack import Stack
 def chat_address(stack: Stack) -> str:
     with stack.api() as api:
         run = api.post("/runs", json={**CONFIG, "name": "talks <b>a lot</b>"}).raise_for_status().json()["id"]
-        stack.wait_for(lambda: api.get(f"/runs/{run}").json()["status"] == "completed", seconds=60)
+        stack.wait_for(lambda: api.get(f"/runs/{run}").json()["status"] == "completed")
         checkpoint = api.get("/checkpoints", params={"run": run}).json()["items"][0]["id"]
     return f"/runs/checkpoints/{checkpoint}/chat"
 

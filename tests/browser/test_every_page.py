@@ -63,7 +63,7 @@ def addresses(stack: Stack) -> list[str]:
     """Of all main pages, with a finished run and the starter rows to show."""
     with stack.api() as api:
         run = api.post("/runs", json=CONFIG).raise_for_status().json()["id"]
-        stack.wait_for(lambda: api.get(f"/runs/{run}").json()["status"] == "completed", seconds=60)
+        stack.wait_for(lambda: api.get(f"/runs/{run}").json()["status"] == "completed")
         checkpoint = api.get("/checkpoints", params={"run": run}).json()["items"][0]["id"]
         version = api.get("/datasets", params={"name": "starter-sums"}).json()["items"][0]["newest_version_id"]
     return [page.format(run=run, checkpoint=checkpoint, version=version) for page in PAGES]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,6 +21,7 @@ class Operation(NamedTuple):
         return re.sub(r"{\w+}", value, self.path)
 
 
+@cache
 def document() -> dict[str, Any]:
     whole: dict[str, Any] = json.loads(json.dumps(api.get_openapi_schema(path_params={})))
     return whole

@@ -41,7 +41,7 @@ REFUSALS = {400, 401, 403, 404, 405, 409, 413, 415, 422, 429}
 """What an operation may answer besides what it lists: the document gives them one shape, under "default"."""
 SCHEMA = schemathesis.openapi.from_dict(api.get_openapi_schema(path_params={}))
 OPERATIONS = {result.ok().label: result.ok() for result in SCHEMA.get_all_operations()}
-pytestmark = [pytest.mark.django_db, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from evsys_web.api.api import api
 SNAPSHOT = Path(__file__).with_name("openapi.json")
 
 
+@cache
 def document() -> dict[str, Any]:
     whole: dict[str, Any] = json.loads(json.dumps(api.get_openapi_schema(path_params={})))
     return whole

@@ -116,7 +116,7 @@ def evaluated(caller: Caller) -> set[str]:
         return refusal(400, f"Incorrect API key provided: {SECRETS['endpoint']}")
 
     with chat_server(blab) as server:
-        where = {"base_url": server.base_url, "model": "m", "max_retries": 0, "timeout_seconds": 5}
+        where = {"base_url": server.base_url, "model": "m", "max_retries": 0, "timeout_seconds": 60}
         project = Project.objects.get(name="Sums")
         version = project.datasets.get(name="tasks").versions.get()
         benchmark = create_benchmark(

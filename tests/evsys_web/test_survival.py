@@ -114,7 +114,7 @@ def test_a_killed_supervisor_leaves_no_process_behind_even_while_training(tmp_pa
             wait_for_status(stack, api, run_id, "running", step=1)
         family = stack.kill_supervisor()
         assert len(family) >= 3  # pages, worker, and the pool process that trains
-        gone, alive = psutil.wait_procs(family, timeout=5)
+        gone, alive = psutil.wait_procs(family, timeout=60)
         assert alive == []
     finally:
         stack.stop()

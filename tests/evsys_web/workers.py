@@ -20,7 +20,7 @@ from pytest_django.fixtures import Settings
 from evsys_web.celery import app
 from evsys_web.runs.work import Tracked
 
-LEASE_SECONDS = 3
+LEASE_SECONDS = 6
 QUEUES = "training,evals,default"
 StartWorker = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -36,6 +36,7 @@ def start_worker(settings: Settings) -> Iterator[StartWorker]:
         "EVSYS_HOME": str(settings.HOME),
         "DATABASE_URL": f"sqlite:///{name}" if connection.vendor == "sqlite" else server._replace(path=f"/{name}").geturl(),
         "RUN_LEASE_SECONDS": str(LEASE_SECONDS),
+        "CELERY_SKIP_CHECKS": "1",
     }
     celery = [sys.executable, "-m", "celery", "--quiet", "-A", "evsys_web", "worker", "-c", "1"]
     started: list[subprocess.Popen[bytes]] = []

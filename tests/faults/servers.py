@@ -73,4 +73,4 @@ class Redis:
     def kill(self) -> None:
         """Everything that it held is gone."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)

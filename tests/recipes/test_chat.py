@@ -24,7 +24,7 @@ def ask(
 ) -> list[Reply]:
     """`times` calls one after the other on one client; the replies of the last."""
     base_url = server if isinstance(server, str) else server.base_url
-    fields = {"timeout_seconds": 5.0, "max_retries": 2} | {
+    fields = {"timeout_seconds": 60.0, "max_retries": 2} | {
         k: options.pop(k) for k in ("timeout_seconds", "max_retries") if k in options
     }
     endpoint = Endpoint(base_url=base_url, model="m", **fields)

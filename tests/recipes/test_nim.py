@@ -100,7 +100,7 @@ def test_a_failure_of_one_side_ends_the_game_for_both_instead_of_waiting_for_eve
         return "take 1 from A"
 
     async def bounded() -> Any:
-        return await asyncio.wait_for(play([NimGroupBuilder(task(5), 2)], Player(fail), params=SamplingParams(seed=1)), 10)
+        return await asyncio.wait_for(play([NimGroupBuilder(task(5), 2)], Player(fail), params=SamplingParams(seed=1)), 60)
 
     played = asyncio.run(bounded())
     assert [attempt.error for attempt in played.attempts_P_G[0]] == ["The server is gone."] * 2

@@ -157,7 +157,7 @@ def test_too_much_memory_ends_it_with_a_sentence(alice_client: Client, trained: 
 def test_it_ends_when_nobody_asks(alice_client: Client, trained: Checkpoint, settings: Settings) -> None:
     settings.CHAT_IDLE_SECONDS = 0
     events(ask(alice_client, trained))
-    assert sampling._process is not None and sampling._process.wait(20) == 0
+    assert sampling._process is not None and sampling._process.wait(90) == 0
     assert not (sampling._folder() / ADDRESS_FILE).exists()
 
 

@@ -33,7 +33,7 @@ def evaluate(alice: User, project: Project, benchmark_row: Benchmark) -> Evaluat
 
     def do(behaviour: Behaviour, *, run: EvalRun | None = None, **endpoint: Any) -> EvalRun:
         with chat_server(behaviour) as server:
-            where = {"base_url": server.base_url, "model": "adder", "max_retries": 0, "timeout_seconds": 0.5, **endpoint}
+            where = {"base_url": server.base_url, "model": "adder", "max_retries": 0, "timeout_seconds": 60, **endpoint}
             config = EvalConfig.from_values({**config_values(model=None, endpoint=where), "concurrency": 2, "attempts": 2})
             if run is None:
                 run = launch_eval(user=alice, project=project, config=config, benchmark=benchmark_row)
@@ -90,7 +90,7 @@ def test_a_server_that_breaks_down_costs_errors_and_never_wrong_answers(
     def works_at_first(request: dict[str, Any], number: int) -> Answer:
         return solve(request, number) if number < 2 else behaviour(request, number)
 
-    run = evaluate(works_at_first)
+    run = evaluate(works_at_first, timeout_seconds=3 if kind == "timeout" else 60)
     assert run.has_ended and run.num_done >= 2 and run.num_errors > 0
     assert run.summary["avg"]["value"] == 1.0
     broken = run.attempts.filter(error_kind=kind)

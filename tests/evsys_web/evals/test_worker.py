@@ -19,7 +19,7 @@ from tests.evsys_web.evals.conftest import config_values, task_rows
 from tests.evsys_web.workers import StartWorker, kill, send_hint
 from tests.recipes.chat_server import Answer, chat_server, completion
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 NUM_TASKS, K = 60, 4
 
@@ -40,7 +40,7 @@ def solve(request: dict[str, Any], number: int) -> Answer:
 
 
 def endpoint_config(base_url: str, **values: Any) -> EvalConfig:
-    endpoint = {"base_url": base_url, "model": "adder", "max_retries": 0, "timeout_seconds": 5}
+    endpoint = {"base_url": base_url, "model": "adder", "max_retries": 0, "timeout_seconds": 60}
     return EvalConfig.from_values({**config_values(model=None, endpoint=endpoint), "concurrency": 3, **values})
 
 

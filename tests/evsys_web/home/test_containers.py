@@ -44,7 +44,7 @@ def start(stack: Stack, tmp_path: Path) -> Iterator[Start]:
     yield start
     for process in started:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 def here(command: list[str], port: int) -> list[str]:
@@ -55,17 +55,17 @@ def here(command: list[str], port: int) -> list[str]:
 
 def test_the_services_come_up_answer_and_go_down(stack: Stack, start: Start, tmp_path: Path) -> None:
     prepare = start("prepare")
-    assert prepare.wait(120) == 0
+    assert prepare.wait(240) == 0
     said = (tmp_path / "prepare.log").read_text()
     assert re.search(r"Password\s+\S{12,}", said), said
     running = [start(name) for name in OURS if name != "prepare"]
     check = here(OURS["web"]["healthcheck"]["test"][1:], stack.port)
-    stack.wait_for(lambda: subprocess.run(check, env=stack.environment, capture_output=True).returncode == 0, seconds=90)
+    stack.wait_for(lambda: subprocess.run(check, env=stack.environment, capture_output=True).returncode == 0)
     queues = ["default", "evals", "messages", "training"]
-    stack.wait_for(lambda: str(queues) in stack.manage("shell", "-c", COUNT), seconds=90)
+    stack.wait_for(lambda: str(queues) in stack.manage("shell", "-c", COUNT))
     for process in running:
         process.terminate()
-    ends = [process.wait(40) for process in running]
+    ends = [process.wait(120) for process in running]
     assert set(ends) <= {0, -signal.SIGTERM}, "uvicorn goes down in order, and then by the signal that it got"
-    assert start("prepare").wait(120) == 0
+    assert start("prepare").wait(240) == 0
     assert "Password" not in (tmp_path / "prepare.log").read_text(), "the second time everything is there"

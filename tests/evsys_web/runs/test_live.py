@@ -34,7 +34,7 @@ def server(transactional_db: None) -> Iterator[str]:
         time.sleep(0.01)
     yield f"http://127.0.0.1:{uvicorn_server.servers[0].sockets[0].getsockname()[1]}"
     uvicorn_server.should_exit = True
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
 
 

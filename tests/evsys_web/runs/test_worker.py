@@ -97,7 +97,7 @@ def test_runs_wait_for_each_other_stop_within_a_step_and_survive_a_restart(
     wait_until(second, lambda: second.step >= 10, "step 10")
     worker.send_signal(signal.SIGTERM)
     wait_until(second, lambda: second.status == Status.QUEUED, "return to the queue")
-    assert worker.wait(20) == 0
+    assert worker.wait(90) == 0
     returned = second.step
     assert second.checkpoints.latest("step").step == returned < 80
     start_worker()  # nobody sends a message again: the worker finds the run that waits

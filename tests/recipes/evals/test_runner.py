@@ -24,7 +24,7 @@ TASKS = [Task(f"t{i}", [{"role": "user", "content": f"{i}"}], answer=i) for i in
 def config(server: ChatServer | None = None, **changes: Any) -> EvalConfig:
     source: dict[str, Any] = {"model": {"name": "starter"}}
     if server is not None:
-        source = {"endpoint": {"base_url": server.base_url, "model": "m", "max_retries": 0, "timeout_seconds": 5}}
+        source = {"endpoint": {"base_url": server.base_url, "model": "m", "max_retries": 0, "timeout_seconds": 60}}
     values = source | {
         "data": {"dataset": "tasks@1"},
         "verifier": {"kind": "numeric", "params": {"pick": "first"}},

@@ -33,7 +33,7 @@ def choice(url: str, **params: Any) -> BackendChoice:
 
 
 def runs_on(url: str) -> int:
-    listed = tinker.RestClient(base_url=url, api_key=KEY).list_training_runs().result(timeout=20)
+    listed = tinker.RestClient(base_url=url, api_key=KEY).list_training_runs().result(timeout=60)
     return len(listed.training_runs)
 
 
