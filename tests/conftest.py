@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 from django.test import Client
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from evsys_web.accounts.models import ApiToken, Membership, Project, Role, Scope, User
 from evsys_web.celery import app
@@ -16,9 +18,33 @@ hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("untimed")
 
 
+BROWSER = "tests/browser"
+LONG = (
+    BROWSER,
+    "tests/evsys_web/test_survival.py",
+    "tests/faults/test_servers.py",
+    "tests/evsys_web/home/test_backup.py",
+    "tests/evsys_web/runs/test_worker.py",
+    "tests/evsys_web/evals/test_worker.py",
+)
+"""What takes a minute or more, longest first."""
+
+
+class Scheduling(LoadFileScheduling):
+    """A file's tests stay together, for they share servers; those that share the browser and its stack are as one file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return BROWSER if nodeid.startswith(BROWSER) else str(super()._split_scope(nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling:
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Browser tests come last: while Playwright runs, Django takes this process for an asynchronous one and refuses to query."""
-    items.sort(key=lambda item: "browser" in item.path.parts)
+    """What takes long begins first: begun last, it would keep one process busy when the others have nothing left to do."""
+    items.sort(key=lambda item: next((place for place, long in enumerate(LONG) if item.nodeid.startswith(long)), len(LONG)))
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def run(stack: Stack) -> int:
 
 def drawn(page: Page, condition: Callable[[dict[str, Any]], bool] = bool) -> dict[str, Any]:
     """What the loss chart shows, once it fits the condition."""
-    for _ in range(150):
+    for _ in range(600):
         if (found := page.evaluate(DRAWN)) and condition(found):
             return found  # type: ignore[no-any-return]
         page.wait_for_timeout(100)
