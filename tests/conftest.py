@@ -12,6 +12,9 @@ from xdist.scheduler import LoadFileScheduling
 
 from evsys_web.accounts.models import ApiToken, Membership, Project, Role, Scope, User
 from evsys_web.celery import app
+from tests import emptying
+
+emptying.install()
 
 # A busy machine is no failure; speed is measured in benchmarks/.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
