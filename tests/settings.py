@@ -29,5 +29,6 @@ if CELERY_BROKER_URL.startswith("redis://"):  # several processes run tests: non
     CELERY_BROKER_URL = urlunsplit(urlsplit(CELERY_BROKER_URL)._replace(path=f"/{first_broker_number()}"))
 CELERY_BROKER_TRANSPORT_OPTIONS = {}
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # half a second per sign-in otherwise
+WHITENOISE_AUTOREFRESH = True  # a file is looked for when it is asked for; each new Client reads the list of all otherwise: 35 ms
 API_RATE = 0  # tests call more often; test_rates.py sets one
 CACHES = {name: {**CACHES[name], "BACKEND": "django.core.cache.backends.locmem.LocMemCache"} for name in CACHES}  # noqa: F405

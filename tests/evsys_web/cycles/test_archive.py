@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -155,18 +156,21 @@ CHANGES: list[tuple[str, Change]] = [
 ]
 
 
-@pytest.mark.parametrize(("words", "change"), CHANGES)
-def test_a_zip_that_lies_is_refused_in_a_sentence_and_leaves_nothing(
-    zipped: Path, mallory: User, words: str, change: Change, settings: Any
-) -> None:
+def test_a_zip_that_lies_is_refused_in_a_sentence_and_leaves_nothing(zipped: Path, mallory: User, settings: Any) -> None:
+    """All lies about one cycle: driving it takes far longer than reading it."""
     project, runs_before = mallory.default_project(), set(Path(settings.RUNS_DIR).iterdir())
     uploads_before = set(Path(settings.FILE_UPLOAD_TEMP_DIR).iterdir())
-    with pytest.raises(RecipeError, match=words):
-        import_cycle(user=mallory, project=project, path=rewritten(zipped, change))
-    for kind in (Cycle, EvalRun, TrainingRun, Curation):
-        assert not kind._default_manager.filter(project=project).exists(), kind
-    assert set(Path(settings.RUNS_DIR).iterdir()) == runs_before
-    assert set(Path(settings.FILE_UPLOAD_TEMP_DIR).iterdir()) == uploads_before
+    for number, (words, change) in enumerate(CHANGES):
+        said = ""
+        try:
+            import_cycle(user=mallory, project=project, path=rewritten(zipped, change))
+        except RecipeError as error:
+            said = str(error)
+        assert re.search(words, said), f"change {number}: {words!r} is not in {said!r}"
+        for kind in (Cycle, EvalRun, TrainingRun, Curation):
+            assert not kind._default_manager.filter(project=project).exists(), f"change {number}: {kind}"
+        assert set(Path(settings.RUNS_DIR).iterdir()) == runs_before, f"change {number}"
+        assert set(Path(settings.FILE_UPLOAD_TEMP_DIR).iterdir()) == uploads_before, f"change {number}"
 
 
 def test_what_is_no_zip_is_damaged_or_holds_a_name_twice_is_refused(
