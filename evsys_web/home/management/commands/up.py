@@ -117,7 +117,7 @@ def children() -> list[Child]:
     serve += ["--log-level", "warning", "--no-access-log", "--no-server-header", "--lifespan", "off", "--ws", "none"]
     quiet = ["--loglevel", "warning", "--without-gossip", "--without-mingle", "--without-heartbeat"]
     celery = ["celery", "--quiet", "-A", "evsys_web", "worker", *quiet]
-    unchecked = {**environment, "CELERY_SKIP_CHECKS": "1"}  # this process has just looked; each worker would load all pages to do so
+    unchecked = {**environment, "CELERY_SKIP_CHECKS": "1"}  # this process has just checked; each would load all pages to do so
     tell = [*celery, "-n", "messages@%h", "-Q", "messages", "-P", "threads", "-c", "4"]  # must not wait behind an hour's training
     return [
         Child("web process", [sys.executable, "-m", *serve], environment, settings.ROOT),
