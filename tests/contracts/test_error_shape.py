@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache
 from typing import Any, NamedTuple
 
 import pytest
 from django.test import Client
 
-from evsys_web.api.api import api
+from tests.contracts.test_openapi import document, promised_operations
 
 
 class Operation(NamedTuple):
@@ -21,13 +20,7 @@ class Operation(NamedTuple):
         return re.sub(r"{\w+}", value, self.path)
 
 
-@cache
-def document() -> dict[str, Any]:
-    whole: dict[str, Any] = json.loads(json.dumps(api.get_openapi_schema(path_params={})))
-    return whole
-
-
-OPERATIONS = sorted(Operation(method, path) for path, methods in document()["paths"].items() for method in methods)
+OPERATIONS = [Operation(*each) for each in promised_operations()]
 each_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: " ".join(operation))
 pytestmark = pytest.mark.django_db
 

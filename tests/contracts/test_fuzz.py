@@ -5,42 +5,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-import schemathesis
 from django.core.signals import request_finished, request_started
 from django.core.wsgi import get_wsgi_application
 from django.db import close_old_connections
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as settings_of
 from hypothesis import strategies as st
-from schemathesis import GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    negative_data_rejection,
-    response_headers_conformance,
-    response_schema_conformance,
-)
 
 from evsys_web.api.api import api
 from tests.conftest import token_headers
+from tests.contracts.test_openapi import promised_operations
 from tests.contracts.world import World
 from tests.contracts.world import world as world
 
-CHECKS = [
-    not_a_server_error,
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-]
 NUM_REQUESTS = 8
 """Of each operation: enough for every role and for good and broken ones, at a quarter of a second."""
 REFUSALS = {400, 401, 403, 404, 405, 409, 413, 415, 422, 429}
 """What an operation may answer besides what it lists: the document gives them one shape, under "default"."""
-SCHEMA = schemathesis.openapi.from_dict(api.get_openapi_schema(path_params={}))
-OPERATIONS = {result.ok().label: result.ok() for result in SCHEMA.get_all_operations()}
+LABELS = [f"{method.upper()} {path}" for method, path in promised_operations()]
 pytestmark = pytest.mark.django_db
 
 
@@ -60,14 +45,38 @@ def wsgi() -> Iterator[Any]:
         signal.connect(close_old_connections)
 
 
-@pytest.mark.parametrize("label", OPERATIONS)
+class Made(NamedTuple):
+    """Of the document: its operations by label, both modes of making requests, what is checked always and of refused ones."""
+
+    operations: dict[str, Any]
+    modes: list[Any]
+    checks: list[Any]
+    of_broken: list[Any]
+
+
+@pytest.fixture(scope="module")
+def made() -> Made:
+    """Imported and read here: every process that runs tests would spend seconds on it."""
+    import schemathesis
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi import checks
+
+    schema = schemathesis.openapi.from_dict(api.get_openapi_schema(path_params={}))
+    operations = {result.ok().label: result.ok() for result in schema.get_all_operations()}
+    assert set(operations) == set(LABELS)
+    always = [checks.content_type_conformance, checks.response_headers_conformance, checks.response_schema_conformance]
+    modes = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
+    return Made(operations, modes, [not_a_server_error, *always], [checks.negative_data_rejection])
+
+
+@pytest.mark.parametrize("label", LABELS)
 def test_no_request_breaks_it_or_gets_an_answer_that_the_document_does_not_know(
-    label: str, wsgi: Any, world: World, roles: dict[str, dict[str, str]]
+    label: str, wsgi: Any, world: World, roles: dict[str, dict[str, str]], made: Made
 ) -> None:
-    operation = OPERATIONS[label]
+    operation = made.operations[label]
     operation.app = wsgi
     documented = {int(status) for status in operation.definition.raw["responses"] if status.isdigit()} | REFUSALS
-    requests = operation.as_strategy(GenerationMode.POSITIVE) | operation.as_strategy(GenerationMode.NEGATIVE)
+    requests = st.one_of(*map(operation.as_strategy, made.modes))
 
     @settings_of(max_examples=NUM_REQUESTS, phases=[Phase.generate], derandomize=True, suppress_health_check=list(HealthCheck))
     @given(case=requests, role=st.sampled_from(sorted(roles)), is_there=st.booleans())
@@ -76,7 +85,8 @@ def test_no_request_breaks_it_or_gets_an_answer_that_the_document_does_not_know(
             case.path_parameters = {**case.path_parameters, **existing(operation.path, world.keys)}
         response = case.call(headers=roles[role])
         is_judged = role == "editor" and not is_there  # who may not ask is refused first; what was broken may be whole again
-        case.validate_response(response, checks=[*CHECKS, negative_data_rejection] if is_judged else CHECKS, headers=roles[role])
+        checks = made.checks + made.of_broken * is_judged
+        case.validate_response(response, checks=checks, headers=roles[role])
         assert response.status_code in documented, f"{role}: {case.as_curl_command()} answered {response.status_code}"
         if role == "nobody":
             assert response.status_code in {401, 404}  # 404: an address that the API does not have

@@ -7,11 +7,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-import statsmodels.api as sm
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 
 from recipes.evals.distributions import student_quantile
 from recipes.evals.metrics import (
@@ -100,10 +98,12 @@ def test_more_attempts_to_choose_from_never_hurt_and_more_to_get_right_never_hel
 
 
 def test_the_standard_error_is_the_cluster_robust_one_of_statsmodels() -> None:
+    from statsmodels.regression.linear_model import OLS
+
     rng = np.random.default_rng(1)
     for num_tasks, n in ((5, 2), (30, 8), (200, 4)):
         rewards = rng.normal(size=(num_tasks, n)) + rng.normal(size=(num_tasks, 1))
-        fitted = sm.OLS(rewards.reshape(-1), np.ones(num_tasks * n)).fit(
+        fitted = OLS(rewards.reshape(-1), np.ones(num_tasks * n)).fit(
             cov_type="cluster", cov_kwds={"groups": np.repeat(np.arange(num_tasks), n)}, use_t=True
         )
         estimate = mean_estimate(rewards.mean(axis=1))
@@ -113,6 +113,8 @@ def test_the_standard_error_is_the_cluster_robust_one_of_statsmodels() -> None:
 
 
 def test_the_interval_of_a_share_is_wilsons_for_the_effective_number_of_tries() -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
     rng = np.random.default_rng(2)
     for num_tasks in (4, 30, 500):
         shares = rng.binomial(8, rng.beta(1, 1, num_tasks)) / 8
@@ -125,6 +127,8 @@ def test_the_interval_of_a_share_is_wilsons_for_the_effective_number_of_tries() 
 
 
 def test_all_right_and_all_wrong_give_the_exact_interval_of_so_many_tasks() -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
     for num_tasks in (1, 2, 10, 300):
         for right in (0, 4):
             estimate = summarise(counts(*[right] * num_tasks)).avg
@@ -137,6 +141,8 @@ def test_one_task_that_is_partly_right_says_nothing_about_others() -> None:
 
 
 def test_tasks_that_are_all_half_right_are_no_more_certain_than_so_many_independent_tries() -> None:
+    from statsmodels.stats.proportion import proportion_confint
+
     low, high = bounds(summarise(counts(*[2] * 25)).avg)
     alpha = 2 * stats.norm.sf(stats.t.ppf(0.975, 24))
     assert (low, high) == pytest.approx(proportion_confint(50, 100, alpha=alpha, method="wilson"), abs=1e-9)

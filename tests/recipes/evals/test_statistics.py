@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from statsmodels.stats.power import TTestPower
 
 from recipes.evals.metrics import TaskCount, pass_at_k
 from recipes.evals.statistics import Comparison, compare, difference_estimate
@@ -152,6 +151,8 @@ def test_no_common_tasks_give_no_numbers(a: dict[str, TaskCount], b: dict[str, T
 
 
 def test_the_detectable_effect_is_that_of_statsmodels_power_analysis() -> None:
+    from statsmodels.stats.power import TTestPower
+
     a, b = random_runs(9, 60, 8)
     found: Comparison = compare(run_of(a), run_of(b))
     spread = np.std((np.array(b) - np.array(a)) / 8, ddof=1)
