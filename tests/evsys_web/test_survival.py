@@ -26,7 +26,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("stack") / "home")
+    stack = Stack(tmp_path_factory.mktemp("stack") / "home", RUN_LEASE_SECONDS="15")  # what is lost is seen after it
     try:
         stack.start()
         yield stack
