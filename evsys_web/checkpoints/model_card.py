@@ -78,7 +78,7 @@ def _scores(evals: Iterable[EvalRun]) -> list[str]:
         for run in evals
         if run.summary.get("avg")
     ]
-    return _table(("Benchmark", "Right", "95 % interval", "Attempts per task", "Tasks"), rows) if rows else []
+    return _table(("Benchmark", "Accuracy", "95 % interval", "Attempts per task", "Tasks"), rows) if rows else []
 
 
 def _table(head: tuple[str, ...], rows: list[Any]) -> list[str]:

@@ -157,7 +157,7 @@ def _columns(sort: str) -> list[Column]:
         Column("Checkpoint"),
         column("Step", "step", "-step"),
         column("Loss", "loss", "loss"),
-        column("Right", "right", "-right"),
+        column("Accuracy", "right", "-right"),
         Column("Size", is_number=True),
         column("Saved", "saved", "-saved", is_number=False),
     ]

@@ -114,7 +114,7 @@ def _took(round_: CycleRound) -> Cell:
 
 
 FIGURES: list[tuple[str, Callable[[EvalRun | None], Cell], Callable[[CycleRound], Cell]]] = [
-    ("Right on held-out tasks", _right, lambda round_: _right(round_.judged)),
+    ("Accuracy on held-out tasks", _right, lambda round_: _right(round_.judged)),
     ("pass@k on held-out tasks", _pass, lambda round_: _pass(round_.judged)),
     ("Against the baseline", _nothing, _against("baseline")),
     ("Against the last gain", _nothing, _against("reference")),

@@ -62,7 +62,7 @@ class TaskTable:
             self._column("#", "position", is_number=True),
             self._column("Task", "task"),
             Column("Outcome"),
-            self._column("Right", "right", is_number=True),
+            self._column("Correct", "right", is_number=True),
             self._column("Mean reward", "reward", is_number=True),
             self._column("Errors", "errors", is_number=True),
         ]

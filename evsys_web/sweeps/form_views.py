@@ -26,7 +26,7 @@ from recipes.sweep_config import SweepConfig
 @require_http_methods(["GET", "HEAD", "POST"])
 @editors_only
 def new_sweep(request: HttpRequest) -> HttpResponse:
-    """Posted to by the run's form ("Try several"), with its settings; nothing is started by that."""
+    """Posted to by the run's form ("Sweep"), with its settings; nothing is started by that."""
     user = signed_in(request)
     if request.method == "POST":
         return _page(request, SweepForm(user, request.POST))

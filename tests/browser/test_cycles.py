@@ -21,7 +21,7 @@ def test_a_cycle_is_started_stopped_resumed_and_answers(visit: Callable[..., Vis
     page = visit().open()
     sign_in(page, stack)
     page.goto("/cycles/new")
-    page.get_by_role("button", name="Take the starter benchmarks").click()
+    page.get_by_role("button", name="Use the starter benchmarks").click()
     expect(page.locator("#id_judge")).to_have_value("1")
     page.get_by_text("Only some of the tasks").click()
     fill(page, learn__max_tasks="24", judge__max_tasks="16", round__rounds="1", round__attempts="4", name="by hand")

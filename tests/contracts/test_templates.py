@@ -51,6 +51,18 @@ def test_it_stays_readable(name: str) -> None:
 
 
 @each_template
+def test_a_card_calls_a_cell_as_the_column_is_called(name: str) -> None:
+    """On a phone a list's head is not shown: each cell says its heading, the same word."""
+    for table in re.findall(r'<table class="table table-cards.*?</table>', source(name), flags=re.DOTALL):
+        head, _, body = table.partition("</thead>")
+        if "{% for column in" in head:
+            continue
+        headings = {re.sub(r"<[^>]+>", "", cell).strip() for cell in re.findall(r"<th\b[^>]*>(.*?)</th>", head, flags=re.DOTALL)}
+        labels = re.findall(r'data-label="([^"{]*)"', body)
+        assert labels and set(labels) <= headings, set(labels) - headings
+
+
+@each_template
 def test_every_static_file_it_names_is_there(name: str) -> None:
     for path in re.findall(r"{% static ['\"]([^'\"{]+)['\"] %}", source(name)):
         assert finders.find(path), path

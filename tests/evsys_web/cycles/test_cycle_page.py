@@ -67,7 +67,7 @@ def test_rounds_stand_side_by_side_with_every_figure_and_the_way_to_it(alice_cli
     table = table_of(Cycle.objects.with_parts().get(pk=done.pk), rounds_of(done))
     assert table.columns == ["Baseline", "Round 1", "Round 2"]
     labels = [line.label for line in table.lines]
-    assert labels[:3] == ["Right on held-out tasks", "pass@k on held-out tasks", "Against the baseline"]
+    assert labels[:3] == ["Accuracy on held-out tasks", "pass@k on held-out tasks", "Against the baseline"]
     assert {"Tokens", "Took", "Rows", "Training", "Attempts to learn from"} <= set(labels)
     text = alice_client.get(f"{done.get_absolute_url()}found").content.decode()
     assert 'hx-swap-oob="true"' in text and text.count('data-curves="') == 1 and "Round 2" in text

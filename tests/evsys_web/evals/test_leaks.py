@@ -186,7 +186,7 @@ def test_a_task_leaked_in_either_run_is_out_of_their_comparison(
     assert "2 tasks in common that trained" in client.get("/evals/compare", {"a": base.pk, "b": after.pk}).content.decode()
     everything = recorded(eval_of(make_eval, train_on(make_version([chat(n) for n in range(6)], "all")), k=1))
     page = client.get("/evals/compare", {"a": base.pk, "b": everything.pk}).content.decode()
-    assert "Nothing honest in common" in page
+    assert "Only leaked tasks in common" in page
 
 
 def test_tasks_that_two_versions_share_are_found_either_way(make_version: MakeVersion) -> None:
