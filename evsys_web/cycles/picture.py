@@ -72,12 +72,7 @@ def _line(cycle: Cycle, round_: CycleRound) -> list[Box]:
         if curation
         else Box("Rows", "–", status="coming"),
         _run(round_.training_run),
-        Box(
-            "Checkpoint",
-            f"after step {checkpoint.step:,}",
-            checkpoint.run.get_absolute_url() + "#checkpoints",
-            full=checkpoint.name,
-        )
+        Box("Checkpoint", f"after step {checkpoint.step:,}", checkpoint.get_absolute_url(), full=checkpoint.name)
         if checkpoint
         else Box("Checkpoint", "–", status="coming"),
         _eval("Held-out eval", round_.judged),

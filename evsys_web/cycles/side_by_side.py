@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from django.urls import reverse
 
 from evsys_web.cycles.models import Cycle, CycleRound
 from evsys_web.cycles.parts import seconds_of, tokens_of
@@ -63,17 +65,30 @@ def _standing(part: EvalRun | TrainingRun | None) -> Cell:
     return Cell("", "", part.get_absolute_url(), str(part.status)) if part else Cell()
 
 
-def _against(name: str) -> Callable[[CycleRound], Cell]:
-    def cell(round_: CycleRound) -> Cell:
-        found = (round_.finding.get(name) or {}).get("difference")
-        return Cell(points(found["value"]), points_interval(found)) if found else Cell()
+def _difference(found: dict[str, Any] | None, url: str = "") -> Cell:
+    difference = (found or {}).get("difference")
+    return Cell(points(difference["value"]), points_interval(difference), url) if difference else Cell()
 
-    return cell
+
+def _against_baseline(round_: CycleRound) -> Cell:
+    return _difference(round_.finding.get("baseline"), _compared_url(round_))
+
+
+def _against_last_gain(round_: CycleRound) -> Cell:
+    """Nothing before there is a gain: until then the baseline is what a round is held against."""
+    return _difference(round_.finding.get("reference")) if round_.finding.get("reference_round") else Cell()
+
+
+def _compared_url(round_: CycleRound) -> str:
+    """Baseline and held-out eval, task by task; "" where one of them was deleted."""
+    baseline, judged = round_.cycle.baseline_id, round_.judged_id
+    return f"{reverse('evals:compare')}?a={baseline}&b={judged}" if baseline and judged else ""
 
 
 def _changed(round_: CycleRound) -> Cell:
     found = round_.finding.get("baseline")
-    return Cell(f"{found['num_newly_solved']:,} / {found['num_newly_broken']:,}", "solved / broken") if found else Cell()
+    changed = f"{found['num_newly_solved']:,} / {found['num_newly_broken']:,}" if found else ""
+    return Cell(changed, "solved / broken", _compared_url(round_)) if found else Cell()
 
 
 def _attempts(round_: CycleRound) -> Cell:
@@ -116,8 +131,8 @@ def _took(round_: CycleRound) -> Cell:
 FIGURES: list[tuple[str, Callable[[EvalRun | None], Cell], Callable[[CycleRound], Cell]]] = [
     ("Accuracy on held-out tasks", _right, lambda round_: _right(round_.judged)),
     ("pass@k on held-out tasks", _pass, lambda round_: _pass(round_.judged)),
-    ("Against the baseline", _nothing, _against("baseline")),
-    ("Against the last gain", _nothing, _against("reference")),
+    ("Against the baseline", _nothing, _against_baseline),
+    ("Against the last gain", _nothing, _against_last_gain),
     ("Newly solved / broken", _nothing, _changed),
     ("Attempts to learn from", _nothing, _attempts),
     ("Rows", _nothing, _rows),

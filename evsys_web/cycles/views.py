@@ -130,6 +130,9 @@ def _found_out(cycle: Cycle) -> dict[str, Any]:
     rounds = list(cycle.rounds.all())
     return {
         "cycle": cycle,
+        "judged": next(
+            (each for each in reversed(rounds) if each.finding.get("baseline") and each.judged and cycle.baseline), None
+        ),
         "answer": answer_of(cycle),
         "table": table_of(cycle, rounds),
         "pictures": pictures_of(cycle, rounds),

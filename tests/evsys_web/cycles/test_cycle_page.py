@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 from django.test import Client
+from django.urls import reverse
 
 from evsys_web.accounts.models import User
 from evsys_web.cycles.advance import advance
@@ -74,6 +75,27 @@ def test_rounds_stand_side_by_side_with_every_figure_and_the_way_to_it(alice_cli
     for round_ in rounds_of(done):
         for part in (round_.eval_run, round_.curation, round_.training_run, round_.judged):
             assert part is not None and f'href="{part.get_absolute_url()}"' in text
+
+
+def test_the_answer_leads_to_its_tasks_and_to_the_weights(alice_client: Client, done: Cycle) -> None:
+    *_, newest = rounds_of(done)
+    assert newest.judged is not None and newest.checkpoint is not None and done.baseline is not None
+    compared = f"{reverse('evals:compare')}?a={done.baseline.pk}&amp;b={newest.judged.pk}"
+    answer, _, rounds = alice_client.get(done.get_absolute_url()).content.decode().partition("Rounds side by side")
+    assert f'href="{compared}">' in answer and f'href="{newest.checkpoint.get_absolute_url()}"' in answer
+    assert rounds.count(f'href="{compared}"') == 2, "the difference, and what was solved and broken"
+
+
+def test_the_last_gain_is_a_line_of_its_own_once_there_is_one(done: Cycle) -> None:
+    def labels() -> list[str]:
+        return [line.label for line in table_of(done, rounds_of(done)).lines]
+
+    first, second = rounds_of(done)
+    for round_ in (first, second):
+        CycleRound.objects.filter(pk=round_.pk).update(finding={**round_.finding, "reference_round": 0})
+    assert "Against the last gain" not in labels()
+    CycleRound.objects.filter(pk=second.pk).update(finding={**second.finding, "reference_round": 1})
+    assert "Against the last gain" in labels()
 
 
 def test_the_lineage_is_drawn_twice_and_every_box_is_a_link(alice_client: Client, done: Cycle) -> None:
