@@ -59,7 +59,7 @@ class ChoicesForm(forms.Form):
     """Everything that is chosen rather than tuned."""
 
     name = forms.CharField(max_length=200, required=False, help_text="What people call this eval; left empty, it gets a name.")
-    source = forms.ChoiceField(choices=SOURCES, label="What answers", initial="model")
+    source = forms.ChoiceField(choices=SOURCES, label="Source", initial="model")
     backend = forms.ChoiceField(required=False, label="Runs on", help_text="Where the model is opened and asked.")
     model_name = forms.CharField(
         label="Model", required=False, max_length=500, help_text=EvalModel.model_fields["name"].description or ""

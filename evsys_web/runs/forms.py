@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from django import forms
 from django.db.models import Q, QuerySet
@@ -64,6 +64,19 @@ def _tell_of_splits(field: forms.Field, version: DatasetVersion) -> None:
         field.choices = [("", "Choose a split"), *_split_choices(version)]
     if version.has_split(VALIDATION):
         field.help_text = f"{field.help_text} The loss is measured on {VALIDATION}, unless that is what it learns from."
+
+
+class Shown(NamedTuple):
+    """What the settings on a page were drawn for."""
+
+    model_name: str
+    algorithm: str
+    backend: str
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """From the page's hidden field. What it does not say is ""."""
+        return cls(*[*text.split("|"), "", "", ""][:3])
 
 
 class CheckpointField(forms.ModelChoiceField[Checkpoint]):
@@ -140,7 +153,8 @@ class ChoicesForm(forms.Form):
             ].help_text = f"{kind} learns from {needed} rows, and {misfit.reference} holds {misfit.format} rows."
 
     def _offer_backends(self) -> None:
-        """Those that the algorithm trains on. A form that is not sent yet moves to one of them, and to a model of it."""
+        """Those that the algorithm trains on. A form that is not sent yet moves to one of them, and to a model of it where it was
+        drawn for another backend: a model that was typed stays, and is refused when the form is sent."""
         field = self.fields["backend"]
         assert isinstance(field, forms.ChoiceField)
         algorithm = str(self["algorithm"].value() or "")
@@ -150,6 +164,8 @@ class ChoicesForm(forms.Form):
             return
         if self.initial.get("backend") not in usable:
             self.initial["backend"] = usable[0]
+        if Shown.of(str(self.initial.get("shown_for") or "")).backend == self.initial["backend"]:
+            return
         named = str(self.initial.get("model_name") or STARTER_NAME)
         self.initial["model_name"] = model_fitting(self.initial["backend"], named)
 
@@ -214,7 +230,7 @@ class RunForm:
     @property
     def shown_for(self) -> str:
         """What the settings on the page were drawn for: untouched ones follow when the choice changes."""
-        return "|".join(self.text(name) for name in ("model_name", "algorithm"))
+        return "|".join(self.text(name) for name in Shown._fields)
 
     def num_errors(self) -> int:
         return len(self.choices.errors) + sum(len(form.errors) for form in self.settings.values())
@@ -272,8 +288,8 @@ def following(user: User, data: Mapping[str, Any]) -> RunForm:
     typed = RunForm(user, data)
     start: dict[str, Any] = {name: typed.text(name) for name in typed.choices.fields}
     start["dataset_version"] = fitting_version(user, typed.text("algorithm"), typed.text("dataset_version"))
-    old_model, _, old_algorithm = typed.text("shown_for").partition("|")
-    before = start_texts(old_model, old_algorithm)
+    shown = Shown.of(typed.text("shown_for"))
+    before = start_texts(shown.model_name, shown.algorithm)
     now = start_texts(typed.text("model_name"), typed.text("algorithm"))
     params: dict[str, dict[str, str]] = {part: {} for part in typed.settings}
     for part, form in typed.settings.items():

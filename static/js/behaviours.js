@@ -91,6 +91,8 @@
     }
   }
   document.addEventListener("DOMContentLoaded", () => refreshTimes(document));
+  // A form that was refused opens at the first field to mend.
+  document.addEventListener("DOMContentLoaded", () => document.querySelector('main [aria-invalid="true"]')?.focus());
   document.addEventListener("htmx:load", (event) => refreshTimes(event.detail.elt.parentElement ?? document));
   setInterval(() => document.hidden || refreshTimes(document), 20000);
 })();

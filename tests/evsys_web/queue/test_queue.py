@@ -102,7 +102,7 @@ def test_the_page_shows_what_works_and_waits_and_of_strangers_only_that_it_is_th
     eval_run = EvalRun.objects.create(project=project, name="judged", status=Status.QUEUED)
     Cycle.objects.create(project=project, name="the circle", status=Status.RUNNING, current_eval=eval_run)
     page = alice_client.get("/queue/").content.decode()
-    assert "1 at work, 3 waiting" in page and "part of the cycle" in page and "the circle" in page
+    assert "1 running, 3 waiting" in page and "part of the cycle" in page and "the circle" in page
     assert page.index(">b<") < page.index(">c<") < page.index(">d<")
     seen = signed_in(mallory).get("/queue/").content.decode()
     assert seen.count("Run of another project") == 4 and "judged" not in seen and "the circle" not in seen and ">b<" not in seen
