@@ -24,7 +24,7 @@ class AuditForm(forms.Form):
 
     project = forms.ModelChoiceField(Project.objects.none(), required=False, empty_label="All that you may see")
     user = forms.CharField(required=False, max_length=150, label="Who")
-    thing = forms.CharField(required=False, max_length=200, label="What", help_text="Words of its name, its kind, or the deed.")
+    thing = forms.CharField(required=False, max_length=200, label="What", help_text="Words of its name, kind or action.")
     since = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
     until = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))
     use_required_attribute = False

@@ -24,7 +24,7 @@ class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]
         max_length=4096,
         required=False,
         label="Your password",
-        help_text="For another e-mail address, to which links to a new password would go.",
+        help_text="Needed only to change the e-mail address: links to a new password go there.",
         widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}),
     )
 
