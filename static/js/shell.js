@@ -86,6 +86,10 @@
   document.addEventListener("htmx:afterSwap", (event) => event.target.id === "palette-results" && select(0));
   document.addEventListener("keydown", (event) => {
     if (!event.target.matches?.("#palette input")) return;
+    if (event.key === "Escape") {
+      event.preventDefault(); // a search field would empty itself first
+      palette().close();
+    }
     const all = options();
     const at = all.findIndex((option) => option.getAttribute("aria-selected") === "true");
     if (event.key === "Enter") {
