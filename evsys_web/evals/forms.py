@@ -92,6 +92,7 @@ class ChoicesForm(forms.Form):
     split = forms.ChoiceField(required=False, label="Split", help_text="Only its tasks.")
     verifier = forms.ChoiceField(required=False, help_text="What decides whether a reply is right.")
     submission_key = forms.CharField(max_length=200, widget=forms.HiddenInput)
+    shown_backend = forms.CharField(required=False, widget=forms.HiddenInput)
     cloned_from = forms.ModelChoiceField(queryset=EvalRun.objects.none(), required=False, widget=forms.HiddenInput)
     use_required_attribute = False
 
@@ -136,9 +137,11 @@ class ChoicesForm(forms.Form):
         return chosen if chosen in evaluated_backends() else "local"
 
     def _offer_backends(self) -> None:
-        """A form that is not sent yet moves to a model that the backend may have."""
+        """A form that is not sent yet moves to a model that the backend may have, where it was drawn for another backend: what was
+        typed since stays, and is refused when the form is sent."""
         self.fields["backend"].choices = [(kind, words(kind)) for kind in evaluated_backends()]  # type: ignore[attr-defined]
-        if not self.is_bound and self.initial.get("source") == "model":
+        was_drawn_for_it = self.initial.get("shown_backend") == self.backend_kind
+        if not self.is_bound and not was_drawn_for_it and self.initial.get("source") == "model":
             named = str(self.initial.get("model_name") or STARTER_NAME)
             self.initial["model_name"] = model_fitting(self.backend_kind, named)
 

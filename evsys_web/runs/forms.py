@@ -67,7 +67,7 @@ def _tell_of_splits(field: forms.Field, version: DatasetVersion) -> None:
 
 
 class Shown(NamedTuple):
-    """What the settings on a page were drawn for."""
+    """What the settings on a page were drawn for, from its hidden field; "" for what that does not say."""
 
     model_name: str
     algorithm: str
@@ -75,7 +75,6 @@ class Shown(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """From the page's hidden field. What it does not say is ""."""
         return cls(*[*text.split("|"), "", "", ""][:3])
 
 
@@ -153,8 +152,8 @@ class ChoicesForm(forms.Form):
             ].help_text = f"{kind} learns from {needed} rows, and {misfit.reference} holds {misfit.format} rows."
 
     def _offer_backends(self) -> None:
-        """Those that the algorithm trains on. A form that is not sent yet moves to one of them, and to a model of it where it was
-        drawn for another backend: a model that was typed stays, and is refused when the form is sent."""
+        """Those that the algorithm trains on. A form that is not sent yet moves to one, and to a model of it where it was drawn for
+        another backend: what was typed since stays, and is refused when the form is sent."""
         field = self.fields["backend"]
         assert isinstance(field, forms.ChoiceField)
         algorithm = str(self["algorithm"].value() or "")
@@ -166,8 +165,7 @@ class ChoicesForm(forms.Form):
             self.initial["backend"] = usable[0]
         if Shown.of(str(self.initial.get("shown_for") or "")).backend == self.initial["backend"]:
             return
-        named = str(self.initial.get("model_name") or STARTER_NAME)
-        self.initial["model_name"] = model_fitting(self.initial["backend"], named)
+        self.initial["model_name"] = model_fitting(self.initial["backend"], str(self.initial.get("model_name") or STARTER_NAME))
 
     def _offer_checkpoints(self, allowed: QuerySet[Checkpoint]) -> None:
         """The newest are offered, and the one already chosen; any that the person may see is accepted."""

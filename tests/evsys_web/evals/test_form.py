@@ -119,6 +119,16 @@ def test_an_endpoint_is_asked_under_its_address_and_model(alice_client: Client, 
     assert run.load_config().endpoint.base_url == "http://127.0.0.1:9/v1" and run.model_label == "m"
 
 
+def test_a_model_that_was_typed_stays_and_only_another_backend_brings_another(alice_client: Client, benchmark):
+    def field(**values: Any) -> str:
+        chosen = typed(benchmark, model_name="/nowhere/model", backend="local", **values)
+        page = alice_client.post("/evals/new/settings", chosen).content.decode()
+        return page.partition('id="id_model_name"')[0].rpartition("<input")[2]
+
+    assert 'value="/nowhere/model"' in field(shown_backend="local")
+    assert 'value="starter"' in field(shown_backend="tinker")
+
+
 def test_a_key_is_named_and_only_one_of_ones_own_can_be(alice_client: Client, benchmark, mallory, settings: Settings):
     settings.ALLOW_PRIVATE_URLS = True
     endpoint = {"source": "endpoint", "endpoint-base_url": "http://127.0.0.1:9/v1", "endpoint-model": "m"}
