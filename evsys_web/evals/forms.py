@@ -137,8 +137,8 @@ class ChoicesForm(forms.Form):
         return chosen if chosen in evaluated_backends() else "local"
 
     def _offer_backends(self) -> None:
-        """A form that is not sent yet moves to a model that the backend may have, where it was drawn for another backend: what was
-        typed since stays, and is refused when the form is sent."""
+        """A form that is not sent yet moves to a model that the backend may have, where it was drawn for another backend: what
+        was typed since stays, and is refused when the form is sent."""
         self.fields["backend"].choices = [(kind, words(kind)) for kind in evaluated_backends()]  # type: ignore[attr-defined]
         was_drawn_for_it = self.initial.get("shown_backend") == self.backend_kind
         if not self.is_bound and not was_drawn_for_it and self.initial.get("source") == "model":

@@ -152,8 +152,8 @@ class ChoicesForm(forms.Form):
             ].help_text = f"{kind} learns from {needed} rows, and {misfit.reference} holds {misfit.format} rows."
 
     def _offer_backends(self) -> None:
-        """Those that the algorithm trains on. A form that is not sent yet moves to one, and to a model of it where it was drawn for
-        another backend: what was typed since stays, and is refused when the form is sent."""
+        """Those that the algorithm trains on. A form that is not sent yet moves to one, and to a model of it where it was drawn
+        for another backend: what was typed since stays, and is refused when the form is sent."""
         field = self.fields["backend"]
         assert isinstance(field, forms.ChoiceField)
         algorithm = str(self["algorithm"].value() or "")
