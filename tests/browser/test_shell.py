@@ -56,6 +56,24 @@ def test_ctrl_k_jumps_by_typing_and_enter(page: Page) -> None:
     expect(page).to_have_url("/accounts/tokens/")
 
 
+def test_one_press_of_escape_closes_the_palette_whatever_was_typed(page: Page) -> None:
+    page.keyboard.press("Control+k")
+    page.keyboard.type("token")
+    page.keyboard.press("Escape")
+    expect(page.locator("#palette")).to_be_hidden()
+
+
+def test_a_list_that_comes_anew_keeps_the_keyboards_place(page: Page) -> None:
+    page.clock.install()
+    page.goto("/operations/")
+    region = page.locator("div[aria-labelledby=queues-title]")
+    region.evaluate("element => element.dataset.former = ''")
+    region.focus()
+    page.clock.fast_forward(6000)
+    expect(page.locator("[data-former]")).to_have_count(0)
+    expect(region).to_be_focused()
+
+
 def test_the_arrows_walk_the_results_and_tell_screen_readers_where(page: Page) -> None:
     page.keyboard.press("/")
     expect(selected(page)).to_have_count(1)
