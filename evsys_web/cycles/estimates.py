@@ -36,7 +36,7 @@ def estimate_cycle(config: CycleConfig, learn: Benchmark, judge: Benchmark, user
     rounds = config.rounds
     run = config.run_config(name="round", dataset="rows@1", checkpoint=config.model.checkpoint)
     training = _training(run, config, of_learn)
-    notes = [*of_learn.notes, *of_judge.notes, *effectless(run)]
+    notes = [*_told_of_both(of_learn.notes, of_judge.notes), *effectless(run)]
     if training is None and bills(run.backend.kind, run.backend_config()):
         notes.append(f"What {run.backend.kind} bills for the training of a round comes on top, and is not known.")
     return CycleEstimate(
@@ -50,6 +50,15 @@ def estimate_cycle(config: CycleConfig, learn: Benchmark, judge: Benchmark, user
         training.times(rounds) if training else None,
         list(dict.fromkeys(notes)),
     )
+
+
+def _told_of_both(learn: list[str], judge: list[str]) -> list[str]:
+    """Once where it holds of both sides, else with the side that it is said of."""
+    sides = (("To learn from", learn, judge), ("Held out", judge, learn))
+    return [
+        *(note for note in learn if note in judge),
+        *(f"{side}: {note}" for side, own, other in sides for note in own if note not in other),
+    ]
 
 
 def _eval(config: CycleConfig, side: Side, benchmark: Benchmark, user: User) -> EvalEstimate:
