@@ -25,12 +25,16 @@ BROWSER = "tests/browser"
 LONG = (
     BROWSER,
     "tests/evsys_web/test_survival.py",
-    "tests/faults/test_servers.py",
+    "tests/contracts/test_urls.py",
+    "tests/evsys_web/home/test_demo.py",
     "tests/evsys_web/home/test_backup.py",
+    "tests/faults/",
+    "tests/contracts/test_fuzz.py",
     "tests/evsys_web/runs/test_worker.py",
     "tests/evsys_web/evals/test_worker.py",
+    "tests/evsys_web/home/test_containers.py",
 )
-"""What takes a minute or more, longest first."""
+"""What takes about a minute or more, longest first."""
 
 
 class Scheduling(LoadFileScheduling):

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,12 @@ def dotted(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
+@cache
+def imported(path: Path, *, top_level_only: bool = False) -> tuple[str, ...]:
+    return tuple(names_in(path, top_level_only=top_level_only))
+
+
+def names_in(path: Path, *, top_level_only: bool) -> Iterator[str]:
     """Dotted names that a module imports; `from a import b` yields a.b, so that a submodule is seen as one."""
     tree = ast.parse(path.read_text(), filename=str(path))
     package = dotted(path) if path.name == "__init__.py" else dotted(path).rpartition(".")[0]
@@ -130,7 +136,7 @@ def loaded_after(source: str) -> set[str]:
     """Top-level packages in sys.modules of a fresh interpreter after running `source`."""
     script = f"{source}\nimport sys\nsys.stdout.write(' '.join({{name.partition('.')[0] for name in sys.modules}}))"
     command = [sys.executable, "-c", script]
-    return set(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=60).stdout.split())
+    return set(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=240).stdout.split())
 
 
 def test_importing_recipes_loads_no_vendor_and_no_django() -> None:

@@ -57,7 +57,7 @@ def lines_of(script: str, home: Path, **variables: str) -> list[str]:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
     )
     return done.stderr.splitlines()
