@@ -30,6 +30,11 @@ async def _in_turn(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
         yield chunk
 
 
+def inert(cell: str) -> str:
+    """For CSV: a spreadsheet would run a cell that begins like a formula; an apostrophe makes it text."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
 def read_chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):

@@ -13,7 +13,7 @@ from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
 
 from evsys_web.accounts.models import AuditEntry
-from evsys_web.attachments import attachment
+from evsys_web.attachments import attachment, inert
 
 ENTRIES_PER_CHUNK = 500
 COLUMNS = ("id", "at", "user", "verb", "kind", "thing_id", "thing", "project", "changes", "door", "address")
@@ -59,13 +59,8 @@ def _csv(entries: QuerySet[AuditEntry]) -> Iterator[bytes]:
         writer = csv.writer(text)
         for row in rows:
             row["changes"] = json.dumps(row["changes"], ensure_ascii=False)
-            writer.writerow([_inert(row[name]) for name in COLUMNS])
+            writer.writerow([inert(cell) if isinstance(cell := row[name], str) else cell for name in COLUMNS])
         yield text.getvalue().encode()
-
-
-def _inert(value: Any) -> Any:
-    """A spreadsheet would run a cell that begins like a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 FORMATS: dict[str, tuple[Callable[[QuerySet[AuditEntry]], Iterator[bytes]], str]] = {

@@ -16,10 +16,13 @@ from django.utils.timezone import now
 from evsys_web.accounts.audit import record
 from evsys_web.accounts.models import Invitation, Membership, Project, Role, User, digest_of
 from evsys_web.accounts.permissions import may_administer, require_admin
+from evsys_web.rates import is_too_often
 from recipes.errors import ConfigError
 
 OPEN_FOR = timedelta(days=7)
 MOST_OPEN = 100
+LETTERS_AN_HOUR = 30
+"""Of one person."""
 LAST_ADMIN = "This is the project's last admin. Make somebody else an admin first."
 RANK = {Role.VIEWER: 0, Role.EDITOR: 1, Role.ADMIN: 2}
 
@@ -139,7 +142,10 @@ def _refuse_last_admin(membership: Membership) -> None:
 
 
 def _sent(invitation: Invitation, link: str) -> bool:
+    """Everybody can make a project and invite whom they like: whoever sends many letters is shown the further links alone."""
     if not (invitation.email and settings.EMAIL_IS_SENT):
+        return False
+    if is_too_often(f"invitations:{invitation.created_by_id}", limit=LETTERS_AN_HOUR, seconds=3600):
         return False
     subject = f"Join {invitation.project} on EvSys"
     text = (

@@ -15,6 +15,7 @@ from typing import IO, Any, BinaryIO
 from django.conf import settings
 from django.core.files.uploadedfile import TemporaryUploadedFile
 
+from evsys_web.attachments import inert
 from evsys_web.datasets.rowfile import RowFileWriter
 from evsys_web.datasets.splits import FieldReader, NoSplits, check_names, content_hash
 from recipes.conversions import Reading, recognise
@@ -191,7 +192,7 @@ def _refusals(errors: BinaryIO) -> Iterator[Callable[[Scanned, DataError], None]
 
     def refuse(scanned: Scanned, error: DataError) -> None:
         cells = [scanned.place, scanned.line, error.field or "", error.found or "", error.expected or ""]
-        refusals.writerow(_safe_cells(cells))
+        refusals.writerow(inert(str(cell)) for cell in cells)
 
     yield refuse
     table.flush()
@@ -244,11 +245,6 @@ def take_in_splits(splits: Mapping[str, Iterable[Row]], format: RowFormat) -> In
         stack.pop_all()
     intake.splits = [{"name": name, "num_rows": num_rows} for name, num_rows in sizes.items()]
     return intake
-
-
-def _safe_cells(cells: list[object]) -> list[str]:
-    """A cell that begins like a formula would be run by a spreadsheet; an apostrophe makes it text."""
-    return [f"'{cell}" if str(cell).startswith(("=", "+", "-", "@", "\t", "\r")) else str(cell) for cell in cells]
 
 
 def preview(proposal: Proposal, reading: Reading, *, count: int = 3) -> Iterator[tuple[Row, Row | DataError]]:

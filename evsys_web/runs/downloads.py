@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from django.http import Http404, StreamingHttpResponse
 
-from evsys_web.attachments import attachment, read_chunks, zip_chunks
+from evsys_web.attachments import attachment, inert, read_chunks, zip_chunks
 from evsys_web.runs import metrics
 from evsys_web.runs.models import Checkpoint, TrainingRun
 from recipes.errors import CheckpointError
@@ -79,11 +79,6 @@ def csv_chunks(run: TrainingRun) -> Iterator[bytes]:
         if number % NUM_CSV_ROWS == 0:
             yield _taken(text)
     yield _taken(text)
-
-
-def inert(name: str) -> str:
-    """A spreadsheet would run a cell that begins like a formula."""
-    return f"'{name}" if name[:1] in "=+-@\t\r" else name
 
 
 def _taken(text: io.StringIO) -> bytes:

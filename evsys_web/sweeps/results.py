@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from django.db.models import Prefetch
 
+from evsys_web.attachments import inert
 from evsys_web.runs import metrics
-from evsys_web.runs.downloads import inert
 from evsys_web.runs.headlines import headline_of
 from evsys_web.runs.models import ACTIVE, Status, TrainingRun
 from evsys_web.sweeps.models import Sweep, SweepRun

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 from django.core import mail
+from django.core.cache import caches
 from django.test import Client
 from django.utils.timezone import now
 
+from evsys_web import rates
+from evsys_web.accounts import member_actions
 from evsys_web.accounts.member_actions import invite, remove_member
 from evsys_web.accounts.models import AuditEntry, Invitation, Membership, Project, Role, User
 from recipes.errors import ConfigError
@@ -126,6 +129,21 @@ def test_the_link_is_stored_as_a_hash_and_sent_when_e_mail_is(alice_client: Clie
     assert link in mail.outbox[0].body and mail.outbox[0].to == ["erin@example.org"]
     secret = link.rstrip("/").rpartition("/")[2]
     assert secret not in str(Invitation.objects.values()) and secret not in str(AuditEntry.objects.values())
+
+
+def test_nobody_fills_mailboxes_with_invitations(
+    alice: User, project: Project, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.EMAIL_IS_SENT = True
+    caches["rates"].clear()
+    monkeypatch.setattr(rates.time, "time", lambda: 1_000_015.0)
+    monkeypatch.setattr(member_actions, "LETTERS_AN_HOUR", 2)
+    elsewhere = Project.objects.create_for(alice, name="Another, made for this")
+    invited = [
+        invite(user=alice, project=where, role=Role.VIEWER, email="erin@example.org") for where in (project, elsewhere, project)
+    ]
+    assert [each.was_sent for each in invited] == [True, True, False] and len(mail.outbox) == 2
+    assert invited[-1].link.startswith(settings.URL), "it is shown instead"
 
 
 def test_a_token_does_the_same(client: Client, alice_headers: dict[str, str], project: Project, bob: User) -> None:
