@@ -18,7 +18,7 @@ class EvalModel(Settings):
 
     name: str = knob(
         "starter",
-        "The model: starter, a folder, or a hub id such as Qwen/Qwen3-0.6B.",
+        "The model: starter, a folder, a hub id such as Qwen/Qwen3-0.6B, or what its host calls it.",
         min_length=1,
         max_length=500,
         essential=True,
@@ -177,13 +177,13 @@ class EvalConfig(Document):
                 )
             check_samples(self.backend.kind)
             return
+        backends.get(self.backend.kind).served_name(self.model.name, self.model.checkpoint)
         if self.serving is None or not self.serving.accept_billing:
             raise ConfigError(
                 f"{self.backend.kind} answers from a deployment only, which is billed for every second that its GPUs are up."
                 " Agree to that (serving.accept_billing: true), and one is made for this eval and deleted after it.",
                 path=("serving", "accept_billing"),
             )
-        backends.get(self.backend.kind).served_name(self.model.name, self.model.checkpoint)
 
     def verifier_config(self) -> BaseModel:
         """The verifier's own Config, validated. Raises ConfigError with the path of the field."""
