@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from pathlib import Path
@@ -95,6 +96,24 @@ def test_errors_are_tried_again_by_the_next_call_and_nothing_else_is(tmp_path: P
         second = recipes.evaluate(config(server), tasks=TASKS, run_dir=tmp_path)
     assert (second.status, second.num_done, second.num_errors) == ("completed", 12, 0)
     assert len(server.requests) == 8
+
+
+def test_the_garbage_collector_passes_over_older_objects_for_as_long_as_an_eval_takes() -> None:
+    counts: list[int] = []
+
+    def evaluated() -> None:
+        before, heard = gc.get_freeze_count(), len(counts)
+        with chat_server(echo) as server:
+            recipes.evaluate(config(server), tasks=TASKS, on_attempt=lambda attempt: counts.append(gc.get_freeze_count()))
+        assert gc.get_freeze_count() == before and len(counts) == heard + 12
+
+    evaluated()
+    gc.freeze()  # by the process that calls: stays so
+    try:
+        evaluated()
+    finally:
+        gc.unfreeze()
+    assert min(counts) > 1000
 
 
 def test_a_stop_ends_as_cancelled_with_what_was_done() -> None:
