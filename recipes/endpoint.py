@@ -188,9 +188,12 @@ class EndpointChat:
 
 
 async def _all(calls: Any) -> list[Any]:
-    """As asyncio.gather, but the first failure ends the others."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(call) for call in calls]
+    """As asyncio.gather, but the first failure ends the others, and is raised as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
 
 

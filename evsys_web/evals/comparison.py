@@ -110,7 +110,11 @@ def say(found: Comparison, num_leaked: int = 0) -> Finding:
 def _notes(found: Comparison, num_leaked: int) -> list[str]:
     notes = []
     if num_leaked:
-        notes.append(f"Left out: {_tasks(num_leaked)} in common that trained one of the two models.")
+        notes.append(
+            f"Left out: {_tasks(num_leaked)} in common that trained one of the two models. Where their attempts in A or B "
+            "decided which ones, the tasks that are left were chosen by the very numbers compared here: trust a benchmark that "
+            "neither model learnt from."
+        )
     if found.num_only_a or found.num_only_b:
         left = [f"{_tasks(n)} only in {name}" for n, name in ((found.num_only_a, "A"), (found.num_only_b, "B")) if n]
         notes.append(f"Left out: {' and '.join(left)}.")

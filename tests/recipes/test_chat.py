@@ -94,6 +94,14 @@ def test_a_server_that_gives_one_sample_at_a_time_is_asked_one_by_one_with_the_s
     assert [request.get("n", 1) for request in server.requests].count(3) == 1, "it is asked for several only once"
 
 
+def test_one_refusal_among_single_samples_is_the_failure_of_the_call_and_no_group_of_failures() -> None:
+    def one_by_one(request: dict[str, Any], number: int) -> Answer:
+        return refusal(500, "full") if number == 2 else completion(["ok"])  # whatever `n` was asked
+
+    error = failure(one_by_one, num_samples=4, max_retries=0)
+    assert error.kind is ErrorKind.SERVER and "500: full" in str(error)
+
+
 def test_a_refused_key_is_an_auth_failure_and_is_not_tried_again() -> None:
     with chat_server(lambda request, number: refusal(401, "bad key")) as server, pytest.raises(BackendError) as caught:
         ask(server, api_key="sk-wrong")
