@@ -30,6 +30,7 @@ from evsys_web.runs.chunks import plain
 from evsys_web.runs.metrics import Point
 from evsys_web.runs.models import Checkpoint, EventKind, RunEvent, Standing, Stop, TrainingRun, storable
 from evsys_web.runs.work import Work
+from evsys_web.sse import release_connections
 from recipes import types
 from recipes.callbacks import METRICS_FILE, read_metrics
 from recipes.checkpoints import Manifest
@@ -171,6 +172,12 @@ class Recorder(Generic[Item]):
             self._num_committed = target
             self._changed.notify_all()
         self._obey()
+        try:
+            if self.standing.held:
+                self._tidy()
+        except (OperationalError, InterfaceError):  # after the next commit, then; these items are written
+            logger.warning("%s: the database refused to tidy up", self._name, exc_info=True)
+            connections.close_all()
 
     def _commit(self, items: list[Item]) -> Standing:
         if not items and time.monotonic() - self._renewed < settings.RUN_LEASE_SECONDS / 6:
@@ -183,7 +190,6 @@ class Recorder(Generic[Item]):
                 return standing
         self._renewed = time.monotonic()
         self._took = self._renewed - began
-        self._tidy()
         return standing
 
     # the ends of the block
@@ -201,7 +207,6 @@ class Recorder(Generic[Item]):
             logs.end(self._subject)
 
     def _leave(self, error: BaseException | None) -> bool:
-        work = self._work
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -209,8 +214,20 @@ class Recorder(Generic[Item]):
         if not self.standing.held:
             logger.warning("%s was taken from this worker; nothing more is written", self._name)
             return isinstance(error, RecipeError)
+        while True:
+            release_connections()  # hours old: the database may have been started anew since
+            try:
+                return self._end(error or self._broken)
+            except (OperationalError, InterfaceError):
+                if time.monotonic() - self._renewed > settings.RUN_LEASE_SECONDS:
+                    raise
+                logger.warning("%s: the database refused how it ended; trying again", self._name, exc_info=True)
+                time.sleep(COMMIT_SECONDS)
+
+    def _end(self, error: BaseException | None) -> bool:
+        """Write how it ended. May be done again: each change is conditional."""
+        work = self._work
         self._settle()
-        error = error or self._broken
         if error is None:
             work.refresh_from_db(fields=["stop_requested", "hand_back"])
             self._write_end()
@@ -360,7 +377,7 @@ class RunRecorder(Recorder[Reported | Begun | RunEvent | Checkpoint], Callback):
         for seq, item in numbered:
             if isinstance(item, Point):
                 continue
-            item.seq = seq
+            item.pk, item.seq = None, seq  # a number from a commit that failed may be taken by now
             if isinstance(item, Checkpoint):
                 self._run.checkpoints.filter(name=item.name).delete()
             item.save(force_insert=True)

@@ -255,6 +255,34 @@ def test_a_database_that_is_away_for_a_moment_costs_no_point(held_run: TrainingR
     assert steps_of(held_run) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.fault(
+    "The database refuses while points are folded, or while a run writes how it ended", "Both are done when it is back."
+)
+def test_what_is_written_stays_written_once_when_folding_and_ending_are_refused(
+    held_run: TrainingRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fold, refusals = metrics.fold, ["while folding", "at the end", "at the end again"]
+
+    def refuse(run: TrainingRun, *, keep: int = 0) -> int:
+        if refusals and bool(keep) == (refusals[0] == "while folding"):
+            raise OperationalError(refusals.pop(0))
+        return fold(run, keep=keep)
+
+    monkeypatch.setattr(metrics, "fold", refuse)
+    monkeypatch.setattr(metrics, "FOLD_ROWS", 2)
+    with RunRecorder(held_run) as recording:
+        state = begin(held_run)
+        recording.on_train_start(state)
+        for _ in range(3):
+            do_step(recording, state)
+        recording.flush()
+        assert eventually(lambda: len(refusals) == 2)
+        monkeypatch.setattr(metrics, "FOLD_ROWS", 1000)
+        recording.result = result(held_run, "completed")
+    held_run.refresh_from_db()
+    assert held_run.status == Status.COMPLETED and steps_of(held_run) == [1, 2, 3] and not refusals
+
+
 def test_a_recorder_that_breaks_stops_the_run_and_says_so(held_run: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(*args: object) -> None:
         raise ValueError("no such thing")
