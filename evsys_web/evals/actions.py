@@ -177,7 +177,8 @@ def resume_eval(*, user: User, run: EvalRun) -> EvalRun:
 
 
 def retry_errors(*, user: User, run: EvalRun) -> EvalRun:
-    """Queue an ended run again, also a completed one, for its attempts that ended in an error. Raises RunRefused."""
+    """Queue an ended run again, also a completed one, for its attempts that ended in an error; of one that is not
+    complete the missing ones are made as well. Raises RunRefused."""
     run.refresh_from_db()
     if run.has_ended and not run.num_errors:
         require_editor(user, run.project)

@@ -130,7 +130,8 @@ class EvalRun(Work):
 
     @property
     def can_retry_errors(self) -> bool:
-        return self.has_ended and self.num_errors > 0 and self.is_done_here
+        """Of a run that is not complete, resume tries them again with what is missing."""
+        return self.status == Status.COMPLETED and self.num_errors > 0 and self.is_done_here
 
     @property
     def wants_to_go_on(self) -> bool:
