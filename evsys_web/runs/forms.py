@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 from django import forms
 from django.db.models import Q, QuerySet
@@ -66,7 +67,8 @@ def _tell_of_splits(field: forms.Field, version: DatasetVersion) -> None:
         field.help_text = f"{field.help_text} The loss is measured on {VALIDATION}, unless that is what it learns from."
 
 
-class Shown(NamedTuple):
+@dataclass(frozen=True)
+class Shown:
     """What the settings on a page were drawn for, from its hidden field; "" for what that does not say."""
 
     model_name: str
@@ -74,8 +76,9 @@ class Shown(NamedTuple):
     backend: str
 
     @classmethod
-    def of(cls, text: str) -> Self:
-        return cls(*[*text.split("|"), "", "", ""][:3])
+    def of(cls, text: str) -> Shown:
+        model_name, algorithm, backend, *_ = [*text.split("|"), "", "", ""]
+        return cls(model_name, algorithm, backend)
 
 
 class CheckpointField(forms.ModelChoiceField[Checkpoint]):
@@ -228,7 +231,7 @@ class RunForm:
     @property
     def shown_for(self) -> str:
         """What the settings on the page were drawn for: untouched ones follow when the choice changes."""
-        return "|".join(self.text(name) for name in Shown._fields)
+        return "|".join(self.text(name) for name in (field.name for field in fields(Shown)))
 
     def num_errors(self) -> int:
         return len(self.choices.errors) + sum(len(form.errors) for form in self.settings.values())
