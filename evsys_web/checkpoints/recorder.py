@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import NamedTuple
 
 from evsys_web.checkpoints.models import Export
-from evsys_web.runs.recorder import Recorder
 from evsys_web.runs.status import Standing
+from evsys_web.runs.work_recorder import Recorder
 from recipes.errors import RecipeError
 
 LOOK_SECONDS = 0.5

@@ -15,9 +15,9 @@ from django.db import connection, transaction
 
 from evsys_web.evals.leaks import Leaks, find_leaks
 from evsys_web.evals.models import PROMPT_LENGTH, Attempt, EvalEvent, EvalRun, EvalTask, outcome_of
-from evsys_web.runs.recorder import Recorder
 from evsys_web.runs.status import Standing
 from evsys_web.runs.work import storable, storable_json
+from evsys_web.runs.work_recorder import Recorder
 from recipes.errors import DataError, RecipeError
 from recipes.evals.metrics import TaskCount, summarise
 from recipes.evals.runner import EvalResult

@@ -1,259 +1,25 @@
-"""Writes down what work reports, from inside the worker that holds its lease, and brings a stop back to it.
-
-One thread owns the database: the working thread only appends to a list (it may be inside an event loop, where Django refuses
-queries, and a write that waits for its turn must not hold up a step). That thread commits points, step and renewed lease in one
-transaction, resting after each for REST times what it took, between REST_SECONDS and COMMIT_SECONDS: at once for steps that are
-slow, and the less often the busier the database is; while a step is long it renews the lease and looks for a stop. Steps that are
-faster than it rests need not wake it, which costs nearly as much as the rest of the call does. If the lease is gone the
-run is somebody else's: training is told to stop at once, and nothing more is written.
-"""
+"""A training run's recorder: its steps, events and checkpoints become rows, and a stop reaches its loop."""
 
 from __future__ import annotations
 
-import errno
-import logging
-import os
-import threading
 import time
-import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Generic, NamedTuple, Self, TypeVar
+from typing import NamedTuple
 
-from django.conf import settings
-from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db import transaction
 
-from evsys_web import logs
 from evsys_web.runs import metrics
 from evsys_web.runs.chunks import plain
 from evsys_web.runs.metrics import Point
 from evsys_web.runs.models import Checkpoint, EventKind, RunEvent, Standing, Stop, TrainingRun, storable
-from evsys_web.runs.work import Work
-from evsys_web.sse import release_connections
+from evsys_web.runs.work_recorder import Recorder
 from recipes import types
 from recipes.callbacks import METRICS_FILE, read_metrics
 from recipes.checkpoints import Manifest
 from recipes.config import BaseAlgorithmConfig
-from recipes.errors import RecipeError
 from recipes.protocols import Callback
 from recipes.types import LoopState, Metrics, RunResult, StopRequest, TrainingBatch
-
-logger = logging.getLogger(__name__)
-
-COMMIT_SECONDS = 0.1
-REST_SECONDS = 0.025
-REST = 9.0
-"""A tenth of the time is spent committing at most: it costs the training thread the interpreter's lock."""
-WATCH_SECONDS = 0.25
-MAX_WAITING = 20_000
-"""So many items wait for the database at most; then training waits too."""
-FLUSH_SECONDS = 60.0
-
-FULL_DISK = (
-    "The disk of the worker is full. Free some space (`manage.py prune --dry-run` says what may go), then resume: "
-    "it goes on from what was saved last."
-)
-
-Item = TypeVar("Item")
-
-
-class Recorder(Generic[Item]):
-    """What the recorders of all kinds of work share. `with` begins the writing thread; leaving it writes how the work ended."""
-
-    def __init__(self, work: Work) -> None:
-        self.standing = Standing(held=True)
-        self._work = work
-        self._subject = logs.Subject(type(work).__name__.lower(), work.pk)
-        self._items: list[Item] = []
-        self._num_received = 0
-        self._num_committed = 0
-        self._hurry = False
-        self._is_idle = False
-        self._closing = False
-        self._broken: BaseException | None = None
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-        self._thread = threading.Thread(target=self._write_in_thread, name=f"recorder-{work.pk}", daemon=True)
-        self._renewed = time.monotonic()
-        self._took = 0.0
-
-    def flush(self) -> None:
-        """Wait until everything reported so far is committed, or cannot be."""
-        with self._changed:
-            target = self._num_received
-            self._hurry = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._num_committed >= target or self.is_over, FLUSH_SECONDS)
-
-    @property
-    def is_over(self) -> bool:
-        """Nothing more can be written: the work was taken away, or the database refuses for good."""
-        return not self.standing.held or self._broken is not None
-
-    def _add(self, item: Item) -> None:
-        with self._lock:
-            if len(self._items) >= MAX_WAITING:
-                self._changed.wait_for(lambda: len(self._items) < MAX_WAITING or self.is_over, FLUSH_SECONDS)
-            self._items.append(item)
-            self._num_received += 1
-            if self._is_idle:
-                self._is_idle = False
-                self._changed.notify_all()
-
-    # what each kind of work says
-
-    def _store(self, items: list[Item]) -> Standing:
-        """Write the items and renew the lease, inside one transaction that is open already. Not held: it will be rolled back."""
-        raise AssertionError(f"{type(self).__name__} stores nothing")
-
-    def _obey(self) -> None:
-        """Hand what was asked on to the work; called after each commit, and when nothing can be written any more."""
-
-    def _tidy(self) -> None:
-        """After each commit, and outside of it."""
-
-    def _settle(self) -> None:
-        """Before the end is written."""
-
-    def _write_end(self) -> None:
-        """The work went through without an error."""
-        raise AssertionError(f"{type(self).__name__} does not say how work ends")
-
-    # what the writing thread does
-
-    def _write_in_thread(self) -> None:
-        with logs.of(self._subject):
-            self._keep_writing()
-
-    def _keep_writing(self) -> None:
-        try:
-            while self._wait_for_work():
-                self._write()
-            deadline = time.monotonic() + settings.RUN_LEASE_SECONDS
-            while self._num_received > self._num_committed and not self.is_over and time.monotonic() < deadline:
-                self._write()
-        except Exception as error:  # noqa: BLE001 - the edge of a thread: the work must learn of it, whatever it is
-            logger.exception("%s cannot be recorded", self._name)
-            self._broken = error
-            self._obey()
-            with self._changed:
-                self._changed.notify_all()
-        finally:
-            connections.close_all()
-
-    def _wait_for_work(self) -> bool:
-        """Rest, then wait for something to write, at most WATCH_SECONDS; False when it is time to end."""
-        with self._changed:
-            spare = min(COMMIT_SECONDS, max(REST_SECONDS, REST * self._took)) - (time.monotonic() - self._renewed)
-            if spare > 0:
-                self._changed.wait_for(lambda: self._hurry or self._closing, spare)
-            self._is_idle = self._num_received == self._num_committed
-            self._changed.wait_for(lambda: self._num_received > self._num_committed or self._closing, WATCH_SECONDS)
-            self._is_idle = False
-            return not self._closing and not self.is_over
-
-    def _write(self) -> None:
-        """One transaction with all that waits, or a look at what is asked when nothing does."""
-        with self._changed:
-            items, target = self._items, self._num_received
-            self._items, self._hurry = [], False
-        try:
-            self.standing = self._commit(items)
-        except (OperationalError, InterfaceError):
-            # The database may come back before the lease ends; the work goes on meanwhile.
-            logger.warning("%s: the database refused %s items; trying again", self._name, len(items), exc_info=True)
-            connections.close_all()
-            with self._changed:
-                self._items = items + self._items
-            time.sleep(COMMIT_SECONDS)
-            return
-        with self._changed:
-            self._num_committed = target
-            self._changed.notify_all()
-        self._obey()
-        try:
-            if self.standing.held:
-                self._tidy()
-        except (OperationalError, InterfaceError):  # after the next commit, then; these items are written
-            logger.warning("%s: the database refused to tidy up", self._name, exc_info=True)
-            connections.close_all()
-
-    def _commit(self, items: list[Item]) -> Standing:
-        if not items and time.monotonic() - self._renewed < settings.RUN_LEASE_SECONDS / 6:
-            return self._work.look()
-        began = time.monotonic()
-        with transaction.atomic():
-            standing = self._store(items)
-            if not standing.held:
-                transaction.set_rollback(True)
-                return standing
-        self._renewed = time.monotonic()
-        self._took = self._renewed - began
-        return standing
-
-    # the ends of the block
-
-    def __enter__(self) -> Self:
-        logs.begin(self._subject)
-        self._thread.start()
-        return self
-
-    def __exit__(self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
-        """Writes the end. A RecipeError is one of the foreseen ends; everything else goes on to the caller."""
-        try:
-            return self._leave(error)
-        finally:
-            logs.end(self._subject)
-
-    def _leave(self, error: BaseException | None) -> bool:
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._thread.join()
-        if not self.standing.held:
-            logger.warning("%s was taken from this worker; nothing more is written", self._name)
-            return isinstance(error, RecipeError)
-        while True:
-            release_connections()  # hours old: the database may have been started anew since
-            try:
-                return self._end(error or self._broken)
-            except (OperationalError, InterfaceError):
-                if time.monotonic() - self._renewed > settings.RUN_LEASE_SECONDS:
-                    raise
-                logger.warning("%s: the database refused how it ended; trying again", self._name, exc_info=True)
-                time.sleep(COMMIT_SECONDS)
-
-    def _end(self, error: BaseException | None) -> bool:
-        """Write how it ended. May be done again: each change is conditional."""
-        work = self._work
-        self._settle()
-        if error is None:
-            work.refresh_from_db(fields=["stop_requested", "hand_back"])
-            self._write_end()
-        elif isinstance(error, RecipeError):
-            work.fail(str(error), error_type=type(error).__name__)
-            return True
-        elif isinstance(error, KeyboardInterrupt):
-            work.cancel()
-        elif not isinstance(error, Exception):
-            work.give_back()
-        elif is_full_disk(error):
-            work.fail(FULL_DISK, error_type="DiskFull")
-            return True
-        else:
-            self._write_crash(error)
-        return False
-
-    def _write_crash(self, error: Exception) -> None:
-        detail = "".join(traceback.format_exception(error))
-        logger.error("%s crashed\n%s", self._name, detail)
-        sentence = f"The program stopped with an error that it did not foresee ({type(error).__name__})."
-        self._work.crash(sentence, error_type=type(error).__name__, detail=detail)
-
-    @property
-    def _name(self) -> str:
-        return f"{type(self._work).__name__} {self._work.pk}"
 
 
 class Begun(NamedTuple):
@@ -423,12 +189,6 @@ class RunRecorder(Recorder[Reported | Begun | RunEvent | Checkpoint], Callback):
             run.give_back()
         else:  # a callback of the run's own config ended it, e.g. early stopping
             run.complete()
-
-
-def is_full_disk(error: Exception) -> bool:
-    """Libraries that write themselves (safetensors) only quote the system's words."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return (isinstance(error, OSError) and error.errno in full) or os.strerror(errno.ENOSPC) in str(error)
 
 
 def as_json(values: Mapping[str, float]) -> dict[str, float | str]:

@@ -14,7 +14,7 @@ from django.db import OperationalError
 from django.utils.timezone import now
 from pytest_django.fixtures import Settings
 
-from evsys_web.runs import metrics, recorder
+from evsys_web.runs import metrics, work_recorder
 from evsys_web.runs.models import EventKind, Status, Stop, TrainingRun
 from evsys_web.runs.recorder import RunRecorder
 from recipes.errors import DataError
@@ -67,8 +67,8 @@ def test_every_step_is_written_once_and_the_run_completes(held_run: TrainingRun)
 
 
 def test_a_checkpoint_is_never_ahead_of_its_points(held_run: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "COMMIT_SECONDS", 30.0)
-    monkeypatch.setattr(recorder, "REST", 1e9)
+    monkeypatch.setattr(work_recorder, "COMMIT_SECONDS", 30.0)
+    monkeypatch.setattr(work_recorder, "REST", 1e9)
     with RunRecorder(held_run) as recording:
         state = begin(held_run)
         recording.on_train_start(state)
