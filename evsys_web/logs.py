@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Lock
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from django.db.models import Model
 
 
 class Subject(NamedTuple):
@@ -19,6 +22,10 @@ class Subject(NamedTuple):
 
     kind: str
     pk: int
+
+    @classmethod
+    def row(cls, row: Model) -> Subject:
+        return cls(type(row).__name__.lower(), row.pk)
 
 
 _of_this_thread: ContextVar[Subject | None] = ContextVar("subject_of_this_thread", default=None)

@@ -23,6 +23,7 @@ from django.apps import apps
 from django.conf import settings
 from django.db import connections, transaction
 
+from evsys_web import logs
 from evsys_web.runs.models import Status, TrainingRun
 from evsys_web.runs.turns import in_turn
 from evsys_web.runs.work import Chain, Tracked, Work, WorkQuerySet
@@ -119,7 +120,8 @@ def _give_up(run: Work, *, stood_still: bool) -> None:
         run.note(sentence, level="error")
         if run.wants_to_go_on and run.status == Status.CRASHED and not run.stop_requested and run.attempt < MAX_ATTEMPTS:
             run.queue(announced=False)
-    logger.warning("%s %s: its worker was lost", type(run).__name__, run.pk)
+    with logs.of(logs.Subject.row(run)):
+        logger.warning("%s %s: its worker was lost", type(run).__name__, run.pk)
 
 
 def _let_go() -> None:

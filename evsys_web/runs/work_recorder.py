@@ -54,7 +54,7 @@ class Recorder(Generic[Item]):
     def __init__(self, work: Work) -> None:
         self.standing = Standing(held=True)
         self._work = work
-        self._subject = logs.Subject(type(work).__name__.lower(), work.pk)
+        self._subject = logs.Subject.row(work)
         self._items: list[Item] = []
         self._num_received = 0
         self._num_committed = 0

@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from django.utils.timezone import now
 
+from evsys_web import logs
 from evsys_web.runs.leases import MAX_ATTEMPTS, ask_back, sweep
 from evsys_web.runs.models import Checkpoint, Status, TrainingRun
 from tests.evsys_web.runs.conftest import MakeRun
@@ -21,18 +22,22 @@ def expire(run: TrainingRun) -> None:
     TrainingRun.objects.filter(pk=run.pk).update(lease_until=now() - timedelta(seconds=1))
 
 
-def test_a_silent_run_crashes_with_a_sentence_that_says_where_it_goes_on(held_run: TrainingRun, sent: list[int]) -> None:
+def test_a_silent_run_crashes_with_a_sentence_that_says_where_it_goes_on(
+    held_run: TrainingRun, sent: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
     held_run.renew(step=34)
     Checkpoint.objects.create(run=held_run, name="30", step=30, state_uri="checkpoints/30/state")
     sweep("other", send=sent.append)
     held_run.refresh_from_db()
     assert held_run.status == Status.STARTING
     expire(held_run)
-    sweep("other", send=sent.append)
+    with caplog.filtering(logs.SubjectFilter()):
+        sweep("other", send=sent.append)
     held_run.refresh_from_db()
     assert held_run.status == Status.CRASHED and held_run.error_type == "WorkerLost"
     assert "after step 34" in held_run.error and "goes on from step 30" in held_run.error
     assert held_run.events.get().level == "error"
+    assert [vars(line)["work_id"] for line in caplog.records if "its worker was lost" in line.message] == [held_run.pk]
     assert sent == []
 
 
