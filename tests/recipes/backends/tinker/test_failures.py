@@ -47,7 +47,7 @@ def failure_of(
     began = time.monotonic()
     with fake_tinker(behaviour) as (url, _), pytest.raises(BackendError) as caught:
         opened(url, use, **options)
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 90  # PATIENCE, and room for a busy machine
     return caught.value
 
 
