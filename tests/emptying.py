@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, OperationalError, connection, transaction
 from django.test import TransactionTestCase
 
 KEPT = {"django_content_type", "auth_permission"}
@@ -27,15 +27,15 @@ def with_rows() -> set[str]:
 
 
 def empty_tables(test: TransactionTestCase) -> None:
-    """In any order: whether what is referred to is there is looked at when the transaction ends. The last row of a
-    worker that was just killed may come in between: then once more."""
+    """In any order: whether what is referred to is there is looked at when the transaction ends. The last statement of a worker
+    that was just killed may come in between, or wait for what is deleted here as this waits for it: then once more."""
     for is_last in (False, False, True):
         try:
             with transaction.atomic(), connection.cursor() as cursor:
                 for table in with_rows() - KEPT:
                     cursor.execute(f"DELETE FROM {connection.ops.quote_name(table)}")
             return
-        except IntegrityError:
+        except (IntegrityError, OperationalError):
             if is_last:
                 raise
 

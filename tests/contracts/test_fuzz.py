@@ -69,6 +69,15 @@ def made() -> Made:
     return Made(operations, modes, [not_a_server_error, *always], [checks.negative_data_rejection])
 
 
+@pytest.fixture(autouse=True)
+def same_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """hypothesis also draws literals of the local modules that happen to be loaded: other requests after other tests."""
+    from hypothesis.internal.conjecture import providers
+
+    monkeypatch.setattr(providers, "_get_local_constants", providers.Constants)
+    providers.CONSTANTS_CACHE.cache.clear()
+
+
 @pytest.mark.parametrize("label", LABELS)
 def test_no_request_breaks_it_or_gets_an_answer_that_the_document_does_not_know(
     label: str, wsgi: Any, world: World, roles: dict[str, dict[str, str]], made: Made

