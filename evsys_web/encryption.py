@@ -74,10 +74,10 @@ def veil(text: str) -> str:
 
 
 def unveil(veiled: str) -> str | None:
-    """None once SECRET_KEY is another one."""
+    """None once SECRET_KEY is another one, and for what was never veiled."""
     try:
         return _veil().decrypt(veiled.encode()).decode()
-    except InvalidToken:
+    except (InvalidToken, ValueError):
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ class SavedAdapter(NamedTuple):
 
     def unlike(self, *, rank: int, alpha: float) -> str:
         """What keeps a run with these from going on with it, as a sentence; empty when nothing does."""
-        if (self.rank, self.alpha) == (rank, alpha):
+        if self.rank == rank and math.isclose(self.alpha, alpha, rel_tol=1e-5):  # a ratio of few digits will do
             return ""
         return (
             f"The adapter to begin from has rank {self.rank} and alpha {self.alpha:g}; this run asks for rank {rank} and alpha"
@@ -34,13 +35,15 @@ class SavedAdapter(NamedTuple):
 
 def saved_adapter(checkpoint: str | None) -> SavedAdapter | None:
     """None where no adapter lies on this machine under that name. Raises CheckpointError for one that cannot be read."""
-    path = Path(checkpoint or "") / CONFIG_FILE
-    if not checkpoint or not path.is_file():
+    if not checkpoint:
         return None
+    path = Path(checkpoint) / CONFIG_FILE
     try:
+        if not path.is_file():
+            return None
         saved = json.loads(path.read_text(encoding="utf-8"))
         found = SavedAdapter(int(saved["r"]), float(saved["lora_alpha"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"The checkpoint's {CONFIG_FILE} cannot be read: {type(error).__name__}: {error}.") from None
     if found.rank < 1:
         raise CheckpointError(f"The checkpoint's {CONFIG_FILE} names the rank {found.rank}.")

@@ -114,7 +114,7 @@ def _claim(user: User, key: str, digest: str) -> IdempotencyRecord | None:
 def _again(record: IdempotencyRecord) -> HttpResponse:
     body = unveil(record.body)
     if body is None:
-        return problem(409, f"The request with this {HEADER} was done; its answer cannot be read since SECRET_KEY changed.")
+        return problem(409, f"The request with this {HEADER} was done; SECRET_KEY changed since, which seals its answer.")
     return HttpResponse(body, status=record.status, content_type=record.content_type, headers={"Idempotent-Replayed": "true"})
 
 

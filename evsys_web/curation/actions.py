@@ -102,7 +102,7 @@ def check_split_names(names: SplitNames, settings: CurationSettings) -> None:
             check_names([name])
         except ConfigError as error:
             raise ConfigError(str(error), path=(field,)) from None
-    if names.train == names.held_out:
+    if settings.val_fraction and names.train == names.held_out:
         raise ConfigError(f"Rows to learn from and rows held out cannot both be called {names.train}.", path=("val_split",))
     if not settings.val_fraction and names.held_out != VALIDATION:
         raise ConfigError(

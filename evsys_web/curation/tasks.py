@@ -25,7 +25,7 @@ def prepare_columns(run_id: int) -> None:
 
 def sweep(worker: str) -> None:
     """Ask for those of evals that ended a moment ago; two workers that ask do no harm."""
-    ended = EvalRun.objects.filter(finished_at__gt=now() - ENDED_WITHIN, num_done__gte=FILE_FROM)
+    ended = EvalRun.objects.filter(finished_at__gt=now() - ENDED_WITHIN, num_done__gte=FILE_FROM).defer("config", "summary")
     due = [run for run in ended if run.has_ended and _asked.get(run.pk) != run.finished_at and not are_filed(run)]
     for run in due:
         _asked[run.pk] = run.finished_at

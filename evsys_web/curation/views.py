@@ -91,7 +91,8 @@ def preview(request: HttpRequest) -> HttpResponse:
     answer = render(request, "curation/_result.html" if "look" in context else "curation/_mistake.html", context)
     answer["HX-Replace-Url"] = form.url
     if "look" not in context:
-        answer["HX-Reswap"] = "none"
+        # Where the card asked that says how far the reading is, it has nothing more to say.
+        answer["HX-Reswap"] = "innerHTML" if request.headers.get("HX-Trigger") == "result" else "none"
     return answer
 
 

@@ -109,6 +109,7 @@ class EvalRun(Work):
         indexes: ClassVar[list[models.Index]] = [
             models.Index(fields=["project", "-created_at"]),
             models.Index(fields=["status", "lease_until"]),
+            models.Index(fields=["finished_at"], name="eval_by_end"),  # workers look for what ended a moment ago
         ]
 
     def __str__(self) -> str:

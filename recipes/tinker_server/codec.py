@@ -232,7 +232,7 @@ def _dense(csr: Any, dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -
     values = _from_buffer(csr.values, dtype, where)
     rows = _from_buffer(csr.crow_indices, np.dtype(np.int64), where)
     columns = _from_buffer(csr.col_indices, np.dtype(np.int64), where)
-    fits = len(shape) == 2 and len(rows) == shape[0] + 1 and rows[0] == 0 and (np.diff(rows) >= 0).all()
+    fits = len(shape) == 2 and min(shape) >= 0 and len(rows) == shape[0] + 1 and rows[0] == 0 and (np.diff(rows) >= 0).all()
     if not (fits and rows[-1] == len(values) == len(columns)) or (
         len(columns) and not (0 <= columns.min() <= columns.max() < shape[1])
     ):

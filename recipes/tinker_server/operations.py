@@ -210,11 +210,14 @@ class Operations:
 
     def numbered(self, number: Number, content: bytes, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """`work` takes its turn by itself. What is refused before it could is the outcome of that turn: whoever is behind it
-        would wait for its number for ever. Raises RequestRefused where nobody waits."""
+        would wait for its number for ever. Raises what `work` does where nobody waits."""
         try:
             return work()
-        except RequestRefused as refusal:
-            sentence = str(refusal)
+        except Exception as error:  # noqa: BLE001 - whatever it is, those behind it wait for this number
+            is_refusal = isinstance(error, RequestRefused)
+            sentence = str(error) if is_refusal else f"The server failed at this request ({type(error).__name__})."
+            if not is_refusal:
+                log.exception("a request could not be read")
             run = self.sessions.run_if_open(number.model_id)
             if run is None or not run.awaits(number.seq_id):
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -34,12 +35,18 @@ class TRLRun(BaseAlgorithm):
     def train(self, ctx: RunContext) -> RunResult:
         """As any algorithm's, or by several processes, of which this one only passes on what they do."""
         if self.cfg.num_processes == 1 or num_processes() > 1:
-            return super().train(ctx)
+            return self._train_here(ctx)
         try:
             from recipes.algorithms.trl.launching import launch, on_processors
         except ModuleNotFoundError:  # told as of any other run of this kind
-            return super().train(ctx)
+            return self._train_here(ctx)
         return launch(ctx, num_processes=self.cfg.num_processes, on_processors=on_processors(self.cfg.device))
+
+    def _train_here(self, ctx: RunContext) -> RunResult:
+        try:
+            return super().train(ctx)
+        finally:
+            gc.collect()  # a trainer refers to itself: with its weights it would stay while this process evaluates
 
     def trainer(self, opened: OpenModel, plan: Plan, arguments: dict[str, Any]) -> Any:
         """TRL's trainer, ready to train. `arguments`: of its config, those that all trainers take."""

@@ -38,13 +38,16 @@ class Recorder:
 
     def logprobs(self, completion_ids: Sequence[Sequence[int]]) -> list[list[float]] | None:
         """Of each token of what was drawn. None where the passes were not those of a plain decoding, token by token."""
-        num_passes = len(self._drawn) + 1
         if self._logits is None or len(self._logits) != len(completion_ids):
             return None
-        if max(map(len, completion_ids)) != num_passes:
+        longest = max(map(len, completion_ids))
+        if longest > len(self._drawn) + 1:
             return None
-        ends = [ids[-1] if len(ids) == num_passes else 0 for ids in completion_ids]
-        drawn_BT = torch.stack([*self._drawn, self._of(torch.tensor(ends, device=self._logits.device))], dim=1)
+        drawn = self._drawn[:longest]  # behind them are idle passes, where processes wait for each other's replies
+        if len(drawn) < longest:
+            ends = [ids[-1] if len(ids) == longest else 0 for ids in completion_ids]
+            drawn = [*drawn, self._of(torch.tensor(ends, device=self._logits.device))]
+        drawn_BT = torch.stack(drawn, dim=1)
         return [row[: len(ids)].tolist() for row, ids in zip(drawn_BT.cpu(), completion_ids, strict=True)]
 
     def _see(self, module: Any, arguments: Any, named: dict[str, Any], output: Any) -> None:

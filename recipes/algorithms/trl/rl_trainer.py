@@ -71,14 +71,18 @@ class _Trainer(OwnTrainer, GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         loss = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
-        if self.model.training and inputs.get(SAMPLED) is not None:
+        if self.model.training:
             self._measure_drift(inputs)
         return loss
 
     def _measure_drift(self, inputs: dict[str, Any]) -> None:
-        """Of this pass, over all processes; a step's largest ratio is that of all its passes."""
+        """Of this pass, over all processes; a step's largest ratio is that of all its passes. Every process comes here, also one
+        whose sampler was not heard: the others would wait for it."""
+        sampled = inputs.get(SAMPLED)
         taught = inputs["completion_mask"].bool() & (inputs["advantages"] != 0)[:, None]
-        sums, largest = drift_sums(self._trained, inputs[SAMPLED], taught)
+        if sampled is None:
+            sampled, taught = self._trained, taught.new_zeros(taught.shape)
+        sums, largest = drift_sums(self._trained, sampled, taught)
         divergence, ratio, count = self.accelerator.reduce(sums, reduction="sum").tolist()
         highest = float(self.accelerator.gather(largest).max())
         if not count:
