@@ -62,12 +62,27 @@ def test_another_rank_or_alpha_is_refused_at_its_setting(
     assert words in str(refused.value) and refused.value.path == (place[0], "params", place[1])
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"r": 0, "lora_alpha": 8}', '{"r": 4}', '{"r": "four", "lora_alpha": 8}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"r": 0, "lora_alpha": 8}', '{"r": 4}', '{"r": "four", "lora_alpha": 8}', '{"r": 1e999, "lora_alpha": 8}']
+)
 def test_one_that_cannot_be_read_is_said_of_the_checkpoint(folder: Path, text: str) -> None:
     (folder / "adapter_config.json").write_text(text)
     with pytest.raises(ConfigError, match=r"adapter_config\.json") as refused:
         config(folder, "sft", lora_rank=4).check_weights()
     assert refused.value.path == ("model", "init_from_checkpoint")
+
+
+def test_a_name_that_no_file_can_have_is_said_of_the_checkpoint() -> None:
+    with pytest.raises(ConfigError, match=r"adapter_config\.json cannot be read") as refused:
+        config(Path("a" * 300), "sft", lora_rank=4).check_weights()
+    assert refused.value.path == ("model", "init_from_checkpoint")
+
+
+def test_what_the_refusal_says_to_set_is_taken(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 24, "lora_alpha": 16}))
+    with pytest.raises(ConfigError, match=r"lora_alpha_ratio to 0\.666667\."):
+        config(folder, "sft", lora_rank=24).check_weights()
+    config(folder, "sft", lora_rank=24, ratio=0.666667).check_weights()
 
 
 def test_a_cycle_says_it_in_its_own_words(folder: Path) -> None:

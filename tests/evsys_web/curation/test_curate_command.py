@@ -46,6 +46,10 @@ def test_a_dry_run_prints_the_same_numbers_and_writes_nothing(run: EvalRun) -> N
     assert dry["dataset"] is None and dry["counts"]["num_over_cap"] == 1
 
 
+def test_rows_to_learn_from_may_be_called_validation_where_nothing_is_held_out(run: EvalRun) -> None:
+    assert "validation" in curate(run.pk, "--split", "validation", "--dry-run")
+
+
 def test_its_splits_are_called_as_asked_as_with_rllm(run: EvalRun) -> None:
     named = ("--split", "easy.first", "--val-split", "test", "--val-fraction", "0.5", "--seed", "5")
     panel = curate(run.pk, "--filter", "0 < avg < 1", "--name", "band", *named)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from django.test import Client
+from django.urls import reverse
 
 from evsys_web.curation import reading
 from evsys_web.evals.models import EvalRun
@@ -31,6 +32,11 @@ def test_a_page_that_waits_for_a_large_eval_says_how_far_it_is_and_asks_again(
     (thread,) = [each for each in threading.enumerate() if each.name == f"columns-{run.pk}"]
     assert "Reading 16 attempts." in plain(preview(alice_client, run, filter="avg > 0")[0]), "and nothing is read twice"
     assert [each for each in threading.enumerate() if each.name == thread.name] == [thread]
+    asked = {"eval": run.pk, "filter": "avg >"}
+    answers = [
+        alice_client.get(reverse("curation:preview"), asked, headers=headers) for headers in ({}, {"HX-Trigger": "result"})
+    ]
+    assert [answer["HX-Reswap"] for answer in answers] == ["none", "innerHTML"]  # the card asked: it must not go on to say so
     may_end.set()
     thread.join(60)
     assert not thread.is_alive() and "What this keeps" in preview(alice_client, run, filter="avg > 0")[0]

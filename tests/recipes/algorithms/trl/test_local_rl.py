@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from recipes.algorithms.trl.rl_drift import drift_sums
+from recipes.algorithms.trl.rl_drift import Recorder, drift_sums
 from recipes.errors import ConfigError, VerifierError
 from recipes.estimate import estimate
 from recipes.trajectories import drift
@@ -76,6 +77,26 @@ def test_the_measure_is_that_of_rl() -> None:
     found = {"kl/sampler": divergence / count, "train/ratio_mean": ratio / count, "train/ratio_max": highest}
     assert {key: float(value) for key, value in found.items()} == pytest.approx({key: expected[key] for key in found})
     assert float(drift_sums(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2).bool())[1]) == 0
+
+
+def test_what_the_sampler_thought_is_known_also_where_passes_follow_that_mean_nothing() -> None:
+    """Where processes wait for each other's replies, all go on until the longest is done."""
+
+    class Model(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor) -> Any:
+            seen = torch.arange(7.0) * (1 + input_ids.sum(dim=1, keepdim=True))
+            return SimpleNamespace(logits=(seen / 10)[:, None])
+
+    model, prompt, drawn = Model(), torch.tensor([[1], [2]]), torch.tensor([[3, 4, 5], [6, 0, 0]])
+
+    def heard(num_idle: int) -> list[list[float]] | None:
+        with Recorder(model, 1.0) as seen:
+            for tokens in [prompt, *drawn[:, :2].split(1, dim=1), *[drawn[:, 2:]] * num_idle]:
+                model(input_ids=tokens)
+        return seen.logprobs([[3, 4, 5], [6]])
+
+    assert [len(row) for row in heard(0) or []] == [3, 1]
+    assert heard(0) == heard(1) == heard(3)
 
 
 def test_what_was_said_is_kept_with_what_it_earned(whole: tuple[Path, Witness]) -> None:
