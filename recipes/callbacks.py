@@ -79,8 +79,8 @@ class MetricsFile(Callback):
         self._file: BinaryIO | None = None
 
     def on_train_start(self, state: LoopState) -> None:
-        kept = [json.dumps(row) for row in read_metrics(self.path) if row["step"] <= state.start_step]
-        write_atomically(self.path, "".join(f"{line}\n" for line in kept) if state.start_step else "")
+        kept = [_line(row) for row in read_metrics(self.path) if row["step"] <= state.start_step] if state.start_step else []
+        write_atomically(self.path, b"".join(kept).decode())
 
     def on_step_end(self, state: LoopState, step: int, batch: TrainingBatch | None, metrics: Metrics) -> None:
         self._append(step, metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 from ninja import NinjaAPI
@@ -38,7 +39,7 @@ class Api(NinjaAPI):
                 answer = {"description": "Refused; see the sentence.", "content": {errors.MEDIA_TYPE: reference}}
                 operation["responses"].setdefault("default", answer)
                 if isinstance(body := operation.get("requestBody"), TextBody):
-                    operation["requestBody"] = body.described
+                    operation["requestBody"] = deepcopy(body.described)  # the document is its reader's
         return schema
 
 

@@ -212,7 +212,7 @@ def test_lineage_reads_both_ways(alice_client: Client, make_run, version, runs_d
     clone = make_run(name="the clone", cloned_from=parent)
     text = page(alice_client, parent)
     assert "child" in text and "the clone" in text and version.get_absolute_url() in text and "12 rows" in text
-    assert f"{parent.get_absolute_url()}#checkpoints" in page(alice_client, child)
+    assert saved.get_absolute_url() in page(alice_client, child)
     assert parent.get_absolute_url() in page(alice_client, clone)
 
 

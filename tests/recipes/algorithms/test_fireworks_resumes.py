@@ -28,7 +28,7 @@ def test_a_killed_worker_is_followed_by_one_that_finds_the_job(server: Fireworks
     assert result.status == "completed" and len(server.jobs) == 1
     assert seen.start_step == step and sorted(seen.steps) == list(range(step + 1, 5)), "no step is told twice"
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [line.partition(",")[0] for line in lines if "progress/done" in line] == [f'{{"step": {n}' for n in (1, 2, 3, 4)]
+    assert [line.partition(",")[0] for line in lines if "progress/done" in line] == [f'{{"step":{n}' for n in (1, 2, 3, 4)]
 
 
 def test_one_killed_between_order_and_answer_makes_no_second_job(
