@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,14 @@ class Resource(NamedTuple):
     kind: str
     name: str
     account: str = ""
+
+
+def fresh_name(run_id: str, of: str = "") -> str:
+    """A name that nobody has used: two installations may share an account, and both count their runs from 1. Lower-case letters,
+    digits and hyphens, at most 63. of: which of the run's things it is."""
+    run, part = (re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") for text in (run_id, of))
+    name = f"evsys-{run[:36].strip('-') or 'run'}-{uuid.uuid4().hex[:8]}"
+    return f"{name}-{part}"[:63].strip("-")
 
 
 class ResourceLog:

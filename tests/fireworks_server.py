@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.fireworks_serving import Serving
+from tests.fireworks_sessions import Sessions, shown
 from tests.fireworks_wire import ACCOUNT, KEY, MODEL, Request, missing, parts
 
 __all__ = ["ACCOUNT", "KEY", "MODEL", "Request"]
@@ -83,6 +84,7 @@ class FireworksServer:
     jobs: dict[str, Job] = field(default_factory=dict)
     datasets: dict[str, Dataset] = field(default_factory=dict)
     serving: Serving = field(default_factory=Serving)
+    sessions: Sessions = field(default_factory=Sessions)
     refused_rows: str = ""
     metrics_404: int = 1
     signed: int = 0
@@ -114,8 +116,11 @@ class FireworksServer:
             if collection == "datasets":
                 return self._datasets(request, name, verb)
             if collection == "models":
-                fields = self.models.get(f"accounts/{owner}/models/{name}")
-                return (200, {"name": f"accounts/{owner}/models/{name}", **fields}) if fields is not None else missing(name)
+                return self._models(request, f"accounts/{owner}/models/{name}")
+            if collection == "trainingSessions":
+                return self.sessions.answer(request, name, verb, self.models)
+            if collection == "operations":
+                return 200, {"name": request.path, "done": True, "error": {"code": 13, "message": self.sessions.failure}}
             if collection in ("deployments", "deploymentShapeVersions"):
                 return self.serving.answer(request, collection, name, verb, self.models)
             if collection == "evaluators":
@@ -124,6 +129,15 @@ class FireworksServer:
             if collection in JOB_IDS:
                 return self._jobs(request, collection, name, verb)
             return missing(request.path)
+
+    def _models(self, request: Request, name: str) -> tuple[int, Any]:
+        fields = self.models.get(name)
+        if fields is None:
+            return missing(name)
+        if request.method == "DELETE":
+            del self.models[name]
+            return 200, {}
+        return 200, {"name": name, **shown(fields)}
 
     def _datasets(self, request: Request, name: str, verb: str) -> tuple[int, Any]:
         if request.method == "POST" and not name:

@@ -115,7 +115,7 @@ class FireworksAlgorithm:
     row_format: ClassVar[RowFormat | None]
     kind: ClassVar[JobKind]
     runs_on: ClassVar[frozenset[str]] = frozenset({"fireworks"})
-    unused_backend_fields: ClassVar[frozenset[str]] = frozenset({"tokenizer", "step_seconds"})
+    unused_backend_fields: ClassVar[frozenset[str]] = frozenset({"tokenizer", "step_seconds", "promote"})
     """Settings of steps: a form for a job does not show them."""
     gives_rollouts: ClassVar[bool] = False
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from recipes.errors import CheckpointError
 from recipes.managed_jobs import JobKind, JobOrder, ManagedJobs
+from recipes.resources import fresh_name
 from recipes.row_order import Split
 from recipes.stores import write_atomically
 from recipes.types import Row, RunContext
@@ -83,9 +82,7 @@ class JobRecord:
 
     @classmethod
     def make(cls, kind: JobKind, run_id: str, fingerprint: dict[str, Any]) -> JobRecord:
-        """Ids that nobody has used: two installations may share an account, and both count their runs from 1."""
-        run = re.sub(r"[^a-z0-9]+", "-", run_id.lower()).strip("-")[:36].strip("-") or "run"
-        job = f"evsys-{run}-{uuid.uuid4().hex[:8]}"
+        job = fresh_name(run_id)
         return cls(kind, job, job, f"{job}-train", f"{job}-eval", fingerprint)
 
     @classmethod

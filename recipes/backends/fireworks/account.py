@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import fireworks
 import httpx
@@ -16,6 +16,8 @@ from recipes.backends.fireworks.failures import failures
 from recipes.errors import BackendError, ConfigError, ErrorKind
 
 T = TypeVar("T")
+
+MOST_PAGES = 100
 
 
 class FireworksAccount:
@@ -78,6 +80,22 @@ class FireworksAccount:
     def _accounts(self) -> list[str]:
         with failures("whose key this is", self.place):
             return [str(account.name).removeprefix("accounts/") for account in self._client.accounts.list()]
+
+    def _checkpoint_rows(self, parent: str) -> list[dict[str, Any]]:
+        """What the service lists below a job or a session. Raises what the SDK raises."""
+        found: list[dict[str, Any]] = []
+        token = ""
+        for _ in range(MOST_PAGES):
+            query = {"pageSize": 200, **({"pageToken": token} if token else {})}
+            page: Any = self._client.get(f"/v1/{parent}/checkpoints", cast_to=object, options={"params": query})
+            found += page.get("trainingSessionCheckpoints") or page.get("checkpoints") or []
+            if not (token := page.get("nextPageToken") or ""):
+                break
+        return found
+
+    def _delete_model(self, model_id: str) -> None:
+        """One that is not there any more is deleted already. Raises what the SDK raises."""
+        self._unless_missing(lambda: self._client.models.delete(model_id))
 
     def _unless_missing(self, ask: Callable[[], T]) -> T | None:
         try:

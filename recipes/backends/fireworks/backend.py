@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "FIREWORKS_API_KEY"
 SCHEME = "fireworks://"
+PROMOTE = "Checkpoints of training step by step become models as the backend's setting promote says."
 
 
 class FireworksBackend:
@@ -32,9 +33,7 @@ class FireworksBackend:
     ignored_fields: ClassVar[frozenset[str]] = frozenset()
     gives_topk_prompt_logprobs: ClassVar[bool] = False
     samples: ClassVar[bool] = False
-    unused_by_steps: ClassVar[frozenset[str]] = frozenset({"account_id", "timeout_seconds", "outage_seconds"})
-    """Settings of jobs: a form for training step by step does not show them."""
-    unused_by_evals: ClassVar[frozenset[str]] = frozenset({"tokenizer", "step_seconds"})
+    unused_by_evals: ClassVar[frozenset[str]] = frozenset({"tokenizer", "step_seconds", "promote"})
     """Settings of steps: the deployment that an eval has made renders there."""
 
     @staticmethod
@@ -48,6 +47,11 @@ class FireworksBackend:
         ConfigError."""
         if isinstance(settings, BaseAlgorithmConfig):
             check_steps(FireworksConfig.model_validate(chosen.model_dump()), settings, model)
+        elif (weights := model.init_from_checkpoint or "").startswith(SCHEME) and not is_model_name(weights.removeprefix(SCHEME)):
+            raise ConfigError(
+                f"{weights} is no model at Fireworks, so no job can begin from it. {PROMOTE}",
+                path=("model", "init_from_checkpoint"),
+            )
 
     @classmethod
     def jobs(
@@ -88,7 +92,7 @@ class FireworksBackend:
         if not checkpoint.startswith(SCHEME) or not is_model_name(model):
             raise ConfigError(
                 f"{checkpoint} is no model at Fireworks, so no deployment can serve it. A job's checkpoint is one"
-                f" ({SCHEME}accounts/…/models/…); one of training step by step must be promoted there first.",
+                f" ({SCHEME}accounts/…/models/…). {PROMOTE}",
                 path=("model", "checkpoint"),
             )
         return model
@@ -114,7 +118,9 @@ class FireworksBackend:
         sdk = import_sdk()
         from recipes.backends.fireworks.steps import FireworksSteps
 
-        session = await FireworksSteps.begin(sdk, settings, key, model=model, algorithm=algorithm, report=report)
+        session = await FireworksSteps.begin(
+            sdk, settings, key, model=model, algorithm=algorithm, run_dir=output_dir, report=report
+        )
         return cast("Backend", session)  # all of one but `open`, which is here
 
 

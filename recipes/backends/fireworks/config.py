@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from urllib.parse import urlsplit
 
 from pydantic import field_validator
@@ -14,6 +15,12 @@ from recipes.errors import ConfigError
 HOSTED = "https://api.fireworks.ai"
 _ID = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _MODEL = re.compile(rf"accounts/{_ID}/models/{_ID}")
+
+
+class Promoted(StrEnum):
+    NONE = "none"
+    FINAL = "final"
+    ALL = "all"
 
 
 class FireworksConfig(HostedSettings):
@@ -45,10 +52,15 @@ class FireworksConfig(HostedSettings):
     step_seconds: float = knob(
         900.0, "Longest wait for one result of a step, time in the service's queue included.", unit="seconds", ge=1, le=86400
     )
+    promote: Promoted = knob(
+        Promoted.FINAL,
+        "Which checkpoints of training step by step become models of the account, that evals can have served and jobs can begin"
+        " from: the last one, all, or none. What is none is gone with the session.",
+    )
     timeout_seconds: float = knob(60.0, "Longest wait for one answer of the service.", unit="seconds", ge=1, le=3600)
     outage_seconds: float = knob(
         900.0,
-        "How long the service may be out of reach before the run gives up waiting; the job itself goes on.",
+        "How long the service may be out of reach before the run gives up waiting, for a job (which goes on) or for a model.",
         unit="seconds",
         ge=1,
         le=86400,

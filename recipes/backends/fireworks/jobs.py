@@ -265,15 +265,8 @@ class FireworksJobs(FireworksAccount):
                     raise
 
     def checkpoints(self, kind: JobKind, job_id: str) -> list[JobCheckpoint]:
-        found: list[JobCheckpoint] = []
-        path, token = f"/v1/{self._job_name(kind, job_id)}/checkpoints", ""
         with failures("the checkpoints of the job", self.place):
-            for _ in range(100):
-                query = {"pageSize": 200, **({"pageToken": token} if token else {})}
-                page: Any = self._client.get(path, cast_to=object, options={"params": query})
-                found += [_checkpoint(row) for row in page.get("checkpoints") or []]
-                if not (token := page.get("nextPageToken") or ""):
-                    break
+            found = [_checkpoint(row) for row in self._checkpoint_rows(self._job_name(kind, job_id))]
         return sorted(found, key=lambda checkpoint: checkpoint.created)
 
     def promote(self, checkpoint: str, output_model: str, base_model: str) -> None:
@@ -292,6 +285,9 @@ class FireworksJobs(FireworksAccount):
         with failures(f"to delete the {resource.kind} {resource.name}", self.place):
             if resource.kind == "dataset":
                 self._unless_missing(lambda: self._client.datasets.delete(resource.name))
+                return
+            if resource.kind == "model":
+                self._delete_model(resource.name)
                 return
             if resource.kind == "deployment":
                 remove_deployment(self._client, resource.name, self.place)

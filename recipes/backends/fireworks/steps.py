@@ -2,7 +2,8 @@
 
 1. Sessions of the pool need nothing to be provisioned: no trainer and no deployment that would cost while it idles. LoRA only.
 2. The service samples from a deployment only, which this program makes none of: algorithms that sample while they train, and
-   evals, are refused before they begin.
+   evals, are refused before they begin. What evals can have served is a model, which a checkpoint is made when it is saved
+   (`promotion`): the session takes the others with it when it ends.
 3. A state is loaded by its name at the service, into the model that was just made, as Tinker 0.23 does it: seen on our own
    server. The vendor's documents disagree on whether a session may load what another one saved; a refusal is told.
 4. One request that the SDK refuses makes it refuse every later one on the same client. So what is wrong is found here first.
@@ -12,18 +13,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
 from recipes import losses
-from recipes.backends.fireworks.config import HOSTED, FireworksConfig, check_model_name, check_steps, place_of
+from recipes.backends.fireworks.config import HOSTED, FireworksConfig, Promoted, check_model_name, check_steps, place_of
 from recipes.backends.waiting import in_thread, wait_for
+from recipes.checkpoints import FINAL
 from recipes.errors import BackendError, CheckpointError, ConfigError, RecipeError
 from recipes.rendering import load_tokenizer
 from recipes.types import AdamParams, Datum, ForwardBackwardResult, LossCallable, OptimStepResult
 
 if TYPE_CHECKING:
+    from recipes.backends.fireworks.promotion import Promotion
     from recipes.config import BaseAlgorithmConfig, ModelConfig
 
 ResultT = TypeVar("ResultT")
@@ -43,13 +47,20 @@ class FireworksSteps:
     gives_topk_prompt_logprobs: ClassVar[bool] = False
 
     def __init__(
-        self, service: Any, client: Any, tokenizer: Any, settings: FireworksConfig, report: Callable[[str, str], None] | None
+        self,
+        service: Any,
+        client: Any,
+        tokenizer: Any,
+        settings: FireworksConfig,
+        report: Callable[[str, str], None] | None,
+        promotion: Promotion,
     ) -> None:
         self._service = service
         self._client = client
         self._tokenizer = tokenizer
         self._settings = settings
         self._report = report
+        self._promotion = promotion
         self._refused_gradient: str | None = None
 
     @classmethod
@@ -61,6 +72,7 @@ class FireworksSteps:
         *,
         model: ModelConfig,
         algorithm: BaseAlgorithmConfig,
+        run_dir: Path,
         report: Callable[[str, str], None] | None,
     ) -> FireworksSteps:
         """Begin a session with a model in it. Raises ConfigError, BackendError."""
@@ -68,6 +80,7 @@ class FireworksSteps:
         check_steps(settings, algorithm, model)
         assert settings.tokenizer is not None
         tokenizer = load_tokenizer(settings.tokenizer)
+        from recipes.backends.fireworks.promotion import Promotion
         from recipes.backends.fireworks.sdk_failures import failure_of
 
         def connect() -> tuple[Any, Any]:
@@ -82,7 +95,9 @@ class FireworksSteps:
             failure_of=failure_of,
             report=report,
         )
-        return cls(service, client, tokenizer, settings, report)
+        tell = _told_in(asyncio.get_running_loop(), report)
+        promotion = Promotion(settings, key, base_model=model.name, run_dir=run_dir, tell=tell)
+        return cls(service, client, tokenizer, settings, report, promotion)
 
     # training
 
@@ -134,9 +149,35 @@ class FireworksSteps:
     # weights
 
     async def save_for_sampler(self, name: str) -> str:
-        """What can be made a model there. The SDK adds letters of its own to the name."""
+        """The model that it becomes, where it is to become one; else what dies with the session."""
         saved = await self._call(lambda: self._client.save_weights_for_sampler(_label(name)), f"saving {name} for sampling")
+        chosen = self._settings.promote
+        if chosen is Promoted.ALL or (chosen is Promoted.FINAL and name == FINAL):
+            return f"{SCHEME}{await self._promoted(name, saved.path)}"
         return f"{SCHEME}{saved.path}"
+
+    async def _promoted(self, name: str, snapshot: str) -> str:
+        """The model's name. The weights are saved and paid for: that they become no model is told, and ends nothing."""
+        making = in_thread(lambda: self._promotion.make(str(self._service.training_session_id), snapshot, _label(name)))
+        place = place_of(self._settings)
+        try:
+            model = await asyncio.wrap_future(making)
+        except RecipeError as error:
+            self._tell(
+                "error",
+                f"The checkpoint {name} has become no model, so that no eval can have it served and no job can begin from it."
+                f" {error}",
+            )
+            return snapshot
+        except asyncio.CancelledError:
+            self._promotion.abandon()
+            raise
+        self._tell("info", f"The checkpoint {name} is a model at {place} now: {model}.")
+        return model
+
+    def _tell(self, level: str, sentence: str) -> None:
+        if self._report is not None:
+            self._report(level, sentence)
 
     async def save_full_state(self, name: str) -> str:
         saved = await self._call(lambda: self._client.save_state(_label(name)), f"saving the state {name}")
@@ -162,6 +203,7 @@ class FireworksSteps:
 
     async def close(self) -> None:
         """Give the session's place back. One that does not answer any more is left to its heartbeat."""
+        self._promotion.abandon()
         closing = in_thread(self._end_session)
         try:
             await asyncio.wait_for(asyncio.wrap_future(closing), CLOSE_SECONDS)
@@ -173,6 +215,7 @@ class FireworksSteps:
             if self._settings.is_billed:
                 self._service.delete_training_session()
         finally:
+            self._promotion.close()
             self._service.close()
 
     async def _call(self, submit: Callable[[], Any], doing: str) -> Any:
@@ -197,6 +240,16 @@ class FireworksSteps:
             return read(await self._wait(submitted.result, doing))
 
         return _quiet(wait())
+
+
+def _told_in(loop: asyncio.AbstractEventLoop, report: Callable[[str, str], None] | None) -> Callable[[str, str], None]:
+    """What tells from another thread, in the one that trains: there alone are callbacks called."""
+
+    def tell(level: str, sentence: str) -> None:
+        if report is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(report, level, sentence)
+
+    return tell
 
 
 def _label(name: str) -> str:

@@ -7,15 +7,19 @@ from collections.abc import Iterator
 import pytest
 import uvicorn
 
+from recipes.backends.fireworks import promotion
 from recipes.backends.local.config import LocalConfig
 from recipes.tinker_server import make_server
-from tests.recipes.backends.fireworks.pool import KEY, MODEL, Pool
+from tests.fireworks_server import FireworksServer
+from tests.recipes.backends.fireworks.pool import MODEL, TINKER_KEY, Pool
 
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     """One server for all: it takes seconds to start."""
-    app = make_server([f"{MODEL}=starter"], root=tmp_path_factory.mktemp("pool"), key=KEY, config=LocalConfig(num_threads=1))
+    app = make_server(
+        [f"{MODEL}=starter"], root=tmp_path_factory.mktemp("pool"), key=TINKER_KEY, config=LocalConfig(num_threads=1)
+    )
     outer = Pool(app)
     server = uvicorn.Server(uvicorn.Config(outer, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -33,5 +37,8 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 
 
 @pytest.fixture
-def root(pool: Pool) -> str:
+def root(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Beside a Fireworks where nothing has happened, asked in haste."""
+    monkeypatch.setattr(promotion, "POLL_SECONDS", 0.05)
+    pool.control = FireworksServer()
     return pool.url

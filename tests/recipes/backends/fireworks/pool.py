@@ -1,10 +1,13 @@
-"""Our Tinker-compatible server as Fireworks' serverless pool, and small runs on it."""
+"""Our Tinker-compatible server as Fireworks' serverless pool, beside the Fireworks of the tests, and small runs on both."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -15,69 +18,110 @@ from recipes.backends.fireworks.steps import POOL
 from recipes.config import RunConfig
 from recipes.protocols import Callback
 from recipes.types import RunResult
+from tests.fireworks_server import ACCOUNT, KEY, MODEL, FireworksServer, Request
 
-KEY = "tml-key-of-a-test"
-MODEL = "accounts/fireworks/models/qwen3-8b"
+__all__ = ["KEY", "MODEL"]
+
+TINKER_KEY = "tml-key-of-a-test"
+"""What our own server wants; the pool takes Fireworks' key."""
 ROWS = Path(starter.__file__).parent / "rows"
 
 
 class Pool:
-    """Our server below the pool's path, with checkpoints called as Fireworks calls them: account/run-…/name."""
+    """Our server below the pool's path, with sessions and checkpoints called as Fireworks calls them: ts-…, account/run-…/name.
+    Everything else is `control`, which lists what sessions have saved."""
 
     url = ""
 
     def __init__(self, app: Any) -> None:
         self._app = Starlette(routes=[Mount(POOL, app=app)], lifespan=lambda _: app.router.lifespan_context(app))
         self._ours: dict[bytes, bytes] = {}
+        self._session = ""
+        self.control = FireworksServer()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        asked, answer = await self._whole(receive), {}
+        asked = await self._whole(receive)
+        if not scope["path"].startswith(POOL):
+            status, answer = await asyncio.to_thread(self.control.answer, self._request(scope, asked))
+            if not status:
+                return  # hung up
+            start = {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
+            return await self._send(send, start, json.dumps(answer).encode())
+        start, body = await self._inside(scope, self._translated(asked))
+        if scope["path"].endswith("/create_session"):
+            body = re.sub(rb'"session_id":\s*"([^"]+)"', self._session_named, body)
+        body = re.sub(rb"tinker://([0-9a-f]{32}):train:\d+/(sampler_)?weights/([a-z0-9-]+)", self._named, body)
+        await self._send(send, start, body)
+
+    async def _inside(self, scope: Any, asked: bytes) -> tuple[Any, bytes]:
+        """What our server answers to the same request with its own key."""
+        answer: dict[str, Any] = {"body": b""}
 
         async def told() -> Any:
             return {"type": "http.request", "body": asked}
 
         async def keep(message: Any) -> None:
             answer.setdefault("start", message)
-            answer["body"] = answer.get("body", b"") + message.get("body", b"")
+            answer["body"] += message.get("body", b"")
 
-        await self._app(self._sized(scope, asked), told, keep)
-        body = re.sub(rb"tinker://([0-9a-f]{32}):train:\d+/(?:sampler_)?weights/([a-z0-9-]+)", self._named, answer["body"])
-        await send(self._sized(answer["start"], body))
-        await send({"type": "http.response.body", "body": body})
+        headers = [(name, TINKER_KEY.encode() if value == KEY.encode() else value) for name, value in scope["headers"]]
+        await self._app(self._sized({**scope, "headers": headers}, asked), told, keep)
+        return answer["start"], answer["body"]
 
     async def _whole(self, receive: Any) -> bytes:
         body, more = b"", True
         while more:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
+        return body
+
+    def _translated(self, body: bytes) -> bytes:
         for theirs, ours in self._ours.items():
             body = body.replace(theirs, ours)
         return body
+
+    def _request(self, scope: Any, body: bytes) -> Request:
+        headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
+        query = dict(parse_qsl(scope["query_string"].decode()))
+        return Request(scope["method"], scope["path"], query, headers, body)
 
     def forget(self) -> None:
         """Nothing that was saved so far is found any more."""
         self._ours.clear()
 
+    def _session_named(self, found: re.Match[bytes]) -> bytes:
+        theirs = b"ts-" + found[1].replace(b"-", b"")
+        self._ours[theirs], self._session = found[1], theirs.decode()
+        return b'"session_id":"%b"' % theirs
+
     def _named(self, found: re.Match[bytes]) -> bytes:
-        theirs = b"acme/run-%b/%b" % found.groups()
+        run, is_sampler, name = found.groups()
+        theirs = b"%b/run-%b/%b" % (ACCOUNT.encode(), run, name)
+        if is_sampler and theirs not in self._ours:
+            self.control.sessions.save(self._session, name.decode())
         self._ours[theirs] = found[0]
         return theirs
+
+    async def _send(self, send: Any, start: Any, body: bytes) -> None:
+        await send(self._sized(start, body))
+        await send({"type": "http.response.body", "body": body})
 
     def _sized(self, message: Any, body: bytes) -> Any:
         others = [(name, value) for name, value in message["headers"] if name.lower() != b"content-length"]
         return {**message, "headers": [*others, (b"content-length", str(len(body)).encode())]}
 
 
-def config(root: str, kind: str, path: Path | None = None, **params: Any) -> RunConfig:
+def config(root: str, kind: str, path: Path | None = None, *, backend: dict[str, Any] | None = None, **params: Any) -> RunConfig:
+    chosen = {"base_url": root, "tokenizer": "starter", "step_seconds": 120, **(backend or {})}
     return RunConfig.from_values(
         {
             "data": {"path": str(path or "unused.jsonl")},
             "model": {"name": MODEL},
             "algorithm": {"kind": kind, "params": {"lora_rank": 4, "learning_rate": 1e-3, **params}},
-            "backend": {"kind": "fireworks", "params": {"base_url": root, "tokenizer": "starter", "step_seconds": 120}},
+            "backend": {"kind": "fireworks", "params": chosen},
         }
     )
 

@@ -20,7 +20,7 @@ from recipes.config import BaseAlgorithmConfig, ModelConfig, RunConfig
 from recipes.errors import BackendError, ConfigError, ErrorKind, RecipeError
 from recipes.protocols import Backend
 from tests.recipes.backends.conftest import ADAM, datums, learn, nll
-from tests.recipes.backends.fireworks.pool import KEY, MODEL, ROWS, Pool, config, train
+from tests.recipes.backends.fireworks.pool import KEY, MODEL, ROWS, TINKER_KEY, Pool, config, train
 from tests.recipes.runs_under_test import Killed, KilledAfter, Witness
 
 STEPS = 4
@@ -61,7 +61,7 @@ def test_it_learns_what_the_tinker_backend_learns(root: str) -> None:
             model=ModelConfig(name=MODEL),
             algorithm=BaseAlgorithmConfig(lora_rank=4, seed=1),
             output_dir=Path("unused"),
-            secrets={"backend_api_key": KEY},
+            secrets={"backend_api_key": TINKER_KEY},
         )
         try:
             return await scenario(backend)
