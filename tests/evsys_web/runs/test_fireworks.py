@@ -60,6 +60,9 @@ def test_a_run_there_has_curves_events_and_a_checkpoint_here(
     (saved,) = run.checkpoints.all()
     assert saved.sampler_uri.startswith("fireworks://accounts/acme/models/evsys-") and not saved.state_uri
     assert RunEvent.objects.filter(run=run, message__contains="12.50 USD").exists()
+    client = Client()
+    client.force_login(alice)
+    assert saved.sampler_uri in client.get(run.get_absolute_url()).content.decode(), "the page says which model it is there"
 
 
 def test_the_key_is_in_no_row_and_no_file(
@@ -109,7 +112,7 @@ def test_the_form_moves_to_where_the_algorithm_trains_and_to_a_model_there(alice
 
 def test_step_by_step_it_asks_for_a_tokenizer_and_not_for_what_jobs_want(alice: User) -> None:
     shown = RunForm(alice, start={"algorithm": "sft", "backend": "fireworks", "model_name": MODEL}).settings["backend"].fields
-    assert "tokenizer" in shown and not {"account_id", "outage_seconds"} & set(shown)
+    assert {"tokenizer", "promote", "account_id", "outage_seconds"} <= set(shown), "a model is made in the account, patiently"
 
 
 def test_the_form_offers_no_backend_that_the_algorithm_does_not_train_on(alice: User) -> None:

@@ -46,9 +46,7 @@ class Pool:
         asked = await self._whole(receive)
         if not scope["path"].startswith(POOL):
             status, answer = await asyncio.to_thread(self.control.answer, self._request(scope, asked))
-            if not status:
-                return  # hung up
-            start = {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"application/json")]}
+            start = {"type": "http.response.start", "status": status or 502, "headers": [(b"content-type", b"application/json")]}
             return await self._send(send, start, json.dumps(answer).encode())
         start, body = await self._inside(scope, self._translated(asked))
         if scope["path"].endswith("/create_session"):
