@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 from ninja import NinjaAPI
@@ -10,7 +9,8 @@ from ninja.openapi.schema import OpenAPISchema
 
 from evsys_web.api import errors
 from evsys_web.api.auth import TokenAuth
-from evsys_web.api.bodies import TextBody
+from evsys_web.api.bodies import describe
+from evsys_web.api.document import kept
 from evsys_web.api.rates import TokenThrottle
 
 DESCRIPTION = """Everything a page can do.
@@ -32,14 +32,17 @@ class Api(NinjaAPI):
 
     def get_openapi_schema(self, **kwargs: Any) -> OpenAPISchema:
         schema = super().get_openapi_schema(**kwargs)
-        schema["components"].setdefault("schemas", {}).update(_problem_schemas())
-        reference = {"schema": {"$ref": "#/components/schemas/Problem"}}
-        for operations in schema["paths"].values():
-            for operation in operations.values():
-                answer = {"description": "Refused; see the sentence.", "content": {errors.MEDIA_TYPE: reference}}
-                operation["responses"].setdefault("default", answer)
-                if isinstance(body := operation.get("requestBody"), TextBody):
-                    operation["requestBody"] = deepcopy(body.described)  # the document is its reader's
+        components = schema["components"]
+        schemas = components.setdefault("schemas", {})
+        schemas.update(_problem_schemas())
+        problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+        components["responses"] = {
+            "Refused": {"description": "Refused; see the sentence.", "content": {errors.MEDIA_TYPE: problem}}
+        }
+        operations = [operation for methods in schema["paths"].values() for operation in methods.values()]
+        for operation in operations:
+            operation["responses"].setdefault("default", {"$ref": "#/components/responses/Refused"})
+        schemas.update(describe(operations, schemas))
         return schema
 
 
@@ -56,6 +59,7 @@ api = Api(
     urls_namespace="api",
     docs_url="/docs",
     openapi_url="/openapi.json",
+    docs_decorator=kept,
     auth=TokenAuth(),
     throttle=TokenThrottle(),
 )

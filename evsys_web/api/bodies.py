@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
+from ninja.openapi.schema import REF_TEMPLATE
+from ninja.schema import NinjaGenerateJsonSchema
 from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+MEDIA_TYPES = ("application/json", "application/yaml")
 
 
 class TextBody:
@@ -17,24 +23,35 @@ class TextBody:
         self.make = make
 
     @cached_property
-    def described(self) -> dict[str, Any]:
-        content = {"schema": inlined(self.make())}
-        return {"required": True, "content": {"application/json": content, "application/yaml": content}}
+    def model(self) -> type[BaseModel]:
+        return self.make()
 
 
-def inlined(model: type[BaseModel]) -> dict[str, Any]:
-    """The model's JSON schema without references."""
-    schema = model.model_json_schema()
-    definitions = schema.pop("$defs", {})
+class ShortNames(NinjaGenerateJsonSchema):
+    """Where several classes are called Config, one within Math is MathConfig and not recipes__verifiers__Math__Config."""
 
-    def resolve(part: Any) -> Any:
-        if isinstance(part, list):
-            return [resolve(each) for each in part]
-        if not isinstance(part, dict):
-            return part
-        if reference := part.get("$ref"):
-            return resolve({**definitions[reference.rsplit("/", 1)[1]], **{k: v for k, v in part.items() if k != "$ref"}})
-        return {key: resolve(value) for key, value in part.items() if key != "discriminator"}
+    def normalize_name(self, name: str) -> str:
+        return super().normalize_name("".join(name.split(".")[-2:]))
 
-    resolved: dict[str, Any] = resolve(schema)
-    return resolved
+
+def describe(operations: list[dict[str, Any]], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts a reference where an operation of the document has a TextBody. Gives what is referred to, by name and each once:
+    a setting is in the bodies of runs, sweeps and cycles. A name that is taken in `others` gets "Body" behind it."""
+    asking = [operation for operation in operations if isinstance(operation.get("requestBody"), TextBody)]
+    models = list(dict.fromkeys(operation["requestBody"].model for operation in asking))
+    inputs = [(model, "validation") for model in models]
+    references, whole = models_json_schema(inputs, ref_template=REF_TEMPLATE, schema_generator=ShortNames)
+    schemas = whole.get("$defs", {})
+    names = {name: f"{name}Body" for name, schema in schemas.items() if others.get(name, schema) != schema}
+    for operation in asking:
+        schema = _renamed(references[operation["requestBody"].model, "validation"], names)
+        operation["requestBody"] = {"required": True, "content": {each: {"schema": schema} for each in MEDIA_TYPES}}
+    return {names.get(name, name): _renamed(schema, names) for name, schema in schemas.items()}
+
+
+def _renamed(schema: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    text = json.dumps(schema)
+    for old, new in names.items():
+        text = text.replace(json.dumps(REF_TEMPLATE.format(model=old)), json.dumps(REF_TEMPLATE.format(model=new)))
+    renamed: dict[str, Any] = json.loads(text)
+    return renamed

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from django.test import Client
+from pydantic import BaseModel
 
 from evsys_web.api.api import api
+from evsys_web.api.bodies import TextBody, describe
+from recipes.algorithms.sdft import SDFTConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SNAPSHOT = Path(__file__).with_name("openapi.json")
@@ -52,6 +55,38 @@ def test_nothing_of_the_api_changes_unseen() -> None:
     for path, operations in promised["paths"].items():
         assert now["paths"][path] == operations, path
     assert now == promised
+
+
+def test_a_setting_is_described_once_however_many_bodies_have_it() -> None:
+    text = json.dumps(document())
+    assert len(text) < 500_000
+    assert text.count(f'"description": {json.dumps(SDFTConfig.model_fields["topk"].description)}') == 1
+
+
+class RunOut(BaseModel):
+    """Has the name of an answer of ours."""
+
+    strange: int
+
+
+class Whole(BaseModel):
+    part: RunOut
+
+
+def test_a_config_of_a_package_takes_no_name_of_ours() -> None:
+    operation: dict[str, Any] = {"requestBody": TextBody(lambda: Whole)}
+    schemas = describe([operation], {"RunOut": {"title": "a run"}})
+    assert set(schemas) == {"Whole", "RunOutBody"}
+    assert schemas["Whole"]["properties"]["part"]["$ref"] == "#/components/schemas/RunOutBody"
+    assert operation["requestBody"]["content"]["application/yaml"]["schema"] == {"$ref": "#/components/schemas/Whole"}
+
+
+def test_whoever_has_the_document_is_not_sent_it_again(client: Client) -> None:
+    first = client.get("/api/openapi.json")
+    again = client.get("/api/openapi.json", headers={"If-None-Match": first["ETag"]})
+    assert (first.status_code, again.status_code, again.content) == (200, 304, b"")
+    assert again["ETag"] == first["ETag"] and first["Cache-Control"] == again["Cache-Control"] == "no-cache"
+    assert client.get("/api/openapi.json", headers={"If-None-Match": '"other"'}).content == first.content
 
 
 def test_whoever_changes_the_document_changes_their_own() -> None:

@@ -340,11 +340,15 @@ def test_a_token_that_may_only_read_changes_nothing(
 
 
 def test_the_openapi_says_the_bounds_of_every_knob(client: Client) -> None:
-    body = client.get("/api/openapi.json").json()["paths"]["/api/v1/runs"]["post"]["requestBody"]["content"]
-    kinds = {
-        choice["properties"]["kind"]["const"]: choice["properties"]["params"]["properties"]
-        for choice in body["application/json"]["schema"]["properties"]["algorithm"]["oneOf"]
-    }
+    whole = client.get("/api/openapi.json").json()
+
+    def at(schema: dict[str, Any]) -> dict[str, Any]:
+        reference = schema.get("$ref") or schema["allOf"][0]["$ref"]
+        return whole["components"]["schemas"][reference.rpartition("/")[2]]
+
+    body = whole["paths"]["/api/v1/runs"]["post"]["requestBody"]["content"]["application/json"]
+    choices = [at(choice)["properties"] for choice in at(body["schema"])["properties"]["algorithm"]["oneOf"]]
+    kinds = {choice["kind"]["const"]: at(choice["params"])["properties"] for choice in choices}
     assert {"sft", "mock_sft"} <= set(kinds)
     rate = kinds["sft"]["learning_rate"]
     assert rate["exclusiveMinimum"] == 0 and rate["maximum"] == 1 and rate["description"]
