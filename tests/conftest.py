@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import hypothesis
 import pytest
+from django.http import HttpResponse
 from django.test import Client
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
@@ -141,6 +142,11 @@ def eager_tasks() -> Iterator[None]:
     app.conf.update(task_always_eager=True, task_eager_propagates=True)
     yield
     app.conf.update(task_always_eager=False, task_eager_propagates=False)
+
+
+def as_read(answer: HttpResponse) -> str:
+    """A page's text, whatever keeps its numbers and their units on one line."""
+    return answer.content.decode().replace("\N{NO-BREAK SPACE}", " ")
 
 
 def signed_in(user: User) -> Client:

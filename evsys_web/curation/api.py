@@ -19,6 +19,7 @@ from evsys_web.curation.lineage import places_of_task, sources_of
 from evsys_web.curation.models import CuratedRow, Curation, Filter
 from evsys_web.curation.pair_samples import sample_pairs
 from evsys_web.curation.pools import open_sources
+from evsys_web.curation.reading import Progress, still_reading
 from evsys_web.curation.samples import sample_sides
 from evsys_web.curation.schemas import (
     AttemptLineageOut,
@@ -28,8 +29,10 @@ from evsys_web.curation.schemas import (
     FilterOut,
     PreviewIn,
     PreviewOut,
+    PreviewQuery,
     ProjectQuery,
     PublishedOut,
+    ReadingOut,
     RowLineageOut,
 )
 from evsys_web.datasets.models import DatasetVersion
@@ -43,9 +46,13 @@ of_attempts = Router(tags=["curation"])
 of_rows = Router(tags=["curation"])
 
 
-@router.post("/preview", response=PreviewOut, summary="What settings would keep; nothing is stored")
-def preview_curation(request: HttpRequest, body: PreviewIn) -> dict[str, Any]:
-    sources = open_sources(_runs(caller(request), body.eval_runs))
+@router.post("/preview", response={200: PreviewOut, 202: ReadingOut}, summary="What settings would keep; nothing is stored")
+def preview_curation(request: HttpRequest, body: PreviewIn, query: Query[PreviewQuery]) -> dict[str, Any] | Status[Progress]:
+    """The first preview of a large eval reads its attempts, 10,000 in about a second."""
+    runs = _runs(caller(request), body.eval_runs)
+    if not query.wait and (progress := still_reading(runs)) is not None:
+        return Status(202, progress)
+    sources = open_sources(runs)
     found = preview(sources.pool, body.settings)
     sides = sample_sides(sources, body.settings, found)
     return {

@@ -59,11 +59,15 @@ class _Reading:
 
 def still_reading(runs: Sequence[EvalRun]) -> Progress | None:
     """None when the columns of all runs are there or soon read. Begins to read the others, and waits a moment for them."""
-    readings = [_begun(run) for run in runs if _is_slow(run)]
+    readings = [_begun(run) for run in slow_to_read(runs)]
     until = time.monotonic() + WAIT_SECONDS
     if all(reading.ended.wait(max(0.0, until - time.monotonic())) for reading in readings):
         return None
-    return Progress(sum(each.num_read for each in readings), sum(_size(each.run) for each in readings))
+    return Progress(sum(each.num_read for each in readings), sum(size_of(each.run) for each in readings))
+
+
+def slow_to_read(runs: Sequence[EvalRun]) -> list[EvalRun]:
+    return [run for run in runs if _is_slow(run)]
 
 
 def _is_slow(run: EvalRun) -> bool:
@@ -72,7 +76,7 @@ def _is_slow(run: EvalRun) -> bool:
     if earlier is not None and earlier.ended_at is None:
         return True
     is_fresh = earlier is not None and earlier.ended_at is not None and time.monotonic() - earlier.ended_at < FRESH_SECONDS
-    return _size(run) >= SLOW_FROM and not is_fresh and not are_at_hand(run)
+    return size_of(run) >= SLOW_FROM and not is_fresh and not are_at_hand(run)
 
 
 def _begun(run: EvalRun) -> _Reading:
@@ -86,5 +90,6 @@ def _begun(run: EvalRun) -> _Reading:
         return reading
 
 
-def _size(run: EvalRun) -> int:
+def size_of(run: EvalRun) -> int:
+    """Attempts that came to an end."""
     return run.num_done + run.num_errors

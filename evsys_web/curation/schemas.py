@@ -20,6 +20,17 @@ class PreviewIn(Settings):
     settings: CurationSettings = Field(default_factory=CurationSettings, description="Filter, selection and holdout.")
 
 
+class PreviewQuery(Schema):
+    wait: bool = Field(True, description="False answers 202 with how far it is while a large eval must be read first.")
+
+
+class ReadingOut(Schema):
+    """Ask again: the attempts are being read."""
+
+    num_read: int = Field(description="Attempts read so far.")
+    num_attempts: int = Field(description="Of so many.")
+
+
 class CurationIn(PreviewIn):
     name: str = Field(min_length=1, max_length=100, description="Dataset that gets the rows as a new version.")
     description: str = Field("", max_length=2000, description="Of the dataset, when it is made.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from django import template
@@ -10,6 +12,19 @@ from evsys_web.evals.models import EvalRun, EvalTask
 from evsys_web.runs.templatetags.run_numbers import short_number
 
 register = template.Library()
+SPACE_IN_NUMBER = re.compile(r"(?<=\d) (?=%|– \d|points\b)|(?<=\d –) (?=\d)")
+
+
+@register.filter
+def unbroken(text: str) -> str:
+    """For pages, where no line may end between a number and its unit. Other readers get plain spaces."""
+    return SPACE_IN_NUMBER.sub("\N{NO-BREAK SPACE}", text)
+
+
+def on_pages(say: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Registers the filter so that a page has it unbroken."""
+    register.filter(say.__name__, lambda value: unbroken(say(value)))
+    return say
 
 
 class Best(NamedTuple):
@@ -21,12 +36,12 @@ class Best(NamedTuple):
     high: float
 
 
-@register.filter
+@on_pages
 def percent(share: float | str | None) -> str:
     return "–" if share is None or isinstance(share, str) else f"{100 * share:.1f} %"
 
 
-@register.filter
+@on_pages
 def points(difference: float | str | None) -> str:
     """A difference of shares, in percentage points with its sign."""
     return (
@@ -36,13 +51,13 @@ def points(difference: float | str | None) -> str:
     )
 
 
-@register.filter
+@on_pages
 def interval(estimate: Any) -> str:
     low, high = _ends(estimate)
     return "" if low is None or high is None else f"{100 * low:.1f} – {100 * high:.1f} %"
 
 
-@register.filter
+@on_pages
 def points_interval(estimate: Any) -> str:
     low, high = _ends(estimate)
     text = "" if low is None or high is None else f"{100 * low:+.1f} to {100 * high:+.1f}"

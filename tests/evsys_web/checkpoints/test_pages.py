@@ -9,6 +9,7 @@ from django.urls import reverse
 from evsys_web.accounts.models import Project, User
 from evsys_web.evals.models import Benchmark
 from evsys_web.runs.models import Checkpoint
+from tests.conftest import as_read
 from tests.evsys_web.checkpoints.conftest import MakeCheckpoint, evaluated
 from tests.evsys_web.runs.conftest import MakeRun
 
@@ -46,7 +47,7 @@ def test_scores_are_compared_on_one_benchmark_when_one_is_chosen(
     evaluated(first, project, 0.1, benchmark=hard)
     evaluated(second, project, 0.5, benchmark=hard)
     assert names(alice_client, sort="-right", benchmark=hard.pk) == ["b", "a"]
-    page = alice_client.get(reverse("checkpoints:list"), {"benchmark": easy.pk}).content.decode()
+    page = as_read(alice_client.get(reverse("checkpoints:list"), {"benchmark": easy.pk}))
     assert "90.0 %" in page and "80.0 – 100.0 %" in page and "50.0 %" not in page
 
 
@@ -59,7 +60,7 @@ def test_the_page_names_run_metrics_files_and_evals_with_their_interval(
     alice_client: Client, project: Project, checkpoint: Checkpoint
 ) -> None:
     evaluated(checkpoint, project, 0.625, name="on <b>sums</b>")
-    page = alice_client.get(checkpoint.get_absolute_url()).content.decode()
+    page = as_read(alice_client.get(checkpoint.get_absolute_url()))
     for words in ("adding up", "train/mean_nll", "adapter_model.safetensors", "62.5 %", "52.5 – 72.5 %"):
         assert words in page
     assert "on &lt;b&gt;sums&lt;/b&gt;" in page
@@ -70,7 +71,7 @@ def test_the_page_names_run_metrics_files_and_evals_with_their_interval(
 def test_evals_of_a_project_that_one_cannot_see_are_not_told(alice_client: Client, mallory: User, checkpoint: Checkpoint) -> None:
     evaluated(checkpoint, mallory.default_project(), 0.99, name="secret eval")
     for url in (checkpoint.get_absolute_url(), reverse("checkpoints:delete", args=[checkpoint.pk]), reverse("checkpoints:list")):
-        page = alice_client.get(url).content.decode()
+        page = as_read(alice_client.get(url))
         assert "secret eval" not in page and "99.0 %" not in page
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from django.test import Client
 
 from evsys_web.evals.comparison import RunsCompared, say
+from tests.conftest import as_read
 from tests.evsys_web.evals.eval_runs import build_eval
 
 
 def body(client: Client, **parameters: object) -> str:
-    return client.get("/evals/compare", parameters).content.decode()
+    return as_read(client.get("/evals/compare", parameters))
 
 
 def many(right: int, of: int) -> dict[str, list[bool | None]]:
@@ -22,6 +23,8 @@ def test_a_clear_difference_is_said_with_its_interval_and_p_value(alice_client: 
     assert "B is right more often than A, by 62.5 points on the 40 tasks in common (95 % interval" in text
     assert "p &lt; 0.001" in text
     assert say(RunsCompared(b, a).comparison).sentence.startswith("B is right less often than A, by 62.5 points")
+    whole = alice_client.get("/evals/compare", {"a": a.pk, "b": b.pk}).content.decode()
+    assert "62.5\N{NO-BREAK SPACE}points" in whole, "no line ends between them"
     found = RunsCompared(a, b).comparison
     assert (say(found).level, say(found, num_leaked=3).level) == ("success", "warning")  # tasks were left out by what they taught
 

@@ -10,6 +10,7 @@ from django.test import Client
 from evsys_web.evals.models import EvalRun, EvalTask, outcome_of
 from evsys_web.runs.status import Status
 from recipes.evals.metrics import summarise
+from tests.conftest import as_read
 from tests.evsys_web.evals.eval_runs import build_eval
 
 VERDICTS = {"a": [True, True], "b": [False, False], "c": [True, False], "d": [None, None], "e": [None, True]}
@@ -18,7 +19,7 @@ QUERY_BUDGET = 8  # session, user, roles, the eval, count, tasks, filters, event
 
 
 def body(client: Client, path: str, **parameters: str) -> str:
-    return client.get(path, parameters).content.decode()
+    return as_read(client.get(path, parameters))
 
 
 def listed(text: str) -> list[str]:

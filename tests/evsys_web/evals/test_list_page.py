@@ -7,13 +7,14 @@ from django.test import Client
 
 from evsys_web.evals.models import EvalRun
 from evsys_web.runs.status import Status
+from tests.conftest import as_read
 from tests.evsys_web.evals.eval_runs import build_eval
 
 QUERY_BUDGET = 6  # session, user, roles, count, keys, rows
 
 
 def page(client: Client, **parameters: str) -> str:
-    return client.get("/evals/", parameters).content.decode()
+    return as_read(client.get("/evals/", parameters))
 
 
 def test_it_says_status_attempts_share_right_and_interval_of_each(alice_client: Client, alice, project):
@@ -83,7 +84,7 @@ def test_benchmarks_are_listed_with_their_newest_eval_to_members_only(
     build_eval(project, alice, name="newest eval")
     build_eval(project, alice, {}, name="nothing done")
     with django_assert_max_num_queries(QUERY_BUDGET):
-        text = alice_client.get("/evals/benchmarks/").content.decode()
+        text = as_read(alice_client.get("/evals/benchmarks/"))
     assert "Sums" in text and "newest eval" in text and "50.0 %" in text and "older eval" not in text
     assert 'data-label="Evals" class="number">3</td>' in text
     assert "Sums" not in mallory_client.get("/evals/benchmarks/").content.decode()

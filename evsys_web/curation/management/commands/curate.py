@@ -14,8 +14,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from evsys_web.accounts.commands import add_user_argument, chosen_user
 from evsys_web.accounts.models import Project, User
 from evsys_web.curation.actions import USUAL_SPLITS, Published, SplitNames, check_split_names, nothing_to_publish, publish
+from evsys_web.curation.columns import columns_of
 from evsys_web.curation.forms import curatable
 from evsys_web.curation.pools import open_sources
+from evsys_web.curation.reading import size_of, slow_to_read
 from evsys_web.evals.models import EvalRun
 from recipes.config import validated
 from recipes.curation import CurationSettings, FilterError, Preview, Rows, Select, compile_filter, preview
@@ -66,6 +68,7 @@ class Command(BaseCommand):
         try:
             check_split_names(names, chosen)
             runs = _runs(user, options["runs"])
+            self._read(runs)
             found = preview(open_sources(runs).pool, chosen)
             published = None
             if not options["dry_run"]:
@@ -80,6 +83,20 @@ class Command(BaseCommand):
             raise CommandError(nothing_to_publish(chosen))
         if found.holdout_error:
             raise CommandError(found.holdout_error)
+
+    def _read(self, runs: Sequence[EvalRun]) -> None:
+        """Says on stderr what it waits for, where that takes more than a moment."""
+        for run in slow_to_read(runs):
+            self.stderr.write(f"Reading {size_of(run):,} attempts of eval run {run.pk}; once, later calls are fast.", str)
+            told = 0
+
+            def tell(num_read: int, size: int = size_of(run)) -> None:
+                nonlocal told
+                if (tenths := 10 * num_read // size) > told:
+                    told = tenths
+                    self.stderr.write(f"{num_read:,} of {size:,}", str)
+
+            columns_of(run, tell=tell)
 
     def _print(self, chosen: CurationSettings, names: SplitNames, found: Preview, published: Published | None) -> None:
         is_pairs = chosen.rows is Rows.PAIRS
@@ -162,8 +179,10 @@ def _publish(
 
 
 def _tokens(found: Preview) -> str:
+    if found.num_rows and found.num_rows_without_tokens == found.num_rows:
+        return "sampled tokens not known"
     known = f"{found.num_tokens:,} sampled tokens"
-    return f"{known}, not known of {found.num_rows_without_tokens:,} rows" if found.num_rows_without_tokens else known
+    return f"{known}, unknown for {found.num_rows_without_tokens:,} rows" if found.num_rows_without_tokens else known
 
 
 def _shown(default: Any) -> str:
