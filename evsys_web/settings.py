@@ -135,6 +135,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "axes.middleware.AxesMiddleware",
+    "evsys_web.home.refusals.NotAllowedMiddleware",
 ]
 ROOT_URLCONF = "evsys_web.urls"
 ASGI_APPLICATION = "evsys_web.asgi.application"

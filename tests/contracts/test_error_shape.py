@@ -102,6 +102,8 @@ def test_an_address_that_does_not_exist_is_a_problem_too(path: str, alice_header
 
 @each_operation
 def test_the_document_says_how_refusals_look(operation: Operation) -> None:
-    responses = document()["paths"][operation.path][operation.method]["responses"]
-    reference = responses["default"]["content"]["application/problem+json"]["schema"]["$ref"]
+    whole = document()
+    answer = whole["paths"][operation.path][operation.method]["responses"]["default"]
+    assert answer == {"$ref": "#/components/responses/Refused"}
+    reference = whole["components"]["responses"]["Refused"]["content"]["application/problem+json"]["schema"]["$ref"]
     assert reference == "#/components/schemas/Problem"
