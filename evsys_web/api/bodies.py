@@ -10,7 +10,7 @@ from typing import Any
 from ninja.openapi.schema import REF_TEMPLATE
 from ninja.schema import NinjaGenerateJsonSchema
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 MEDIA_TYPES = ("application/json", "application/yaml")
 
@@ -39,8 +39,8 @@ def describe(operations: list[dict[str, Any]], others: Mapping[str, Any]) -> dic
     a setting is in the bodies of runs, sweeps and cycles. A name that is taken in `others` gets "Body" behind it."""
     asking = [operation for operation in operations if isinstance(operation.get("requestBody"), TextBody)]
     models = list(dict.fromkeys(operation["requestBody"].model for operation in asking))
-    inputs = [(model, "validation") for model in models]
-    references, whole = models_json_schema(inputs, ref_template=REF_TEMPLATE, schema_generator=ShortNames)
+    wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in models]
+    references, whole = models_json_schema(wanted, ref_template=REF_TEMPLATE, schema_generator=ShortNames)
     schemas = whole.get("$defs", {})
     names = {name: f"{name}Body" for name, schema in schemas.items() if others.get(name, schema) != schema}
     for operation in asking:
