@@ -51,11 +51,18 @@ class ChatClient(Protocol):
     async def close(self) -> None: ...
 
 
-class _Batch(NamedTuple):
-    """Prompts that are gathered to be rendered together."""
+class _Unrendered(NamedTuple):
+    """A prompt that is gathered to be rendered with others."""
 
-    asked: list[Asked]
-    prompts: asyncio.Task[list[Prompt | RenderingError]]
+    asked: Asked
+    prompt: asyncio.Future[Prompt]
+
+
+class _Heard(NamedTuple):
+    """What tokens say, as text, and the message that it makes."""
+
+    text: str
+    message: dict[str, str]
 
 
 class LocalChat:
@@ -72,7 +79,7 @@ class LocalChat:
         self._client = client
         self._tokenizer = tokenizer
         self._decode = decoder_of(tokenizer)
-        self._batch: _Batch | None = None
+        self._unrendered: list[_Unrendered] = []
 
     async def sample(
         self, messages: Sequence[Message], params: SamplingParams, num_samples: int = 1, *, tools: Sequence[Any] | None = None
@@ -83,7 +90,8 @@ class LocalChat:
         began = time.perf_counter()
         result = await self._client.sample_async(prompt=prompt.token_ids, params=params, num_samples=num_samples)
         seconds = time.perf_counter() - began
-        return [self._reply(prompt.token_ids, sequence, params, thinks, seconds) for sequence in result.sequences]
+        heard: dict[tuple[int, ...], _Heard] = {}
+        return [self._reply(prompt.token_ids, sequence, params, thinks, seconds, heard) for sequence in result.sequences]
 
     async def stream(self, messages: Sequence[Message], params: SamplingParams, on_text: Callable[[str], None]) -> Reply:
         """One reply, whose raw text goes to `on_text` piece by piece as it is drawn, reasoning included; all at once where the
@@ -103,37 +111,61 @@ class LocalChat:
         )
         if rest := pieces.end():
             on_text(rest)
-        return self._reply(prompt.token_ids, sequence, params, opens_reasoning(prompt.text), time.perf_counter() - began)
+        return self._reply(prompt.token_ids, sequence, params, opens_reasoning(prompt.text), time.perf_counter() - began, {})
 
     async def _rendered(self, messages: Sequence[Message], tools: Sequence[Any] | None) -> Prompt:
         """The prompt. All that are asked for in one pass of the event loop go through template and tokenizer together."""
-        if self._batch is None or self._batch.prompts.done():
-            asked: list[Asked] = []
-            self._batch = _Batch(asked, asyncio.create_task(self._render(asked)))
-        batch, place = self._batch, len(self._batch.asked)
-        batch.asked.append((messages, tools))
-        prompt = (await asyncio.shield(batch.prompts))[place]
-        if isinstance(prompt, RenderingError):
-            raise prompt
-        return prompt
+        loop = asyncio.get_running_loop()
+        if not self._unrendered:
+            loop.call_soon(self._render)
+        waiting = _Unrendered((messages, tools), loop.create_future())
+        self._unrendered.append(waiting)
+        return await waiting.prompt
 
-    async def _render(self, asked: list[Asked]) -> list[Prompt | RenderingError]:
-        self._batch = None
-        return render_prompts(asked, self._tokenizer, enable_thinking=self._enable_thinking)
+    def _render(self) -> None:
+        waiting, self._unrendered = self._unrendered, []
+        prompts: Sequence[Prompt | Exception]
+        try:
+            prompts = render_prompts([each.asked for each in waiting], self._tokenizer, enable_thinking=self._enable_thinking)
+        except Exception as error:  # noqa: BLE001 - a mistake of this program: whoever waits is told
+            prompts = [error] * len(waiting)
+        for each, prompt in zip(waiting, prompts, strict=True):
+            if each.prompt.done():
+                continue  # whoever asked has gone
+            if isinstance(prompt, Exception):
+                each.prompt.set_exception(prompt)
+            else:
+                each.prompt.set_result(prompt)
 
-    def _reply(self, prompt: list[int], sequence: SampledSequence, params: SamplingParams, thinks: bool, seconds: float) -> Reply:
-        whole = self._decode(sequence.tokens)
-        ends = [place for item in params.stop if isinstance(item, str) and (place := whole.find(item)) >= 0]
-        message = said(whole[: min(ends)] if ends else whole, thinks=thinks)
+    def _reply(
+        self,
+        prompt: list[int],
+        sequence: SampledSequence,
+        params: SamplingParams,
+        thinks: bool,
+        seconds: float,
+        heard: dict[tuple[int, ...], _Heard],
+    ) -> Reply:
+        """heard: what was said to the same prompt before. A small model often says the same again."""
+        tokens = tuple(sequence.tokens)
+        known = heard.get(tokens)
+        if known is None:
+            known = heard[tokens] = self._hear(sequence.tokens, params, thinks)
+        text, message = known
         return Reply(
             text=message["content"],
-            message=message,
+            message=message.copy(),
             stop_reason=sequence.stop_reason.value,
             num_prompt_tokens=len(prompt),
-            num_tokens=len(sequence.tokens),
+            num_tokens=len(tokens),
             seconds=seconds,
-            turn=Turn(prompt, sequence.tokens, sequence.logprobs, whole),
+            turn=Turn(prompt, sequence.tokens, sequence.logprobs, text),
         )
+
+    def _hear(self, tokens: list[int], params: SamplingParams, thinks: bool) -> _Heard:
+        whole = self._decode(tokens)
+        ends = [place for item in params.stop if isinstance(item, str) and (place := whole.find(item)) >= 0]
+        return _Heard(whole, said(whole[: min(ends)] if ends else whole, thinks=thinks))
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -191,6 +223,8 @@ class _Parts(NamedTuple):
 def split_reasoning(text: str, *, thinks: bool = False) -> _Parts:
     """What stands in <think> apart from the rest. thinks: the prompt has opened the block already. Reasoning that never ends
     leaves no content: a number in it is no answer."""
+    if "think>" not in text and not thinks:
+        return _Parts(text, "")
     if "</think>" in text:
         reasoning, _, content = text.partition("</think>")
         return _Parts(content.strip(), reasoning.strip().removeprefix("<think>").strip())

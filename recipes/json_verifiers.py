@@ -39,6 +39,7 @@ class JsonSchema(Verifier):
 
     name = "json_schema"
     summary = "The reply is JSON that fits a schema."
+    is_pure = True
     is_slow = True
 
     def __init__(self, **params: Any) -> None:
@@ -129,6 +130,7 @@ class ToolCallsMatch(Verifier):
 
     name = "tool_calls_match"
     summary = "The reply calls the tools that the answer names, with its arguments."
+    is_pure = True
 
     def check_answer(self, answer: Any) -> None:
         _calls(answer, VerifierError)

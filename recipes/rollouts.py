@@ -139,6 +139,13 @@ def _groups(tasks: Iterable[Task], num_attempts: int, most: int, done: Collectio
                 first = attempt
 
 
+class _Heard(NamedTuple):
+    """A reply's message, and the verdict on it."""
+
+    message: dict[str, Any]
+    verdict: Verdict
+
+
 @dataclass(frozen=True, slots=True)
 class _Work:
     """What is done with one group."""
@@ -167,8 +174,9 @@ class _Work:
             raise BackendError(f"{group.num} replies were asked for and {len(replies)} came.", permanent=True)
         waits = self.verifier.waits
         judged: list[AttemptResult] = []
+        heard: dict[str, _Heard] = {}
         for attempt, reply in enumerate(replies, start=group.first):
-            judged.append(await self._judge(task, attempt, [*messages, reply.message], reply))
+            judged.append(await self._judge(task, attempt, [*messages, reply.message], reply, heard))
             if waits:
                 report(*judged)
                 judged.clear()
@@ -190,16 +198,27 @@ class _Work:
             return task.messages
         return [{"role": "system", "content": self.system_prompt}, *task.messages]
 
-    async def _judge(self, task: Task, attempt: int, messages: list[dict[str, Any]], reply: Reply) -> AttemptResult:
-        try:
-            verdict = await verdict_of(self.verifier, reply.text, task, messages)
-        except BackendError as error:  # of a judge
-            result = failed(task, attempt, messages, error, error.kind)
-        except Exception as error:  # noqa: BLE001 - somebody's verifier: whatever it raises is an error of this attempt
-            result = failed(task, attempt, messages, error, ErrorKind.VERIFIER)
+    async def _judge(
+        self, task: Task, attempt: int, messages: list[dict[str, Any]], reply: Reply, heard: dict[str, _Heard]
+    ) -> AttemptResult:
+        """heard: the replies to this task that have a verdict, by their text. Where a verifier is pure, it holds for their like."""
+        known = heard.get(reply.text)
+        if known is not None and known.message == reply.message:
+            verdict = known.verdict
+            info, signals = verdict.info.copy(), verdict.signals.copy()
+            result = AttemptResult(task.task_id, attempt, float(verdict.reward), verdict.is_correct, signals, info, messages)
         else:
-            reward = float(verdict.reward)
-            result = AttemptResult(task.task_id, attempt, reward, verdict.is_correct, verdict.signals, verdict.info, messages)
+            try:
+                verdict = await verdict_of(self.verifier, reply.text, task, messages)
+            except BackendError as error:  # of a judge
+                result = failed(task, attempt, messages, error, error.kind)
+            except Exception as error:  # noqa: BLE001 - somebody's verifier: whatever it raises is an error of this attempt
+                result = failed(task, attempt, messages, error, ErrorKind.VERIFIER)
+            else:
+                if self.verifier.is_pure:
+                    heard[reply.text] = _Heard(reply.message, verdict)
+                reward = float(verdict.reward)
+                result = AttemptResult(task.task_id, attempt, reward, verdict.is_correct, verdict.signals, verdict.info, messages)
         result.num_prompt_tokens, result.num_tokens = reply.num_prompt_tokens, reply.num_tokens
         result.seconds, result.stop_reason = reply.seconds, reply.stop_reason
         result.turns = (reply.turn,) if reply.turn is not None else ()

@@ -47,6 +47,7 @@ class Verifier:
     """Base of all: built with its Config's fields as keyword arguments, `self.cfg` is the Config.
 
     needs_answer: a task without an answer cannot be verified. is_slow: `verify` is called in a thread, beside the sampling.
+    is_pure: it says the same of the same reply to a task, so that attempts which say the same are judged once.
     asks_service: it asks a server about each reply, under keys and addresses that `open` is given.
     """
 
@@ -55,6 +56,7 @@ class Verifier:
     Config: ClassVar[type[BaseModel]] = Settings
     needs_answer: bool = True
     is_slow: ClassVar[bool] = False
+    is_pure: ClassVar[bool] = False
     asks_service: ClassVar[bool] = False
 
     def __init__(self, **params: Any) -> None:
@@ -123,6 +125,7 @@ class ExactMatch(Verifier):
 
     name = "exact_match"
     summary = "The whole reply is the answer, spaces aside."
+    is_pure = True
 
     def verify(self, completion: str, expected: Any, *, messages: Sequence[Message] = ()) -> Verdict:
         found = self._plain(completion)
@@ -142,6 +145,7 @@ class Contains(Verifier):
 
     name = "contains"
     summary = "The reply contains the answer."
+    is_pure = True
 
     def check_answer(self, answer: Any) -> None:
         if any(not text.strip() for text in accepted_texts(answer)):
@@ -189,6 +193,7 @@ class RegexMatch(Verifier):
 
     name = "regex_match"
     summary = "A regular expression finds the answer in the reply."
+    is_pure = True
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
@@ -253,6 +258,7 @@ class Numeric(Verifier):
 
     name = "numeric"
     summary = "A number in the reply is the answer, within a tolerance."
+    is_pure = True
 
     def __init__(self, **params: Any) -> None:
         super().__init__(**params)
@@ -329,6 +335,7 @@ class Math(Verifier):
 
     name = "math"
     summary = "The reply's final expression equals the answer, by algebra (math-verify): 1/2, 0.5 and \\frac{1}{2} are the same."
+    is_pure = True
     is_slow = True
 
     def __init__(self, **params: Any) -> None:
@@ -381,6 +388,7 @@ class FormatOnly(Verifier):
 
     name = "format_only"
     summary = "The reply has the right form, whatever it says. Needs no answers."
+    is_pure = True
     needs_answer = False
 
     def verify(self, completion: str, expected: Any, *, messages: Sequence[Message] = ()) -> Verdict:
