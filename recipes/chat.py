@@ -59,10 +59,11 @@ class _Unrendered(NamedTuple):
 
 
 class _Heard(NamedTuple):
-    """What tokens say, as text, and the message that it makes."""
+    """What tokens say, as text, the message that it makes, and how it ended."""
 
     text: str
     message: dict[str, str]
+    stop_reason: str
 
 
 class LocalChat:
@@ -150,22 +151,22 @@ class LocalChat:
         tokens = tuple(sequence.tokens)
         known = heard.get(tokens)
         if known is None:
-            known = heard[tokens] = self._hear(sequence.tokens, params, thinks)
-        text, message = known
+            known = heard[tokens] = self._hear(sequence, params, thinks)
+        text, message, stop_reason = known
         return Reply(
             text=message["content"],
             message=message.copy(),
-            stop_reason=sequence.stop_reason.value,
+            stop_reason=stop_reason,
             num_prompt_tokens=len(prompt),
             num_tokens=len(tokens),
             seconds=seconds,
             turn=Turn(prompt, sequence.tokens, sequence.logprobs, text),
         )
 
-    def _hear(self, tokens: list[int], params: SamplingParams, thinks: bool) -> _Heard:
-        whole = self._decode(tokens)
+    def _hear(self, sequence: SampledSequence, params: SamplingParams, thinks: bool) -> _Heard:
+        whole = self._decode(sequence.tokens)
         ends = [place for item in params.stop if isinstance(item, str) and (place := whole.find(item)) >= 0]
-        return _Heard(whole, said(whole[: min(ends)] if ends else whole, thinks=thinks))
+        return _Heard(whole, said(whole[: min(ends)] if ends else whole, thinks=thinks), sequence.stop_reason.value)
 
     async def close(self) -> None:
         """Nothing is open."""

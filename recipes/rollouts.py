@@ -114,7 +114,7 @@ async def sample(
     Other failures are attempts with `error`.
     """
     limit = concurrency or client.concurrency
-    work = _Work(client, verifier, params, system_prompt)
+    work = _Work(client, verifier, verifier.waits, params, system_prompt)
     return await Flight(work, limit, max(max_errors_in_a_row, 2 * limit), on_attempt, keep).run(
         _groups(tasks, num_attempts, min(limit, _MOST_PER_CALL), set(done)), should_stop, grace_seconds
     )
@@ -152,6 +152,7 @@ class _Work:
 
     client: ChatClient
     verifier: Verifier
+    verifier_waits: bool
     params: SamplingParams
     system_prompt: str | None
 
@@ -172,12 +173,11 @@ class _Work:
             return
         if len(replies) != group.num:
             raise BackendError(f"{group.num} replies were asked for and {len(replies)} came.", permanent=True)
-        waits = self.verifier.waits
         judged: list[AttemptResult] = []
         heard: dict[str, _Heard] = {}
         for attempt, reply in enumerate(replies, start=group.first):
             judged.append(await self._judge(task, attempt, [*messages, reply.message], reply, heard))
-            if waits:
+            if self.verifier_waits:
                 report(*judged)
                 judged.clear()
         report(*judged)
