@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from recipes.chat_templates import decoder_of
-from recipes.errors import RenderingError
 from recipes.protocols import SamplingClient, StreamingClient
 from recipes.rendering import Asked, Prompt, render_prompts
 from recipes.types import SampledSequence, SamplingParams, Turn

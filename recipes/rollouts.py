@@ -201,7 +201,7 @@ class _Work:
     async def _judge(
         self, task: Task, attempt: int, messages: list[dict[str, Any]], reply: Reply, heard: dict[str, _Heard]
     ) -> AttemptResult:
-        """heard: the replies to this task that have a verdict, by their text. Where a verifier is pure, it holds for their like."""
+        """heard: replies to this task whose verdict holds for their like, by their text."""
         known = heard.get(reply.text)
         if known is not None and known.message == reply.message:
             verdict = known.verdict
