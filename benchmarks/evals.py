@@ -175,8 +175,8 @@ class Share(NamedTuple):
 
     @classmethod
     def of(cls, ratios: list[float]) -> Share:
-        """From the r-th smallest to the r-th largest of n ratios. The median lies outside with twice the chance that of n fair coins
-        fewer than r fall heads: the largest r for which that is at most 5 %. Fewer than six ratios promise less."""
+        """From the r-th smallest to the r-th largest of n ratios. The median lies outside with twice the chance that of n fair
+        coins fewer than r fall heads: the largest r for which that is at most 5 %. Fewer than six ratios promise less."""
         ordered, num = sorted(ratios), len(ratios)
         rank, outside = 0, 2 * 0.5**num
         while outside <= 0.05:

@@ -15,6 +15,7 @@ class WithinWords(Verifier):
 
     name = "within_words"
     summary = "The reply contains the answer and keeps to a number of words."
+    is_pure = True  # equal replies to a task are judged once
 
     def verify(self, completion: str, expected: Any, *, messages: Sequence[Message] = ()) -> Verdict:
         num_words = len(completion.split())
