@@ -131,13 +131,14 @@ callbacks = Registry(
 
 
 def backends_for(algorithm: str) -> list[str]:
-    """Kinds of backends that the algorithm can train on: those it names in `runs_on`, else all, or all that sample if it samples
-    while it trains. An installed class need not know the words. Raises ConfigError for an algorithm that there is not."""
+    """Kinds of backends that the algorithm can train on: those it names in `runs_on`, else all, or all that can be sampled from
+    while they train if it does so. An installed class need not know the words. Raises ConfigError for an algorithm that there is
+    not."""
     registered = algorithms.get(algorithm)
     if (named := getattr(registered, "runs_on", None)) is not None:
         return [kind for kind in backends.kinds() if kind in named]
     must_sample = any(getattr(registered, word, False) for word in ("gives_rollouts", "needs_sampler"))
-    return sampling_backends() if must_sample else backends.kinds()
+    return [kind for kind in backends.kinds() if not must_sample or samples_in_training(kind)]
 
 
 def uses_backend(algorithm: Any) -> bool:
@@ -145,8 +146,13 @@ def uses_backend(algorithm: Any) -> bool:
     return bool(getattr(algorithm, "needs_backend", True)) and getattr(algorithm, "own_backend", None) is None
 
 
+def samples_in_training(backend: str) -> bool:
+    """Whether what trains there can sample from its own weights. Raises ConfigError for a kind that there is not."""
+    return bool(getattr(backends.get(backend), "samples_in_training", False)) or backend in sampling_backends()
+
+
 def sampling_backends() -> list[str]:
-    """Those whose weights can be sampled from here."""
+    """Those whose weights can be sampled from here, by an eval or a chat."""
     return [kind for kind in backends.kinds() if getattr(backends.get(kind), "samples", True)]
 
 

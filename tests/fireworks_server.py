@@ -104,7 +104,8 @@ class FireworksServer:
                     return found
             if request.path.startswith("/signed/"):
                 return self._signed(request)
-            if request.headers.get("authorization") != f"Bearer {KEY}":
+            given = request.headers.get("authorization") or f"Bearer {request.headers.get('x-api-key')}"
+            if given != f"Bearer {KEY}":
                 return 401, {"code": 16, "message": "The API key you provided is invalid."}
             if request.path == "/v1/accounts":
                 return 200, {"accounts": [{"name": f"accounts/{name}"} for name in self.accounts]}

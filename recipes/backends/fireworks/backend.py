@@ -31,8 +31,9 @@ class FireworksBackend:
     summary: ClassVar[str] = "Fireworks' servers, which bill the training by token. Models are named as Fireworks names them."
     Config: ClassVar[type[BaseModel]] = FireworksConfig
     ignored_fields: ClassVar[frozenset[str]] = frozenset()
-    gives_topk_prompt_logprobs: ClassVar[bool] = False
+    gives_topk_prompt_logprobs: ClassVar[bool] = True
     samples: ClassVar[bool] = False
+    samples_in_training: ClassVar[bool] = True
     unused_by_evals: ClassVar[frozenset[str]] = frozenset({"tokenizer", "step_seconds", "promote"})
     """Settings of steps: the deployment that an eval has made renders there."""
 

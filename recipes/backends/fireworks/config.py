@@ -13,6 +13,8 @@ from recipes.config import BaseAlgorithmConfig, ModelConfig, knob
 from recipes.errors import ConfigError
 
 HOSTED = "https://api.fireworks.ai"
+MOST_LIKELIEST = 5
+"""Tokens of a position that completions there tell (its SDK's `top_logprobs`)."""
 _ID = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _MODEL = re.compile(rf"accounts/{_ID}/models/{_ID}")
 
@@ -88,6 +90,11 @@ def check_steps(settings: FireworksConfig, algorithm: BaseAlgorithmConfig, model
         raise ConfigError(
             "Step by step, Fireworks begins from the model as it is; a job (fireworks_sft) may begin from weights.",
             path=("model", "init_from_checkpoint"),
+        )
+    if (topk := getattr(algorithm, "topk", 0)) > MOST_LIKELIEST:
+        raise ConfigError(
+            f"Fireworks tells the {MOST_LIKELIEST} likeliest tokens of a position at most, not {topk}: lower topk.",
+            path=("algorithm", "params", "topk"),
         )
     if settings.tokenizer is None:
         raise ConfigError(

@@ -1,9 +1,8 @@
 """Training step by step in a session of Fireworks' serverless pool, through its training SDK.
 
 1. Sessions of the pool need nothing to be provisioned: no trainer and no deployment that would cost while it idles. LoRA only.
-2. The service samples from a deployment only, which this program makes none of: algorithms that sample while they train, and
-   evals, are refused before they begin. What evals can have served is a model, which a checkpoint is made when it is saved
-   (`promotion`): the session takes the others with it when it ends.
+2. A session is sampled from while it lives (`sampling`), by what trains in it and by nothing else: evals ask a deployment of a
+   model, which a checkpoint is made when it is saved (`promotion`). The session takes the others with it when it ends.
 3. A state is loaded by its name at the service, into the model that was just made, as Tinker 0.23 does it: seen on our own
    server. The vendor's documents disagree on whether a session may load what another one saved; a refusal is told.
 4. One request that the SDK refuses makes it refuse every later one on the same client. So what is wrong is found here first.
@@ -14,7 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from weakref import WeakSet
 
 from pydantic import BaseModel
 
@@ -22,12 +22,13 @@ from recipes import losses
 from recipes.backends.fireworks.config import HOSTED, FireworksConfig, Promoted, check_model_name, check_steps, place_of
 from recipes.backends.waiting import in_thread, wait_for
 from recipes.checkpoints import FINAL
-from recipes.errors import BackendError, CheckpointError, ConfigError, RecipeError
+from recipes.errors import BackendError, CheckpointError, ConfigError, ErrorKind, RecipeError
 from recipes.rendering import load_tokenizer
 from recipes.types import AdamParams, Datum, ForwardBackwardResult, LossCallable, OptimStepResult
 
 if TYPE_CHECKING:
     from recipes.backends.fireworks.promotion import Promotion
+    from recipes.backends.fireworks.sampling import PoolSampler, Slots
     from recipes.config import BaseAlgorithmConfig, ModelConfig
 
 ResultT = TypeVar("ResultT")
@@ -44,7 +45,7 @@ class FireworksSteps:
     name: ClassVar[str] = "fireworks"
     Config: ClassVar[type[BaseModel]] = FireworksConfig
     ignored_fields: ClassVar[frozenset[str]] = frozenset()
-    gives_topk_prompt_logprobs: ClassVar[bool] = False
+    gives_topk_prompt_logprobs: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -54,6 +55,8 @@ class FireworksSteps:
         settings: FireworksConfig,
         report: Callable[[str, str], None] | None,
         promotion: Promotion,
+        slots: Slots,
+        base_model: str,
     ) -> None:
         self._service = service
         self._client = client
@@ -61,6 +64,9 @@ class FireworksSteps:
         self._settings = settings
         self._report = report
         self._promotion = promotion
+        self._slots = slots
+        self._base_model = base_model
+        self._samplers: WeakSet[PoolSampler] = WeakSet()
         self._refused_gradient: str | None = None
 
     @classmethod
@@ -81,6 +87,7 @@ class FireworksSteps:
         assert settings.tokenizer is not None
         tokenizer = load_tokenizer(settings.tokenizer)
         from recipes.backends.fireworks.promotion import Promotion
+        from recipes.backends.fireworks.sampling import Slots
         from recipes.backends.fireworks.sdk_failures import failure_of
 
         def connect() -> tuple[Any, Any]:
@@ -97,7 +104,8 @@ class FireworksSteps:
         )
         tell = _told_in(asyncio.get_running_loop(), report)
         promotion = Promotion(settings, key, base_model=model.name, run_dir=run_dir, tell=tell)
-        return cls(service, client, tokenizer, settings, report, promotion)
+        slots = Slots(sdk, place_of(settings), settings.step_seconds)
+        return cls(service, client, tokenizer, settings, report, promotion, slots, model.name)
 
     # training
 
@@ -190,13 +198,34 @@ class FireworksSteps:
         await self._call(lambda: self._client.load_state_with_optimizer(path), f"loading {uri}")
         self._refused_gradient = None
 
-    # what the service does elsewhere
+    # sampling
 
-    async def snapshot_sampling_client(self, name: str | None = None) -> NoReturn:
-        raise _no_sampler()
+    async def snapshot_sampling_client(self, name: str | None = None) -> PoolSampler:
+        saved = await self._call(lambda: self._client.save_weights_for_sampler(_label(name or "snapshot")), "saving to sample")
+        return await self._sampler(model_path=saved.path)
 
-    async def reference_sampling_client(self) -> NoReturn:
-        raise _no_sampler()
+    async def reference_sampling_client(self) -> PoolSampler:
+        """On the session's base, whatever was trained since."""
+        return await self._sampler(base_model=self._base_model)
+
+    async def _sampler(self, **weights: str) -> PoolSampler:
+        from recipes.backends.fireworks.sampling import PoolSampler
+
+        def make() -> Any:
+            if self._service.training_session_name is None:
+                raise BackendError(
+                    f"{place_of(self._settings)} does not say whose account this key belongs to, or names several. A session is"
+                    " sampled from by the name of its one account.",
+                    permanent=True,
+                    kind=ErrorKind.AUTH,
+                )
+            return self._service.create_sampling_client(
+                tokenizer=self._tokenizer, concurrency_controller=self._slots.controller, **weights
+            )
+
+        sampler = PoolSampler(await self._wait(make, "the sampler"), self._slots)
+        self._samplers.add(sampler)
+        return sampler
 
     def get_tokenizer(self) -> Any:
         return self._tokenizer
@@ -204,6 +233,8 @@ class FireworksSteps:
     async def close(self) -> None:
         """Give the session's place back. One that does not answer any more is left to its heartbeat."""
         self._promotion.abandon()
+        for sampler in list(self._samplers):
+            sampler.close()
         closing = in_thread(self._end_session)
         try:
             await asyncio.wait_for(asyncio.wrap_future(closing), CLOSE_SECONDS)
@@ -255,13 +286,6 @@ def _told_in(loop: asyncio.AbstractEventLoop, report: Callable[[str, str], None]
 def _label(name: str) -> str:
     """The service takes letters, digits and hyphens."""
     return name.replace("_", "-")
-
-
-def _no_sampler() -> ConfigError:
-    return ConfigError(
-        "The backend fireworks does not sample here: choose an algorithm that learns from rows alone (sft, dpo).",
-        path=("backend", "kind"),
-    )
 
 
 def _failed(error: RecipeError) -> Awaitable[Any]:

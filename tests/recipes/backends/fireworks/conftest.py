@@ -11,6 +11,7 @@ from recipes.backends.fireworks import promotion
 from recipes.backends.local.config import LocalConfig
 from recipes.tinker_server import make_server
 from tests.fireworks_server import FireworksServer
+from tests.recipes.backends.fireworks.completions import Completions
 from tests.recipes.backends.fireworks.pool import MODEL, TINKER_KEY, Pool
 
 
@@ -40,5 +41,5 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
 def root(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> str:
     """Beside a Fireworks where nothing has happened, asked in haste."""
     monkeypatch.setattr(promotion, "POLL_SECONDS", 0.05)
-    pool.control = FireworksServer()
+    pool.control, pool.completions = FireworksServer(), Completions()
     return pool.url

@@ -19,6 +19,7 @@ from recipes.config import RunConfig
 from recipes.protocols import Callback
 from recipes.types import RunResult
 from tests.fireworks_server import ACCOUNT, KEY, MODEL, FireworksServer, Request
+from tests.recipes.backends.fireworks.completions import PATH, Completions
 
 __all__ = ["KEY", "MODEL"]
 
@@ -38,6 +39,7 @@ class Pool:
         self._ours: dict[bytes, bytes] = {}
         self._session = ""
         self.control = FireworksServer()
+        self.completions = Completions()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -48,11 +50,40 @@ class Pool:
             status, answer = await asyncio.to_thread(self.control.answer, self._request(scope, asked))
             start = {"type": "http.response.start", "status": status or 502, "headers": [(b"content-type", b"application/json")]}
             return await self._send(send, start, json.dumps(answer).encode())
+        if scope["path"] == f"{POOL}{PATH}":
+            if self.completions.is_mute:
+                await receive()  # returns when whoever asked has gone
+                return self.completions.broken_off.set()
+            return await self._complete(scope, json.loads(asked), send)
         start, body = await self._inside(scope, self._translated(asked))
         if scope["path"].endswith("/create_session"):
             body = re.sub(rb'"session_id":\s*"([^"]+)"', self._session_named, body)
         body = re.sub(rb"tinker://([0-9a-f]{32}):train:\d+/(sampler_)?weights/([a-z0-9-]+)", self._named, body)
         await self._send(send, start, body)
+
+    async def _complete(self, scope: Any, body: dict[str, Any], send: Any) -> None:
+        request = self._request(scope, json.dumps(body).encode())
+        self.control.requests.append(request)
+        found = next((answer for fault in self.control.faults if (answer := fault(request)) is not None), None)
+        named = re.fullmatch(rf"accounts/{ACCOUNT}/trainingSessions/([^/]+)(?:/checkpoints/(.+))?", body["model"])
+        session, snapshot = named.groups("") if named else ("", "")
+        ours = [self._ours.get(name.encode(), b"").decode() for name in (session, snapshot)]
+        if found is None and (not ours[0] or (snapshot and not ours[1])):
+            found = 404, {"error": {"message": f"no such weights: {body['model']}"}}
+        kind, said = (b"text/event-stream", b"") if found is None else (b"application/json", json.dumps(found[1]).encode())
+
+        async def ask(path: str, values: dict[str, Any]) -> Any:
+            where = f"{POOL}/api/v1/{path}"
+            inside = {**scope, "method": "POST", "path": where, "raw_path": where.encode()}
+            inside["headers"] = [(b"x-api-key", KEY.encode()), (b"content-type", b"application/json")]
+            _, answer = await self._inside(inside, json.dumps(values).encode())
+            return json.loads(answer)
+
+        if found is None:
+            self.completions.ask = ask
+            said = await self.completions.say(ours[0], ours[1], body)
+        status = 200 if found is None else found[0] or 502
+        await self._send(send, {"type": "http.response.start", "status": status, "headers": [(b"content-type", kind)]}, said)
 
     async def _inside(self, scope: Any, asked: bytes) -> tuple[Any, bytes]:
         """What our server answers to the same request with its own key."""

@@ -125,12 +125,6 @@ def test_preferences_are_learnt_too(root: str, tmp_path: Path) -> None:
     assert seen.steps[4]["rewards/margins"] > seen.steps[1]["rewards/margins"]
 
 
-@pytest.mark.parametrize("kind", ["rl", "sdft"])
-def test_what_must_sample_is_refused_before_it_begins(root: str, kind: str) -> None:
-    with pytest.raises(ConfigError):
-        config(root, kind)
-
-
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
