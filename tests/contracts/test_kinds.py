@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.registry import algorithms, backends, backends_for, sampling_backends
+from recipes.registry import algorithms, backends, backends_for, samples_in_training, sampling_backends
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "kinds.md").read_text()
 BY_ITSELF = "by itself"
@@ -43,4 +43,5 @@ def test_it_trains_where_the_table_says(row: dict[str, str]) -> None:
 @pytest.mark.parametrize("row", table("How each backend was tested"), ids=lambda row: row["backend"])
 def test_it_is_sampled_from_where_the_table_says(row: dict[str, str]) -> None:
     assert row["sampled from here"] == ("yes" if row["backend"] in sampling_backends() else "no")
+    assert row["sampled while it trains"] == ("yes" if samples_in_training(row["backend"]) else "no")
     assert row["tested on"] and row["never seen"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from weakref import WeakSet
@@ -67,6 +68,7 @@ class FireworksSteps:
         self._slots = slots
         self._base_model = base_model
         self._samplers: WeakSet[PoolSampler] = WeakSet()
+        self._numbers = count(1)
         self._refused_gradient: str | None = None
 
     @classmethod
@@ -201,7 +203,9 @@ class FireworksSteps:
     # sampling
 
     async def snapshot_sampling_client(self, name: str | None = None) -> PoolSampler:
-        saved = await self._call(lambda: self._client.save_weights_for_sampler(_label(name or "snapshot")), "saving to sample")
+        """The service keeps one of a name, so that a nameless one is numbered."""
+        label = _label(name or f"snapshot_{next(self._numbers)}")
+        saved = await self._call(lambda: self._client.save_weights_for_sampler(label), "saving to sample")
         return await self._sampler(model_path=saved.path)
 
     async def reference_sampling_client(self) -> PoolSampler:

@@ -107,7 +107,7 @@ def test_the_form_moves_to_where_the_algorithm_trains_and_to_a_model_there(alice
     assert "account_id" in form.settings["backend"].fields and "device" not in form.settings["backend"].fields
     assert "tokenizer" not in form.settings["backend"].fields, "that is for training step by step"
     back = following(alice, {**data, "algorithm": "rl", "backend": "fireworks", "model_name": MODEL, "shown_for": "x|y"})
-    assert back.text("backend") != "fireworks" and back.text("model_name") == "starter"
+    assert (back.text("backend"), back.text("model_name")) == ("fireworks", MODEL), "rl samples there while it trains"
 
 
 def test_step_by_step_it_asks_for_a_tokenizer_and_not_for_what_jobs_want(alice: User) -> None:

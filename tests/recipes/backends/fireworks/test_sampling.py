@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fireworks.training.sdk import DeploymentSampler
 
@@ -75,10 +76,11 @@ def tasks(count: int) -> list[Any]:
 
 def test_a_run_of_rl_learns_and_each_step_samples_from_the_weights_as_they_are(root: str, tmp_path: Path) -> None:
     seen = Witness()
-    run = config(root, "rl", **RL, num_samples=8, batch_size=16, max_steps=5, learning_rate=3e-3, lora_rank=8)
-    result = train(run, tmp_path, seen, rows=tasks(200))
+    run = config(root, "rl", **RL, num_samples=8, batch_size=4, num_epochs=5, learning_rate=1e-2, lora_rank=8)
+    result = train(run, tmp_path, seen, rows=tasks(4))
     assert result.status == "completed", result.error
-    assert seen.steps[5]["reward/mean"] > 1.5 * seen.steps[1]["reward/mean"]
+    rewards = [values["reward/mean"] for values in seen.steps.values()]
+    assert np.mean(rewards[-2:]) > np.mean(rewards[:2]) + 0.2
     assert all(values["kl/sampler"] < 1e-3 and values["rollout/errors"] == 0 for values in seen.steps.values())
 
 
