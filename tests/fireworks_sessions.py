@@ -11,13 +11,15 @@ from tests.fireworks_wire import ACCOUNT, Request, missing
 @dataclass
 class Sessions:
     """num_unlisted: so many looks do not show a checkpoint that was saved. promotable: what each says of itself. num_uploading:
-    looks at a new model until it is ready. failure: of the operation that makes one, told at its look."""
+    looks at a new model until it is ready. failure: of the operation that makes one, told at its look. origins: of which snapshot
+    each model was made."""
 
     num_unlisted: int = 2
     promotable: bool = True
     num_uploading: int = 2
     failure: str = ""
     saved: dict[str, list[str]] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
     looks: int = 0
     deleted: list[str] = field(default_factory=list)
 
@@ -54,6 +56,7 @@ class Sessions:
             return 409, {"code": 6, "message": "already exists"}
         if self.failure:
             return 200, {"operation": {"name": f"accounts/{ACCOUNT}/operations/1", "done": False}}
+        self.origins[model] = snapshot
         models[model] = {"kind": "HF_PEFT_ADDON", "uploading": self.num_uploading}
         return 200, {"model": {"name": model, "state": "UPLOADING"}}
 

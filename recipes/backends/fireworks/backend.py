@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pydantic import BaseModel
 
-from recipes.backends.fireworks.config import FireworksConfig, check_model_name, check_steps, is_model_name
+from recipes.backends.fireworks.config import (
+    PROMOTE,
+    SCHEME,
+    FireworksConfig,
+    check_model_name,
+    check_steps,
+    is_model_address,
+)
 from recipes.config import BaseAlgorithmConfig
 from recipes.errors import BackendError, ConfigError
 from recipes.managed_jobs import ManagedJobs
@@ -22,8 +29,6 @@ if TYPE_CHECKING:
     from recipes.serving import Deployments
 
 KEY_VARIABLE = "FIREWORKS_API_KEY"
-SCHEME = "fireworks://"
-PROMOTE = "Checkpoints of training step by step become models as the backend's setting promote says."
 
 
 class FireworksBackend:
@@ -48,7 +53,7 @@ class FireworksBackend:
         ConfigError."""
         if isinstance(settings, BaseAlgorithmConfig):
             check_steps(FireworksConfig.model_validate(chosen.model_dump()), settings, model)
-        elif (weights := model.init_from_checkpoint or "").startswith(SCHEME) and not is_model_name(weights.removeprefix(SCHEME)):
+        elif (weights := model.init_from_checkpoint or "").startswith(SCHEME) and not is_model_address(weights):
             raise ConfigError(
                 f"{weights} is no model at Fireworks, so no job can begin from it. {PROMOTE}",
                 path=("model", "init_from_checkpoint"),
@@ -89,14 +94,13 @@ class FireworksBackend:
         check_model_name(name)
         if checkpoint is None:
             return name
-        model = checkpoint.removeprefix(SCHEME)
-        if not checkpoint.startswith(SCHEME) or not is_model_name(model):
+        if not is_model_address(checkpoint):
             raise ConfigError(
                 f"{checkpoint} is no model at Fireworks, so no deployment can serve it. A job's checkpoint is one"
                 f" ({SCHEME}accounts/…/models/…). {PROMOTE}",
                 path=("model", "checkpoint"),
             )
-        return model
+        return checkpoint.removeprefix(SCHEME)
 
     @staticmethod
     def key(config: BaseModel, secrets: Mapping[str, str]) -> str:

@@ -13,6 +13,9 @@ from recipes.config import BaseAlgorithmConfig, ModelConfig, knob
 from recipes.errors import ConfigError
 
 HOSTED = "https://api.fireworks.ai"
+SCHEME = "fireworks://"
+"""Before what the service calls weights: its own names do not look like addresses."""
+PROMOTE = "Checkpoints of training step by step become models as the backend's setting promote says."
 MOST_LIKELIEST = 5
 """Tokens of a position that completions there tell (its SDK's `top_logprobs`)."""
 _ID = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -86,9 +89,10 @@ def check_steps(settings: FireworksConfig, algorithm: BaseAlgorithmConfig, model
             "Fireworks' pool trains LoRA adapters only: give a lora_rank of at least 1.",
             path=("algorithm", "params", "lora_rank"),
         )
-    if model.init_from_checkpoint:
+    if model.init_from_checkpoint and not is_model_address(model.init_from_checkpoint):
         raise ConfigError(
-            "Step by step, Fireworks begins from the model as it is; a job (fireworks_sft) may begin from weights.",
+            f"{model.init_from_checkpoint} is no model at Fireworks ({SCHEME}accounts/…/models/…), so no training there can begin"
+            f" from it. {PROMOTE}",
             path=("model", "init_from_checkpoint"),
         )
     if (topk := getattr(algorithm, "topk", 0)) > MOST_LIKELIEST:
@@ -109,6 +113,10 @@ def place_of(settings: FireworksConfig) -> str:
 
 def is_model_name(name: str) -> bool:
     return _MODEL.fullmatch(name) is not None
+
+
+def is_model_address(address: str) -> bool:
+    return address.startswith(SCHEME) and is_model_name(address.removeprefix(SCHEME))
 
 
 def check_model_name(name: str) -> None:

@@ -5,7 +5,8 @@
    model, which a checkpoint is made when it is saved (`promotion`). The session takes the others with it when it ends.
 3. A state is loaded by its name at the service, into the model that was just made, as Tinker 0.23 does it: seen on our own
    server. The vendor's documents disagree on whether a session may load what another one saved; a refusal is told.
-4. One request that the SDK refuses makes it refuse every later one on the same client. So what is wrong is found here first.
+4. A run may begin from the weights of a model that was made so; the SDK's word is `load_adapter`.
+5. One request that the SDK refuses makes it refuse every later one on the same client. So what is wrong is found here first.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from weakref import WeakSet
 from pydantic import BaseModel
 
 from recipes import losses
-from recipes.backends.fireworks.config import HOSTED, FireworksConfig, Promoted, check_model_name, check_steps, place_of
+from recipes.backends.fireworks.config import (
+    HOSTED,
+    SCHEME,
+    FireworksConfig,
+    Promoted,
+    check_model_name,
+    check_steps,
+    place_of,
+)
 from recipes.backends.waiting import in_thread, wait_for
 from recipes.checkpoints import FINAL
 from recipes.errors import BackendError, CheckpointError, ConfigError, ErrorKind, RecipeError
@@ -36,8 +45,6 @@ ResultT = TypeVar("ResultT")
 
 POOL = "/training/v1/serverless"
 CLOSE_SECONDS = 10.0
-SCHEME = "fireworks://"
-"""Before what the service calls a checkpoint: its own names do not look like addresses."""
 
 
 class FireworksSteps:
@@ -94,7 +101,10 @@ class FireworksSteps:
 
         def connect() -> tuple[Any, Any]:
             service = sdk.FiretitanServiceClient(base_url=f"{settings.base_url or HOSTED}{POOL}", api_key=key)
-            return service, service.create_lora_training_client(model.name, rank=algorithm.lora_rank, seed=algorithm.seed)
+            client = service.create_lora_training_client(model.name, rank=algorithm.lora_rank, seed=algorithm.seed)
+            if model.init_from_checkpoint:
+                client.load_adapter(model.init_from_checkpoint.removeprefix(SCHEME)).result()
+            return service, client
 
         service, client = await wait_for(
             in_thread(connect),

@@ -115,6 +115,17 @@ def test_a_run_of_sft_learns_and_keeps_states_by_the_services_names(root: str, t
     assert seen.steps[6]["train/loss"] < 0.8 * seen.steps[1]["train/loss"]
     assert [each.name for each in seen.checkpoints] == ["step_3", "final"]
     assert all(str(each.state_path).startswith("fireworks://acme/run-") for each in seen.checkpoints)
+    again, further = Witness(), config(root, "sft", ROWS / "train.jsonl", batch_size=16, max_steps=1, learning_rate=3e-3)
+    further.model.init_from_checkpoint = seen.checkpoints[-1].sampler_path
+    assert train(further, tmp_path / "further", again).error is None
+    assert again.steps[1]["train/loss"] < 0.8 * seen.steps[1]["train/loss"], "it goes on from the model that was made"
+
+
+def test_weights_that_are_no_model_there_are_not_begun_from(root: str) -> None:
+    for weights in ("fireworks://acme/run-1/final-1", "/a/folder"):
+        with pytest.raises(ConfigError, match=r"no training there can begin from it.*promote"):
+            begun_from(config(root, "sft"), weights)
+    begun_from(config(root, "sft"), "fireworks://accounts/acme/models/evsys-7")
 
 
 def test_preferences_are_learnt_too(root: str, tmp_path: Path) -> None:
@@ -161,6 +172,11 @@ def test_an_sdk_that_cannot_be_imported_says_what_to_install(root: str, monkeypa
     monkeypatch.setitem(sys.modules, "fireworks.training", None)
     with pytest.raises(ConfigError, match="pip install fireworks-ai urllib3 requests"):
         opened(root, nothing)
+
+
+def begun_from(run: RunConfig, weights: str) -> RunConfig:
+    values = run.model_dump()
+    return RunConfig.from_values({**values, "model": {**values["model"], "init_from_checkpoint": weights}})
 
 
 def short(root: str) -> RunConfig:
