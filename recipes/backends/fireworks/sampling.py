@@ -113,7 +113,8 @@ class PoolSampler:
         what = "likeliest tokens of a prompt"
         ids = self._echoed(found, found.inference_topk_token_ids, what)
         logprobs = self._echoed(found, found.inference_topk_logprobs, what)
-        return [None, *(list(zip(*pair, strict=True)) for pair in zip(ids, logprobs, strict=True))]
+        pairs = zip(ids, logprobs, strict=True)
+        return [None, *(list(zip(likeliest, scores, strict=True)) for likeliest, scores in pairs)]
 
     def _echoed(self, found: Any, rows: Sequence[Any] | None, what: str) -> Sequence[Any]:
         count = found.prompt_len - 1

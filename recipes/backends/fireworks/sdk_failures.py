@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 from fireworks.training import sdk
 
@@ -30,7 +32,7 @@ def failure_of(error: Exception, doing: str, place: str) -> BackendError:
     return other_failure(error, doing, place)
 
 
-def _sampling_failure(error: sdk.SamplingRequestError, doing: str, place: str) -> BackendError:
+def _sampling_failure(error: Any, doing: str, place: str) -> BackendError:
     """After all attempts of the SDK, whose own words name the model and ids of requests."""
     cause, tried = error.__cause__, f"asked {error.attempts} times"
     if error.final_status is not None:

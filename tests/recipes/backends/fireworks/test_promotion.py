@@ -129,20 +129,27 @@ def test_what_may_not_become_a_model_is_told_and_refused_later_on(server: Firewo
 
 
 @pytest.mark.parametrize(
-    ("trouble", "words"),
+    ("trouble", "limit", "words"),
     [
-        ({"promotable": False}, "says that it cannot become a model"),
-        ({"num_unlisted": 10**6}, "does not list it"),
-        ({"failure": "the adapter is broken"}, "could not make it: the adapter is broken"),
-        ({"num_uploading": 10**6}, "did not finish the model"),
+        ({"promotable": False}, "LISTED_SECONDS", "says that it cannot become a model"),
+        ({"num_unlisted": 10**6}, "LISTED_SECONDS", "does not list it"),
+        ({"failure": "the adapter is broken"}, "", "could not make it: the adapter is broken"),
+        ({"num_uploading": 10**6}, "READY_SECONDS", "did not finish the model"),
     ],
     ids=["not promotable", "never listed", "the operation fails", "never ready"],
 )
 def test_what_never_becomes_one_ends_in_a_sentence(
-    server: FireworksServer, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: dict[str, Any], words: str
+    server: FireworksServer,
+    root: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: dict[str, Any],
+    limit: str,
+    words: str,
 ) -> None:
-    monkeypatch.setattr(promotion, "LISTED_SECONDS", 0.3)
-    monkeypatch.setattr(promotion, "READY_SECONDS", 0.3)
+    if limit:
+        monkeypatch.setattr(promotion, limit, 0.3)
+    server.sessions.num_unlisted = 0
     for name, value in trouble.items():
         setattr(server.sessions, name, value)
     uri, seen = opened(root, tmp_path, final)
