@@ -190,7 +190,7 @@ def test_what_a_backend_cannot_train_is_refused_before_the_run_waits() -> None:
     whole = {"kind": "sft", "params": {"lora_rank": 0}}
     for change, words in (
         ({"backend": {"kind": "fireworks"}}, "name the model's tokenizer"),
-        ({"model": begun}, "begins from the model as it is"),
+        ({"model": begun}, "no training there can begin from it"),
         ({"algorithm": whole}, "LoRA adapters only"),
     ):
         with pytest.raises(ConfigError, match=words):

@@ -15,7 +15,7 @@ from tests.recipes.backends.fireworks.completions import Completions
 from tests.recipes.backends.fireworks.pool import MODEL, TINKER_KEY, Pool
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     """One server for all: it takes seconds to start."""
     app = make_server(

@@ -53,6 +53,7 @@ class Pool:
             return await self._send(send, start, json.dumps(answer).encode())
         if scope["path"] == f"{POOL}{PATH}":
             if self.completions.is_mute:
+                self.control.requests.append(self._request(scope, asked))
                 await receive()  # returns when whoever asked has gone
                 return self.completions.broken_off.set()
             return await self._complete(scope, json.loads(asked), send)
