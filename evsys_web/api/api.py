@@ -26,6 +26,23 @@ the answer is 429 with `Retry-After`.
 
 **Refusals** are problem+json: `{type, title, status, detail, errors: [{field, message, rule}]}`."""
 
+TAGS = {
+    "datasets": "Rows and their versions: upload, splits, differences, the hub",
+    "runs": "Training: launch, stop, resume, points, checkpoints; runs that are trained elsewhere",
+    "evals": "k attempts per task: launch, import, attempts, comparison",
+    "benchmarks": "Tasks with what decides whether a reply is right",
+    "checkpoints": "Weights: scores, files, merging, chat",
+    "curation": "Attempts that become rows: preview, publish, filters, lineage",
+    "cycles": "Evaluate, curate, train and evaluate again, as one",
+    "sweeps": "Runs over the values of settings and seeds",
+    "queue": "What waits, in which order, and limits",
+    "notifications": "Who is told, and what was sent",
+    "projects": "People, roles, invitations",
+    "credentials": "Keys of other services",
+    "audit": "Who changed what",
+}
+"""In the order in which the document's page has them."""
+
 
 class Api(NinjaAPI):
     """Documents the one error shape on every operation, instead of leaving it to each."""
@@ -60,6 +77,7 @@ api = Api(
     docs_url="/docs",
     openapi_url="/openapi.json",
     docs_decorator=kept,
+    openapi_extra={"tags": [{"name": name, "description": sentence} for name, sentence in TAGS.items()]},
     auth=TokenAuth(),
     throttle=TokenThrottle(),
 )

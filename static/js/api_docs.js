@@ -6,7 +6,8 @@ SwaggerUIBundle({
   layout: "BaseLayout",
   deepLinking: true,
   defaultModelsExpandDepth: 0,
-  docExpansion: "list",
+  docExpansion: "none", // Swagger UI draws whatever is open anew at every click: seconds, with some 130 operations
+  filter: true,
   syntaxHighlight: { activate: false },
 });
 

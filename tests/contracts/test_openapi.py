@@ -109,7 +109,8 @@ def test_every_operation_says_what_it_does_and_has_a_name_of_its_own() -> None:
     operations = [operation for methods in document()["paths"].values() for operation in methods.values()]
     names = [operation["operationId"] for operation in operations]
     assert len(set(names)) == len(names)
-    assert all(operation["summary"] and operation.get("tags") for operation in operations)
+    assert all(operation["summary"] for operation in operations)
+    assert {tag for operation in operations for tag in operation["tags"]} == {tag["name"] for tag in document()["tags"]}
 
 
 def test_the_document_and_its_page_need_no_sign_in_and_no_foreign_host(client: Client, db: None) -> None:
