@@ -10,7 +10,8 @@ from typing import Any
 from ninja.openapi.schema import REF_TEMPLATE
 from ninja.schema import NinjaGenerateJsonSchema
 from pydantic import BaseModel
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from pydantic.json_schema import JsonSchemaMode, JsonSchemaValue, models_json_schema
+from pydantic_core.core_schema import WithDefaultSchema
 
 MEDIA_TYPES = ("application/json", "application/yaml")
 
@@ -27,11 +28,15 @@ class TextBody:
         return self.make()
 
 
-class ShortNames(NinjaGenerateJsonSchema):
-    """Where several classes are called Config, one within Math is MathConfig and not recipes__verifiers__Math__Config."""
-
+class OfBodies(NinjaGenerateJsonSchema):
     def normalize_name(self, name: str) -> str:
+        """Where several classes are called Config, one within Math is MathConfig and not recipes__verifiers__Math__Config."""
         return super().normalize_name("".join(name.split(".")[-2:]))
+
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
+        """An object as default stops generators of clients; the sentence of such a setting says what it is."""
+        described = super().default_schema(schema)
+        return {name: value for name, value in described.items() if name != "default" or not isinstance(value, dict)}
 
 
 def describe(operations: list[dict[str, Any]], others: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,13 +45,14 @@ def describe(operations: list[dict[str, Any]], others: Mapping[str, Any]) -> dic
     asking = [operation for operation in operations if isinstance(operation.get("requestBody"), TextBody)]
     models = list(dict.fromkeys(operation["requestBody"].model for operation in asking))
     wanted: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in models]
-    references, whole = models_json_schema(wanted, ref_template=REF_TEMPLATE, schema_generator=ShortNames)
+    references, whole = models_json_schema(wanted, ref_template=REF_TEMPLATE, schema_generator=OfBodies)
     schemas = whole.get("$defs", {})
     names = {name: f"{name}Body" for name, schema in schemas.items() if others.get(name, schema) != schema}
     for operation in asking:
         schema = _renamed(references[operation["requestBody"].model, "validation"], names)
         operation["requestBody"] = {"required": True, "content": {each: {"schema": schema} for each in MEDIA_TYPES}}
-    return {names.get(name, name): _renamed(schema, names) for name, schema in schemas.items()}
+    described = {names.get(name, name): _renamed(schema, names) for name, schema in schemas.items()}
+    return {name: schema | {"title": name} for name, schema in described.items()}  # generators call their classes by the title
 
 
 def _renamed(schema: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

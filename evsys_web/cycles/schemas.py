@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, create_model
 from evsys_web.api.pagination import PageQuery
 from evsys_web.cycles.answer import answer_of
 from evsys_web.cycles.models import Cycle, CycleRound, Status
-from evsys_web.runs.schemas import RowId, choice_of, refused
+from evsys_web.runs.schemas import RowId, choice_of, left_away, refused
 from recipes.config import Settings
 from recipes.cycle_config import CycleConfig, TasksChoice
 from recipes.registry import algorithms, backends, verifiers
@@ -28,8 +28,8 @@ def cycle_body() -> type[Settings]:
     }
     fields |= {
         **{side: (_tasks_body(), CycleConfig.model_fields[side]) for side in ("learn", "judge")},
-        "backend": (choice_of(backends), Field(default={"kind": "local"}, validate_default=True)),
-        "training": (choice_of(algorithms), Field(default={"kind": "sft"}, validate_default=True)),
+        "backend": (choice_of(backends), left_away("local")),
+        "training": (choice_of(algorithms), left_away("sft")),
         "project": (RowId | None, Field(None, description="Id of the project; left away, your first one.")),
     }
     return create_model("CycleBody", __base__=Settings, **fields)

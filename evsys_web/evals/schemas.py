@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, create_model
 
 from evsys_web.api.pagination import PageQuery
 from evsys_web.evals.models import Outcome, Status
-from evsys_web.runs.schemas import DatasetChoice, RangeOut, RowId, choice_of, refused
+from evsys_web.runs.schemas import DatasetChoice, RangeOut, RowId, choice_of, left_away, refused
 from recipes.config import DataConfig, Settings
 from recipes.eval_config import EvalConfig
 from recipes.registry import backends, verifiers
@@ -40,7 +40,7 @@ def eval_body() -> type[Settings]:
         "benchmark": (RowId | None, Field(None, description="Id of a benchmark: brings tasks and verifier.")),
         "data": (DatasetChoice | None, Field(None, description="Tasks, where no benchmark is named.")),
         "verifier": (choice_of(verifiers) | None, Field(None, description="With `data`: what decides whether a reply is right.")),
-        "backend": (choice_of(backends), Field(default={"kind": "local"}, validate_default=True)),
+        "backend": (choice_of(backends), left_away("local")),
         "project": (RowId | None, Field(None, description="Id of the project; left away, the benchmark's, or your first one.")),
         "auto_resume": (bool, Field(False, description="After a lost worker, go on unasked.")),
     }

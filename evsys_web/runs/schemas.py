@@ -46,6 +46,12 @@ class RunFields(Settings):
     auto_resume: bool = Field(False, description="After a lost worker, go on from the last checkpoint unasked.")
 
 
+def left_away(kind: str) -> Any:
+    """The field for a choice that need not be made."""
+    default = {"kind": kind}
+    return Field(default=default, validate_default=True, description=f"Left away: {kind}.", examples=[default])
+
+
 def choice_of(registry: Registry) -> Any:
     """{kind, params} for each registered kind, told apart by `kind`."""
     choices = []
@@ -63,8 +69,8 @@ def run_body() -> type[RunFields]:
     return create_model(
         "RunBody",
         __base__=RunFields,
-        algorithm=(choice_of(algorithms), Field(default={"kind": "sft"}, validate_default=True)),
-        backend=(choice_of(backends), Field(default={"kind": "local"}, validate_default=True)),
+        algorithm=(choice_of(algorithms), left_away("sft")),
+        backend=(choice_of(backends), left_away("local")),
     )
 
 
