@@ -22,7 +22,7 @@ ENTRIES_PER_PAGE = 50
 class AuditForm(forms.Form):
     """What of the log is looked at; a mistake looks at everything and says so."""
 
-    project = forms.ModelChoiceField(Project.objects.none(), required=False, empty_label="All that you may see")
+    project = forms.ModelChoiceField(Project.objects.none(), required=False, empty_label="All of yours")
     user = forms.CharField(required=False, max_length=150, label="Who")
     thing = forms.CharField(required=False, max_length=200, label="What", help_text="Words of its name, kind or action.")
     since = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}))

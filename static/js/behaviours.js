@@ -75,6 +75,23 @@
     menu.querySelector("summary").focus();
   });
 
+  // A select that would cut its word takes the whole row of its fields, and tells the word in full under the pointer.
+  const pen = document.createElement("canvas").getContext("2d");
+  function fit(select) {
+    const field = select.closest(".fields > .field");
+    const text = select.selectedOptions[0]?.text.trim() ?? "";
+    select.title = text;
+    if (!field) return;
+    field.classList.remove("field-wide");
+    const { font, paddingInlineStart, paddingInlineEnd } = getComputedStyle(select);
+    pen.font = font;
+    const room = select.clientWidth - parseFloat(paddingInlineStart) - parseFloat(paddingInlineEnd);
+    field.classList.toggle("field-wide", select.clientWidth > 0 && pen.measureText(text).width > room);
+  }
+  const fitAll = (root) => root.querySelectorAll(".field select:not([multiple])").forEach(fit);
+  document.addEventListener("DOMContentLoaded", () => fitAll(document));
+  document.addEventListener("change", (event) => event.target.matches?.(".field select:not([multiple])") && fit(event.target));
+
   // <time datetime data-relative>: "3 minutes ago", kept fresh; the exact time stays in the title.
   const words = new Intl.RelativeTimeFormat("en", { numeric: "auto", style: "short" });
   const units = [["year", 31536000], ["month", 2592000], ["week", 604800], ["day", 86400], ["hour", 3600], ["minute", 60]];
@@ -93,6 +110,10 @@
   document.addEventListener("DOMContentLoaded", () => refreshTimes(document));
   // A form that was refused opens at the first field to mend.
   document.addEventListener("DOMContentLoaded", () => document.querySelector('main [aria-invalid="true"]')?.focus());
-  document.addEventListener("htmx:load", (event) => refreshTimes(event.detail.elt.parentElement ?? document));
+  document.addEventListener("htmx:load", (event) => {
+    const root = event.detail.elt.parentElement ?? document;
+    refreshTimes(root);
+    fitAll(root);
+  });
   setInterval(() => document.hidden || refreshTimes(document), 20000);
 })();

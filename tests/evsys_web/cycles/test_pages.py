@@ -31,7 +31,7 @@ def typed(client: Client, address: str = "/cycles/new") -> dict[str, str]:
 
 
 def test_without_two_benchmarks_the_form_says_what_is_missing(alice_client: Client) -> None:
-    assert b"First two benchmarks" in alice_client.get("/cycles/new").content
+    assert b"two benchmarks of your own" in alice_client.get("/cycles/new").content
     assert b"No cycles yet" in alice_client.get("/cycles/").content
 
 
