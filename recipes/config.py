@@ -5,7 +5,7 @@ A run is `RunConfig`: a name, a model, data, an algorithm {kind, params}, a back
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, runtime_checkable
@@ -294,5 +294,12 @@ def sentences(error: ValidationError, path: Iterable[str | int] = ()) -> list[st
         where = ".".join(str(part) for part in (*path, *mistake["loc"])) or "config"
         found = mistake.get("input")
         shown = f" (found {found!r})" if isinstance(found, str | int | float | bool) else ""
-        lines.append(f"{where}: {mistake['msg'].removeprefix('Value error, ')}{shown}")
+        lines.append(f"{where}: {message_of(mistake)}{shown}")
     return lines
+
+
+def message_of(mistake: Mapping[str, Any]) -> str:
+    """What pydantic says of one mistake, in words for whoever typed it."""
+    if mistake["type"] == "extra_forbidden":
+        return "There is no setting of this name here"
+    return str(mistake["msg"]).removeprefix("Value error, ")

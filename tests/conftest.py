@@ -146,7 +146,7 @@ def eager_tasks() -> Iterator[None]:
 
 def as_read(answer: HttpResponse) -> str:
     """A page's text, whatever keeps its numbers and their units on one line."""
-    return answer.content.decode().replace("\N{NO-BREAK SPACE}", " ")
+    return answer.content.decode().replace("\N{NO-BREAK SPACE}", " ").replace("\N{WORD JOINER}", "")
 
 
 def signed_in(user: User) -> Client:

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from evsys_web.api.rates import tell_rate
 from evsys_web.rates import TooOften
+from recipes.config import message_of
 from recipes.errors import BackendError, CheckpointError, ConfigError, DataError, RecipeError
 
 logger = logging.getLogger(__name__)
@@ -97,12 +98,11 @@ def field_errors(error: ValidationError) -> list[FieldError]:
             source = path.pop(0)
             if source == "body" and path:
                 path.pop(0)
-        found.append(FieldError(field=dotted(path), message=_sentence(str(each["msg"])), rule=str(each["type"])))
+        found.append(FieldError(field=dotted(path), message=_sentence(message_of(each)), rule=str(each["type"])))
     return found
 
 
 def _sentence(message: str) -> str:
-    message = message.removeprefix("Value error, ")
     return message if message.endswith((".", "!", "?", "…")) else f"{message}."
 
 

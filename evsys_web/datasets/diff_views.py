@@ -31,12 +31,19 @@ def compare(request: HttpRequest, pk: int) -> HttpResponse:
                 "facts": facts(before, version),
                 "added": shown_rows(version, found.added),
                 "removed": shown_rows(before, found.removed),
+                "names": _names(before, version),
             }
         except (ConfigError, DataError) as error:
             context["error"] = str(error)
         return render(request, "datasets/_diff.html", context)
     context["versions"] = version.dataset.versions.ready().select_related("created_by").order_by("-number")[:200]
     return render(request, "datasets/diff.html", context)
+
+
+def _names(before: DatasetVersion, version: DatasetVersion) -> tuple[str, str]:
+    """Of both, the dataset's once it is the same: it is the page's heading."""
+    same = before.dataset_id == version.dataset_id
+    return (f"version {before.number}", f"version {version.number}") if same else (before.reference, version.reference)
 
 
 def _before(request: HttpRequest, version: DatasetVersion) -> DatasetVersion | None:

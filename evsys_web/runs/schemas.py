@@ -19,7 +19,7 @@ from evsys_web.api.errors import FieldError, Unprocessable, dotted
 from evsys_web.runs import metrics
 from evsys_web.runs.chunks import plain
 from evsys_web.runs.models import Status, TrainingRun
-from recipes.config import DataConfig, ModelConfig, RunConfig, Settings
+from recipes.config import DataConfig, ModelConfig, RunConfig, Settings, message_of
 from recipes.registry import Registry, algorithms, backends
 
 MAX_POINTS = 10_000
@@ -120,8 +120,7 @@ def _unreadable(message: str) -> Unprocessable:
 
 def refused(error: ValidationError) -> Unprocessable:
     mistakes = [
-        FieldError(field=dotted(_path(each["loc"])), message=each["msg"].removeprefix("Value error, "), rule=each["type"])
-        for each in error.errors()
+        FieldError(field=dotted(_path(each["loc"])), message=message_of(each), rule=each["type"]) for each in error.errors()
     ]
     first = mistakes[0]
     summary = f"{first.field}: {first.message}" if len(mistakes) == 1 else f"{len(mistakes)} values were refused; see errors."

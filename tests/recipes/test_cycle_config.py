@@ -38,7 +38,7 @@ def test_yaml_goes_in_and_comes_out_the_same() -> None:
         ({"curation": {"rows": "pairs"}}, "A cycle learns from attempts as chats", ("curation", "rows")),
         ({"training": {"kind": "dpo"}}, "dpo learns from preference rows", ("training", "kind")),
         ({"stop": {"target": 0}}, "greater than 0", ("stop", "target")),
-        ({"learning_rate": 1}, "Extra inputs", ("learning_rate",)),
+        ({"learning_rate": 1}, "no setting of this name", ("learning_rate",)),
     ],
 )
 def test_what_is_wrong_is_refused_at_its_place(values: dict[str, Any], words: str, path: tuple[str, ...]) -> None:

@@ -64,7 +64,7 @@ def test_a_setting_may_only_fit_together_with_an_axis() -> None:
         ({RATE: [1e-3, 7]}, [], "axis algorithm.params.learning_rate, value 7: .*less than or equal to 1"),
         ({RATE: ["fast"]}, [], "axis algorithm.params.learning_rate, value fast: .*valid number"),
         ({RATE: [math.nan]}, [], "axis algorithm.params.learning_rate, value NaN: .*finite"),
-        ({"algorithm.params.learning_rat": [1]}, [], "axis algorithm.params.learning_rat, value 1: .*Extra inputs"),
+        ({"algorithm.params.learning_rat": [1]}, [], "axis algorithm.params.learning_rat, value 1: .*no setting of this name"),
         ({"algorithm.params.learning_rate.peak": [1]}, [], "axis algorithm.params.learning_rate.peak, value 1: .*valid number"),
         ({"learning_rate": [1]}, [], "axis learning_rate is no setting .* did you mean algorithm.params.learning_rate"),
         ({"name": ["a"]}, [], "axis name is no setting that can be varied; take model.name"),
@@ -78,7 +78,7 @@ def test_a_setting_may_only_fit_together_with_an_axis() -> None:
         ({}, [-1], "seeds, value -1: .*greater than or equal to 0"),
         ({}, [], "at least one axis, or seeds"),
         ({RATE: [n / 1000 for n in range(1, 102)]}, [0, 1], f"202 runs are more than {MAX_RUNS}"),
-        ({"backend.params.none_such": [1]}, [], "axis backend.params.none_such, value 1: .*Extra inputs"),
+        ({"backend.params.none_such": [1]}, [], "axis backend.params.none_such, value 1: .*no setting of this name"),
     ],
 )
 def test_what_is_wrong_names_axis_and_value(axes: dict[str, Any], seeds: list[Any], words: str) -> None:

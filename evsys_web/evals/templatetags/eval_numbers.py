@@ -12,13 +12,16 @@ from evsys_web.evals.models import EvalRun, EvalTask
 from evsys_web.runs.templatetags.run_numbers import short_number
 
 register = template.Library()
-SPACE_IN_NUMBER = re.compile(r"(?<=\d) (?=%|– \d|points\b)|(?<=\d –) (?=\d)")
+BEFORE_UNIT = re.compile(r"(?<=\d) (?=%|points\b)")
+UNBROKEN_DASH = "\N{NO-BREAK SPACE}–\N{WORD JOINER}\N{NO-BREAK SPACE}"
+"""Without the joiner a line may end behind the dash."""
+BETWEEN_ENDS = re.compile(r"(?<=\d) – (?=\d)")
 
 
 @register.filter
 def unbroken(text: str) -> str:
     """For pages, where no line may end between a number and its unit. Other readers get plain spaces."""
-    return SPACE_IN_NUMBER.sub("\N{NO-BREAK SPACE}", text)
+    return BETWEEN_ENDS.sub(UNBROKEN_DASH, BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", text))
 
 
 def on_pages(say: Callable[[Any], str]) -> Callable[[Any], str]:

@@ -47,10 +47,10 @@ def test_what_it_gives_as_yaml_can_be_posted_again(client: Client, alice_headers
         ({"matrix": {"axes": {RATE: [7]}}}, f"matrix.axes.{RATE}", "value 7"),
         ({"matrix": {"axes": {"learning_rat": [1]}}}, "matrix.axes", "did you mean algorithm.params.learning_rate"),
         ({"matrix": {}}, "matrix", "at least one axis"),
-        ({"matrix": {"axes": {}, "seeds": [0], "sedes": []}}, "matrix.sedes", "Extra inputs"),
+        ({"matrix": {"axes": {}, "seeds": [0], "sedes": []}}, "matrix.sedes", "no setting of this name"),
         ({"data": {"path": "/etc/passwd"}}, "data", ""),
         ({"project": "x"}, "project", "integer"),
-        ({"none_such": 1}, "none_such", "Extra inputs"),
+        ({"none_such": 1}, "none_such", "no setting of this name"),
     ],
 )
 def test_what_is_wrong_is_a_422_at_its_field(
