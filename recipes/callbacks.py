@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 import orjson
 from pydantic import BaseModel, Field, ValidationError
@@ -71,12 +72,14 @@ def _name(callback: Callback) -> str:
 
 
 class MetricsFile(Callback):
-    """metrics.jsonl of the run directory: {"step", "at", "metrics"} per line, flushed at once. NaN and infinities, which JSON
-    does not have, are the strings "NaN", "Infinity", "-Infinity"."""
+    """metrics.jsonl of the run directory: {"step", "at", "metrics"} per line. The system has a line before the call returns,
+    whatever becomes of this process. NaN and infinities, which JSON does not have, are the strings "NaN", "Infinity", "-Infinity".
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
+        self._unwritten = b""
 
     def on_train_start(self, state: LoopState) -> None:
         kept = [_line(row) for row in read_metrics(self.path) if row["step"] <= state.start_step] if state.start_step else []
@@ -90,15 +93,19 @@ class MetricsFile(Callback):
 
     def on_train_end(self, state: LoopState, result: RunResult) -> None:
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with file:
+                self._write(file)
 
     def _append(self, step: int, metrics: Metrics) -> None:
-        row = {"step": step, "at": datetime.now(UTC), "metrics": metrics_to_json(metrics)}
         if self._file is None:
-            self._file = self.path.open("ab")
-        self._file.write(_line(row))
-        self._file.flush()  # the system has it now, whatever becomes of this process
+            self._file = FileIO(self.path, "ab")  # no buffer: a text file and its flush cost the loop as much again
+        self._unwritten += _line({"step": step, "at": datetime.now(UTC), "metrics": metrics_to_json(metrics)})
+        self._write(self._file)
+
+    def _write(self, file: FileIO) -> None:
+        while self._unwritten:  # a full disk may take half a line: the rest goes first when there is space again
+            self._unwritten = self._unwritten[file.write(self._unwritten) or 0 :]
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

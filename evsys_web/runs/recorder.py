@@ -52,6 +52,7 @@ class RunRecorder(Recorder[Reported | Begun | RunEvent | Checkpoint], Callback):
         self._state: LoopState | None = None
         self._num_unfolded = 0
         self._save_steps: set[int] = set()
+        self._keys: set[str] = set()
 
     # what the training thread calls: no queries here
 
@@ -65,13 +66,13 @@ class RunRecorder(Recorder[Reported | Begun | RunEvent | Checkpoint], Callback):
         self.flush()
 
     def on_step_end(self, state: LoopState, step: int, batch: TrainingBatch | None, metrics_: Metrics) -> None:
-        self._add(Reported(step, time.time(), metrics.checked(metrics_)))
+        self._add(Reported(step, time.time(), self._checked(metrics_)))
         # A checkpoint must never stand for steps that are not written down.
         if state.stop_requested is not StopRequest.NONE or step in self._save_steps:
             self.flush()
 
     def on_eval(self, state: LoopState, step: int, name: str, metrics_: Metrics) -> None:
-        self._add(Reported(step, time.time(), metrics.checked(metrics_)))
+        self._add(Reported(step, time.time(), self._checked(metrics_)))
 
     def on_checkpoint(self, state: LoopState, checkpoint: types.Checkpoint) -> None:
         self._add(self._row_of(checkpoint))
@@ -82,6 +83,14 @@ class RunRecorder(Recorder[Reported | Begun | RunEvent | Checkpoint], Callback):
 
     def on_train_end(self, state: LoopState, result: RunResult) -> None:
         self.result = result
+
+    def _checked(self, values: Metrics) -> Metrics:
+        """The values as they are now. Keys that were looked at once, and floats, are not looked at again: the loop waits."""
+        if values.keys() <= self._keys and {*map(type, values.values())} == {float}:
+            return {**values}
+        numbers = metrics.checked(values)
+        self._keys |= numbers.keys()
+        return numbers
 
     # what the writing thread does
 

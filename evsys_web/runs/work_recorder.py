@@ -17,6 +17,7 @@ import os
 import threading
 import time
 import traceback
+from collections import deque
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -55,8 +56,8 @@ class Recorder(Generic[Item]):
         self.standing = Standing(held=True)
         self._work = work
         self._subject = logs.Subject.row(work)
-        self._items: list[Item] = []
-        self._num_received = 0
+        self._items: deque[Item] = deque()
+        self._num_taken = 0
         self._num_committed = 0
         self._hurry = False
         self._is_idle = False
@@ -71,7 +72,7 @@ class Recorder(Generic[Item]):
     def flush(self) -> None:
         """Wait until everything reported so far is committed, or cannot be."""
         with self._changed:
-            target = self._num_received
+            target = self._num_taken + len(self._items)
             self._hurry = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._num_committed >= target or self.is_over, FLUSH_SECONDS)
@@ -82,12 +83,14 @@ class Recorder(Generic[Item]):
         return not self.standing.held or self._broken is not None
 
     def _add(self, item: Item) -> None:
-        with self._lock:
-            if len(self._items) >= MAX_WAITING:
+        """Without the lock, which the loop would wait for: a deque takes items of many threads. It goes in before the look at
+        whether the writing thread sleeps; that thread says that it sleeps, then looks whether anything came: one sees the other."""
+        if len(self._items) >= MAX_WAITING:
+            with self._changed:
                 self._changed.wait_for(lambda: len(self._items) < MAX_WAITING or self.is_over, FLUSH_SECONDS)
-            self._items.append(item)
-            self._num_received += 1
-            if self._is_idle:
+        self._items.append(item)
+        if self._is_idle:
+            with self._changed:
                 self._is_idle = False
                 self._changed.notify_all()
 
@@ -121,7 +124,7 @@ class Recorder(Generic[Item]):
             while self._wait_for_work():
                 self._write()
             deadline = time.monotonic() + settings.RUN_LEASE_SECONDS
-            while self._num_received > self._num_committed and not self.is_over and time.monotonic() < deadline:
+            while self._items and not self.is_over and time.monotonic() < deadline:
                 self._write()
         except Exception as error:  # noqa: BLE001 - the edge of a thread: the work must learn of it, whatever it is
             logger.exception("%s cannot be recorded", self._name)
@@ -138,16 +141,17 @@ class Recorder(Generic[Item]):
             spare = min(COMMIT_SECONDS, max(REST_SECONDS, REST * self._took)) - (time.monotonic() - self._renewed)
             if spare > 0:
                 self._changed.wait_for(lambda: self._hurry or self._closing, spare)
-            self._is_idle = self._num_received == self._num_committed
-            self._changed.wait_for(lambda: self._num_received > self._num_committed or self._closing, WATCH_SECONDS)
+            self._is_idle = True
+            self._changed.wait_for(lambda: self._items or self._closing, WATCH_SECONDS)
             self._is_idle = False
             return not self._closing and not self.is_over
 
     def _write(self) -> None:
         """One transaction with all that waits, or a look at what is asked when nothing does."""
         with self._changed:
-            items, target = self._items, self._num_received
-            self._items, self._hurry = [], False
+            items = [self._items.popleft() for _ in range(len(self._items))]
+            self._num_taken += len(items)
+            self._hurry = False
         try:
             self.standing = self._commit(items)
         except (OperationalError, InterfaceError):
@@ -155,11 +159,12 @@ class Recorder(Generic[Item]):
             logger.warning("%s: the database refused %s items; trying again", self._name, len(items), exc_info=True)
             connections.close_all()
             with self._changed:
-                self._items = items + self._items
+                self._items.extendleft(reversed(items))
+                self._num_taken -= len(items)
             time.sleep(COMMIT_SECONDS)
             return
         with self._changed:
-            self._num_committed = target
+            self._num_committed = self._num_taken
             self._changed.notify_all()
         self._obey()
         try:
