@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sqlite3
 import sys
 import time
@@ -51,9 +52,10 @@ class Times(NamedTuple):
 
 
 def measure(log: Log, task: Task) -> Times:
-    times = Times([], [])
+    """Steps are uneven: a logger that writes now and then would be met always at the same moment of its."""
+    times, dice = Times([], []), random.Random(0)
     for step in range(1, task.num_steps + 1):
-        time.sleep(task.step_seconds)
+        time.sleep(task.step_seconds * dice.uniform(0.5, 1.5))
         values = dict.fromkeys(task.keys, 1.0 / step)
         began = time.perf_counter()
         log.record(step, values)

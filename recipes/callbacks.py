@@ -73,8 +73,7 @@ def _name(callback: Callback) -> str:
 
 class MetricsFile(Callback):
     """metrics.jsonl of the run directory: {"step", "at", "metrics"} per line. The system has a line before the call returns,
-    whatever becomes of this process. NaN and infinities, which JSON does not have, are the strings "NaN", "Infinity", "-Infinity".
-    """
+    whatever becomes of this process. NaN and infinities, which JSON lacks, are the strings "NaN", "Infinity", "-Infinity"."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

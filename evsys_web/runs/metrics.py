@@ -7,6 +7,7 @@ trained elsewhere, of its row's lock) writes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import reduce
@@ -14,6 +15,7 @@ from operator import or_
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import orjson
 from django.db import connection, transaction
 from django.db.models import OuterRef, Q, Subquery
 from django.utils.timezone import now
@@ -85,20 +87,16 @@ def append(run: TrainingRun, step: int, values: Mapping[str, float], *, at: date
 def write(run: TrainingRun, points: Iterable[tuple[int, Point]]) -> None:
     """Store points under the numbers reserved for them. Call it inside the transaction that reserved them. The statement is made
     by hand: by the ORM, a commit of one step takes twice its processor time."""
-    at, values = MetricRow._meta.get_field("at"), MetricRow._meta.get_field("values")
-    rows = [
-        (
-            run.pk,
-            seq,
-            point.step,
-            at.get_db_prep_save(point.at, connection),
-            values.get_db_prep_save({key: plain(value) for key, value in point.values.items()}, connection),
-        )
-        for seq, point in points
-    ]
+    moment = connection.ops.adapt_datetimefield_value
+    rows = [(run.pk, seq, point.step, moment(point.at), _json(point.values)) for seq, point in points]
     if rows:
         with connection.cursor() as cursor:
             cursor.executemany(_INSERT, rows)
+
+
+def _json(values: Mapping[str, float]) -> str:
+    finite = math.isfinite(sum(values.values()))
+    return orjson.dumps(values if finite else {key: plain(value) for key, value in values.items()}).decode()
 
 
 def after(run: TrainingRun, seq: int, *, limit: int = 1000) -> list[Row]:

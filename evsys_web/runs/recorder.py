@@ -105,7 +105,7 @@ class RunRecorder(Recorder[Reported | Begun | RunEvent | Checkpoint], Callback):
             else:
                 rows.append(item)
         step = next((row.step for row in reversed(rows) if isinstance(row, Point)), None)
-        standing = run.renew(step=step, num_seqs=len(rows))
+        standing = run.renew(step=step, num_seqs=len(rows), pushes=self._is_due)
         if standing.held:
             self._write_rows(list(enumerate(rows, standing.last_seq - len(rows) + 1)))
         return standing

@@ -228,20 +228,22 @@ class Work(Tracked):
             hand_back=False,
         )
 
-    def renew(self, *, num_seqs: int = 0, **values: Any) -> Standing:
+    def renew(self, *, num_seqs: int = 0, pushes: bool = True, **values: Any) -> Standing:
         """Push the lease on, reserve `num_seqs` numbers (the last is `last_seq`) and set the columns of `values` but for None.
         Call it inside the transaction that writes what the numbers are for. Does not touch a row that this object's lease no
-        longer holds. One statement writes and reads; in the ORM it would be two, at four times the cost (0.6 ms)."""
+        longer holds. One statement writes and reads; in the ORM it would be two, at four times the cost (0.6 ms). pushes: False
+        leaves the lease as it is, which spares the index over it."""
         if not self.lease_owner:
             return Standing(held=False)
-        fields = [field for field in self._meta.concrete_fields if values.get(field.name) is not None]
+        if pushes:
+            values["lease_until"] = lease_end()
+        fields = [self._meta.get_field(name) for name, value in values.items() if value is not None]
         columns = "".join(f", {connection.ops.quote_name(str(field.column))} = %s" for field in fields)
         given = [field.get_db_prep_save(values[field.name], connection) for field in fields]
-        until = connection.ops.adapt_datetimefield_value(lease_end())
         with connection.cursor() as cursor:
             # Names come from the model's own fields, values are parameters.
             statement = RENEW.format(table=connection.ops.quote_name(self._meta.db_table), columns=columns)
-            cursor.execute(statement, [until, num_seqs, *given, self.pk, self.lease_owner, *ACTIVE])
+            cursor.execute(statement, [num_seqs, *given, self.pk, self.lease_owner, *ACTIVE])
             found = cursor.fetchone()
         return Standing(True, found[0], found[1], bool(found[2])) if found else Standing(held=False)
 
@@ -328,7 +330,7 @@ def storable_json(value: Any) -> Any:
 NO_LEASE: dict[str, Any] = {"lease_owner": "", "lease_until": None}
 
 RENEW = """UPDATE {table}
-SET lease_until = %s, last_seq = last_seq + %s{columns}
+SET last_seq = last_seq + %s{columns}
 WHERE id = %s AND lease_owner = %s AND status IN (%s, %s, %s)
 RETURNING last_seq, stop_requested, hand_back"""
 

@@ -1,11 +1,13 @@
 """What the recorders of all kinds of work share: writing down what work reports, from inside the worker that holds its lease, and
 bringing a stop back to it.
 
-One thread owns the database: the working thread only appends to a list (it may be inside an event loop, where Django refuses
+One thread owns the database: the working thread only appends to a queue (it may be inside an event loop, where Django refuses
 queries, and a write that waits for its turn must not hold up a step). That thread commits what was reported and the renewed
-lease in one transaction, resting after each for REST times what it took, between REST_SECONDS and COMMIT_SECONDS: at once for
-steps that are slow, and the less often the busier the database is; while a step is long it renews the lease and looks for a stop.
-Steps that are faster than it rests need not wake it, which costs nearly as much as the rest of the call does. If the lease is
+lease in one transaction, then rests: for a multiple of what the commit took, and the longer the more of the processor the work
+itself takes. Work that waits for a device or a server loses nothing to a commit, so its steps are rows at once; work that
+computes here would lose what each commit takes, so its steps are committed a few at a time. While a step is long the thread
+renews the lease and looks for a stop. Steps that are faster than it rests need not wake it, which costs nearly as much as the
+rest of the call does. If the lease is
 gone the work is somebody else's: the worker is told to stop at once, and nothing more is written.
 """
 
@@ -32,10 +34,11 @@ from recipes.errors import RecipeError
 
 logger = logging.getLogger(__name__)
 
-COMMIT_SECONDS = 0.1
-REST_SECONDS = 0.025
-REST = 9.0
-"""A tenth of the time is spent committing at most: it costs the training thread the interpreter's lock."""
+REST_SECONDS, COMMIT_SECONDS = 0.025, 0.15
+"""It rests so long at least, and at most: viewers are to see a step within 0.3 s."""
+REST, REST_WHILE_BUSY = 9.0, 200.0
+"""As many times as the commit took: while the processor waits, and what is added while the work takes all of one."""
+RETRY_SECONDS = 0.1
 WATCH_SECONDS = 0.25
 MAX_WAITING = 20_000
 """So many items wait for the database at most; then training waits too."""
@@ -66,8 +69,10 @@ class Recorder(Generic[Item]):
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._thread = threading.Thread(target=self._write_in_thread, name=f"recorder-{work.pk}", daemon=True)
-        self._renewed = time.monotonic()
-        self._took = 0.0
+        self._renewed = self._pushed = time.monotonic()
+        self._is_due = True
+        self._rests = 0.0
+        self._used = 0.0
 
     def flush(self) -> None:
         """Wait until everything reported so far is committed, or cannot be."""
@@ -83,8 +88,8 @@ class Recorder(Generic[Item]):
         return not self.standing.held or self._broken is not None
 
     def _add(self, item: Item) -> None:
-        """Without the lock, which the loop would wait for: a deque takes items of many threads. It goes in before the look at
-        whether the writing thread sleeps; that thread says that it sleeps, then looks whether anything came: one sees the other."""
+        """Without the lock, which the loop would wait for: a deque takes items of many threads. The item goes in before the look
+        whether the writing thread sleeps; that one says that it sleeps, then looks whether anything came: one sees the other."""
         if len(self._items) >= MAX_WAITING:
             with self._changed:
                 self._changed.wait_for(lambda: len(self._items) < MAX_WAITING or self.is_over, FLUSH_SECONDS)
@@ -138,7 +143,7 @@ class Recorder(Generic[Item]):
     def _wait_for_work(self) -> bool:
         """Rest, then wait for something to write, at most WATCH_SECONDS; False when it is time to end."""
         with self._changed:
-            spare = min(COMMIT_SECONDS, max(REST_SECONDS, REST * self._took)) - (time.monotonic() - self._renewed)
+            spare = self._rests - (time.monotonic() - self._renewed)
             if spare > 0:
                 self._changed.wait_for(lambda: self._hurry or self._closing, spare)
             self._is_idle = True
@@ -161,7 +166,7 @@ class Recorder(Generic[Item]):
             with self._changed:
                 self._items.extendleft(reversed(items))
                 self._num_taken -= len(items)
-            time.sleep(COMMIT_SECONDS)
+            time.sleep(RETRY_SECONDS)
             return
         with self._changed:
             self._num_committed = self._num_taken
@@ -178,13 +183,17 @@ class Recorder(Generic[Item]):
         if not items and time.monotonic() - self._renewed < settings.RUN_LEASE_SECONDS / 6:
             return self._work.look()
         began = time.monotonic()
+        self._is_due = began - self._pushed > settings.RUN_LEASE_SECONDS / 30
         with transaction.atomic():
             standing = self._store(items)
             if not standing.held:
                 transaction.set_rollback(True)
                 return standing
-        self._renewed = time.monotonic()
-        self._took = self._renewed - began
+        before, self._renewed = self._renewed, time.monotonic()
+        self._pushed = began if self._is_due else self._pushed
+        used, self._used = self._used, time.process_time() - time.thread_time()
+        busy = min(1.0, (self._used - used) / (self._renewed - before))
+        self._rests = rest_after(self._renewed - began, busy)
         return standing
 
     # the ends of the block
@@ -217,7 +226,7 @@ class Recorder(Generic[Item]):
                 if time.monotonic() - self._renewed > settings.RUN_LEASE_SECONDS:
                     raise
                 logger.warning("%s: the database refused how it ended; trying again", self._name, exc_info=True)
-                time.sleep(COMMIT_SECONDS)
+                time.sleep(RETRY_SECONDS)
 
     def _end(self, error: BaseException | None) -> bool:
         """Write how it ended. May be done again: each change is conditional."""
@@ -249,6 +258,11 @@ class Recorder(Generic[Item]):
     @property
     def _name(self) -> str:
         return f"{type(self._work).__name__} {self._work.pk}"
+
+
+def rest_after(took: float, busy: float) -> float:
+    """Seconds between a commit that took so long and the next. busy: share of one processor that the work took, in [0, 1]."""
+    return min(COMMIT_SECONDS, max(REST_SECONDS, took * (REST + REST_WHILE_BUSY * busy)))
 
 
 def is_full_disk(error: Exception) -> bool:
