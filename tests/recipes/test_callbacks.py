@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 from datetime import UTC, datetime, timedelta
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,29 @@ def test_a_log_store_gets_every_row_and_is_closed() -> None:
     callback.on_eval(state, 1, "x", {"eval/x": 2.0})
     callback.on_train_end(state, RunResult("7", "completed"))
     assert store.rows == [(1, {"train/loss": 1.0}), (1, {"eval/x": 2.0})] and store.closed
+
+
+def test_a_line_that_a_full_disk_tore_is_written_to_its_end_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = [20, 0]
+
+    class Disk(FileIO):
+        def write(self, data: Any, /) -> int:
+            if room and room[0] == 0:
+                room.pop()
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(data[: room.pop(0)] if room else data)
+
+    monkeypatch.setattr("recipes.callbacks.FileIO", Disk)
+    path, state = tmp_path / "metrics.jsonl", LoopState("7", 10, tmp_path)
+    file = MetricsFile(path)
+    with pytest.raises(OSError, match="No space"):
+        file.on_step_end(state, 1, None, {"train/loss": 1.0})
+    assert len(path.read_bytes()) == 20 and list(read_metrics(path)) == []
+    file.on_step_end(state, 2, None, {"train/loss": 2.0})
+    file.on_train_end(state, RunResult("7", "completed"))
+    assert [(row["step"], row["metrics"]["train/loss"]) for row in read_metrics(path)] == [(1, 1.0), (2, 2.0)]
 
 
 def test_a_line_of_metrics_keeps_what_the_fast_encoder_refuses_and_a_torn_one_is_left_out(tmp_path: Path) -> None:

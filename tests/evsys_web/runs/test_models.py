@@ -57,6 +57,9 @@ def test_renewing_hands_out_numbers_and_says_what_was_asked(held_run: TrainingRu
     assert other_view(held_run).request_stop()
     assert held_run.renew(step=7, num_seqs=2) == (True, 5, Stop.AFTER_STEP, False)
     assert other_view(held_run).step == 7
+    lease = other_view(held_run).lease_until
+    assert held_run.renew(num_seqs=1, pushes=False).held and other_view(held_run).lease_until == lease
+    assert held_run.renew().held and other_view(held_run).lease_until != lease
 
 
 def test_a_stop_of_a_queued_run_cancels_it_at_once(run: TrainingRun) -> None:
