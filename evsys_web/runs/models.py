@@ -196,9 +196,10 @@ class Checkpoint(models.Model):
 
 
 class MetricRow(models.Model):
-    """One step of a live run, as JSON. Written and read by `metrics.py` alone."""
+    """One step of a live run, as JSON. Written and read by `metrics.py` alone. Its constraint begins with the run and serves as its
+    index, too: every commit would write another."""
 
-    run = models.ForeignKey(TrainingRun, on_delete=models.CASCADE, related_name="metric_rows")
+    run = models.ForeignKey(TrainingRun, on_delete=models.CASCADE, related_name="metric_rows", db_index=False)
     seq = models.PositiveBigIntegerField()
     step = models.PositiveBigIntegerField()
     at = models.DateTimeField()
