@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import orjson
-from django.db import connection, transaction
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.models import OuterRef, Q, Subquery
 from django.utils.timezone import now
 
@@ -87,10 +87,11 @@ def append(run: TrainingRun, step: int, values: Mapping[str, float], *, at: date
 def write(run: TrainingRun, points: Iterable[tuple[int, Point]]) -> None:
     """Store points under the numbers reserved for them. Call it inside the transaction that reserved them. The statement is made
     by hand: by the ORM, a commit of one step takes twice its processor time."""
-    moment = connection.ops.adapt_datetimefield_value
+    database = connections[DEFAULT_DB_ALIAS]
+    moment = database.ops.adapt_datetimefield_value
     rows = [(run.pk, seq, point.step, moment(point.at), _json(point.values)) for seq, point in points]
     if rows:
-        with connection.cursor() as cursor:
+        with database.cursor() as cursor:
             cursor.executemany(_INSERT, rows)
 
 

@@ -196,8 +196,8 @@ class Checkpoint(models.Model):
 
 
 class MetricRow(models.Model):
-    """One step of a live run, as JSON. Written and read by `metrics.py` alone. Its constraint begins with the run and serves as its
-    index, too: every commit would write another."""
+    """One step of a live run, as JSON. Written and read by `metrics.py` alone. Its constraint, which begins with the run, is
+    the index by run as well: each commit would write another one."""
 
     run = models.ForeignKey(TrainingRun, on_delete=models.CASCADE, related_name="metric_rows", db_index=False)
     seq = models.PositiveBigIntegerField()
