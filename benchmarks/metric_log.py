@@ -6,7 +6,8 @@ A step reports ten numbers. Work of 20 ms a step is done in three ways: asleep (
 interpreter's lock, on every core), in Python (holding it: the recorder's thread needs it too). Bare and recorded stretches of
 half a second come in pairs, either first in turn; the overhead is the median over the pairs, with its 95 % interval. Recorded is
 as a run records: a line of its file, and a row. Then: points a second when steps cost nothing, and reading a million points.
-"call" is what the training thread does; "cpu" what all threads together do besides the work.
+"call" is what the training thread waits for; "cpu" the processor time of call and recorder's thread, a step, which hardly depends
+on what else the machine does: where the clock's interval is wide, trust that one.
 Goal: less than 1 % of a 20 ms step, whatever its work is.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -78,8 +80,8 @@ def works() -> dict[str, Work]:
 def repeated(work: Work, seconds: float) -> Work:
     rates = []
     for _ in range(5):
-        began, times = time.perf_counter(), 0
-        while time.perf_counter() - began < seconds:
+        began, times = time.thread_time(), 0
+        while time.thread_time() - began < seconds:
             work()
             times += 1
         rates.append(times)
@@ -100,23 +102,27 @@ def measure(user: User, folder: Path, work: Work, *, quick: bool) -> float:
 
     run, file = held_run(user), MetricsFile(folder / METRICS_FILE)
     num_steps, num_pairs = (10, 6) if quick else (25, 40)
-    pairs, calls, cpu = [], [], []
+    pairs, calls = [], []
+    in_calls = 0.0
     with RunRecorder(run) as recorder:
         state = LoopState(str(run.pk), 10**6, folder)
         for callback in (file, recorder):
             callback.on_train_start(state)
 
         def record(values: dict[str, float]) -> None:
+            nonlocal in_calls
             state.step += 1
+            in_calls -= time.thread_time()
             began = time.perf_counter()
             for callback in (file, recorder):
                 callback.on_step_end(state, state.step, None, values)
             calls.append(time.perf_counter() - began)
+            in_calls += time.thread_time()
 
-        def recorded() -> Spent:
-            spent = stretch(work, num_steps, record)
+        def recorded() -> float:
+            seconds = stretch(work, num_steps, record)
             recorder.flush()  # what is left would be committed while the bare loop runs
-            return spent
+            return seconds
 
         for number in range(num_pairs):
             if number % 2:
@@ -125,14 +131,14 @@ def measure(user: User, folder: Path, work: Work, *, quick: bool) -> float:
             else:
                 before = stretch(work, num_steps, lambda values: None)
                 after = recorded()
-            pairs.append((before.seconds, after.seconds))
-            cpu.append(after.cpu - before.cpu)
+            pairs.append((before, after))
+        cpu = (in_calls + processor_time_of(f"recorder-{run.pk}")) / len(calls)
         file.on_train_end(state, RunResult(str(run.pk), "completed"))
         recorder.result = RunResult(str(run.pk), "completed")
     share = typical([after / before - 1 for before, after in pairs])
     before, after = (statistics.median(seconds) for seconds in zip(*pairs, strict=True))
     say(
-        f"{folder.name:<22}{statistics.median(calls) * 1e6:>10.0f}{statistics.median(cpu) * 1e6:>10.0f}"
+        f"{folder.name:<22}{statistics.median(calls) * 1e6:>10.0f}{cpu * 1e6:>10.0f}"
         f"{before * 1e3:>10.3f}{after * 1e3:>14.3f}{share.median:>10.2%}  ({share.low:.2%} to {share.high:.2%})"
     )
     return share.median
@@ -152,19 +158,20 @@ def typical(values: list[float]) -> Typical:
     return Typical(statistics.median(values), ordered[max(0, middle - half)], ordered[min(len(values) - 1, middle + half)])
 
 
-class Spent(NamedTuple):
-    """A step's seconds by the clock, and of the processor, of all threads."""
+def processor_time_of(name: str) -> float:
+    """Seconds that the thread of this name has taken so far."""
+    thread = next(thread for thread in threading.enumerate() if thread.name == name)
+    assert thread.ident is not None
+    return time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
 
-    seconds: float
-    cpu: float
 
-
-def stretch(work: Work, num_steps: int, report: Callable[[dict[str, float]], None]) -> Spent:
-    began, used = time.perf_counter(), time.process_time()
+def stretch(work: Work, num_steps: int, report: Callable[[dict[str, float]], None]) -> float:
+    """Seconds a step."""
+    began = time.perf_counter()
     for step in range(num_steps):
         work()
         report(dict.fromkeys(KEYS, 1.0 / (step + 1)))
-    return Spent((time.perf_counter() - began) / num_steps, (time.process_time() - used) / num_steps)
+    return (time.perf_counter() - began) / num_steps
 
 
 def measure_rate(user: User, *, num_steps: int) -> None:
@@ -173,7 +180,7 @@ def measure_rate(user: User, *, num_steps: int) -> None:
     from recipes.types import LoopState, RunResult
 
     kept: list[dict[str, float]] = []
-    bare = stretch(lambda: None, num_steps, kept.append).seconds * num_steps
+    bare = stretch(lambda: None, num_steps, kept.append) * num_steps
     run = held_run(user)
     began = time.perf_counter()
     with RunRecorder(run) as recorder:

@@ -34,9 +34,9 @@ from recipes.errors import RecipeError
 
 logger = logging.getLogger(__name__)
 
-REST_SECONDS, COMMIT_SECONDS = 0.025, 0.15
+REST_SECONDS, COMMIT_SECONDS = 0.025, 0.2
 """It rests so long at least, and at most: viewers are to see a step within 0.3 s."""
-REST, REST_WHILE_BUSY = 9.0, 200.0
+REST, REST_WHILE_BUSY = 9.0, 300.0
 """As many times as the commit took: while the processor waits, and what is added while the work takes all of one."""
 RETRY_SECONDS = 0.1
 WATCH_SECONDS = 0.25
