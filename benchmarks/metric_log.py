@@ -102,7 +102,8 @@ def measure(user: User, folder: Path, work: Work, *, quick: bool) -> float:
 
     run, file = held_run(user), MetricsFile(folder / METRICS_FILE)
     num_steps, num_pairs = (10, 6) if quick else (25, 40)
-    pairs, calls = [], []
+    pairs: list[tuple[float, float]] = []
+    calls: list[float] = []
     in_calls = 0.0
     with RunRecorder(run) as recorder:
         state = LoopState(str(run.pk), 10**6, folder)
@@ -136,7 +137,7 @@ def measure(user: User, folder: Path, work: Work, *, quick: bool) -> float:
         file.on_train_end(state, RunResult(str(run.pk), "completed"))
         recorder.result = RunResult(str(run.pk), "completed")
     share = typical([after / before - 1 for before, after in pairs])
-    before, after = (statistics.median(seconds) for seconds in zip(*pairs, strict=True))
+    before, after = statistics.median(pair[0] for pair in pairs), statistics.median(pair[1] for pair in pairs)
     say(
         f"{folder.name:<22}{statistics.median(calls) * 1e6:>10.0f}{cpu * 1e6:>10.0f}"
         f"{before * 1e3:>10.3f}{after * 1e3:>14.3f}{share.median:>10.2%}  ({share.low:.2%} to {share.high:.2%})"
