@@ -7,8 +7,8 @@ lease in one transaction, then rests: for a multiple of what the commit took, an
 itself takes. Work that waits for a device or a server loses nothing to a commit, so its steps are rows at once; work that
 computes here would lose what each commit takes, so its steps are committed a few at a time. While a step is long the thread
 renews the lease and looks for a stop. Steps that are faster than it rests need not wake it, which costs nearly as much as the
-rest of the call does. If the lease is
-gone the work is somebody else's: the worker is told to stop at once, and nothing more is written.
+rest of the call does. If the lease is gone the work is somebody else's: the worker is told to stop at once, and nothing more is
+written.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Recorder(Generic[Item]):
         self._changed = threading.Condition(self._lock)
         self._thread = threading.Thread(target=self._write_in_thread, name=f"recorder-{work.pk}", daemon=True)
         self._renewed = self._pushed = time.monotonic()
-        self._is_due = True
+        self._is_due = True  # whether the lease is to be pushed on by this commit
         self._rests = 0.0
         self._used = 0.0
 
