@@ -72,7 +72,7 @@ class Recorder(Generic[Item]):
         self._renewed = self._pushed = time.monotonic()
         self._is_due = True  # whether the lease is to be pushed on by this commit
         self._rests = 0.0
-        self._used = 0.0
+        self._used = time.process_time()
 
     def flush(self) -> None:
         """Wait until everything reported so far is committed, or cannot be."""
