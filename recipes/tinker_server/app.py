@@ -17,7 +17,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -32,9 +33,22 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 15.0
 URL_SECONDS = 3600
 MAX_BODY = 256 * 1024 * 1024
+SILENT_BODY_SECONDS = 120.0
+"""How long the next piece of a body may take."""
 MAX_PAGE = 100
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+class ResultResponse(JSONResponse):
+    """A result, which holds NaN and infinities where training went wrong. JSON has no word for them: they are written as texts,
+    "nan" and "inf", which the SDK reads as numbers."""
+
+    def render(self, content: Any) -> bytes:
+        try:
+            return super().render(content)
+        except ValueError:
+            return super().render(codec.spelled(content))
 
 
 def make_app(operations: Operations, *, key: str) -> Starlette:
@@ -48,7 +62,14 @@ def make_app(operations: Operations, *, key: str) -> Starlette:
         sweeping.cancel()
         operations.models.close()
 
-    return Starlette(routes=server.routes(), lifespan=lifespan)
+    handlers = {404: _no_such_endpoint, 405: _no_such_endpoint}
+    return Starlette(routes=server.routes(), lifespan=lifespan, exception_handlers=handlers)
+
+
+async def _no_such_endpoint(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 404
+    asked = f"{request.method} {request.url.path[:200]}"
+    return JSONResponse({"detail": f"This server does not offer {asked}; it speaks what the tinker SDK 0.38 speaks."}, status)
 
 
 async def _keep_sweeping(operations: Operations) -> None:
@@ -123,6 +144,8 @@ class _Endpoints:
                 return await work(request)
             except RequestRefused as refusal:
                 return JSONResponse({"detail": str(refusal)}, refusal.status)
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody hears it
             except Exception as error:  # the edge of a request: a 5xx would be asked for again for minutes
                 log.exception("a request could not be answered")
                 return JSONResponse({"detail": f"The server failed at this request: {type(error).__name__}."}, 400)
@@ -187,10 +210,10 @@ class _Endpoints:
         if isinstance(outcome, Failure):
             return JSONResponse({"error": outcome.sentence, "category": outcome.category})
         if not isinstance(outcome, Payload):
-            return JSONResponse(outcome)
+            return ResultResponse(outcome)
         if PROTOBUF in request.headers.get("accept", ""):
             return Response(await asyncio.to_thread(outcome.as_protobuf), media_type=PROTOBUF)
-        return JSONResponse(await asyncio.to_thread(outcome.as_json))
+        return ResultResponse(await asyncio.to_thread(outcome.as_json))
 
     # ------------------------------------------------------------------ what there is
 
@@ -263,10 +286,15 @@ async def _body(request: Request) -> bytes:
     if encoding := request.headers.get("content-encoding"):
         raise RequestRefused(f"Bodies are not compressed here, not with {encoding[:40]}.", status=415)
     found = bytearray()
-    async for chunk in request.stream():
-        found += chunk
-        if len(found) > MAX_BODY:
-            raise RequestRefused(f"The body is larger than {MAX_BODY >> 20} MiB; send fewer rows at once.", status=413)
+    try:
+        async with asyncio.timeout(SILENT_BODY_SECONDS) as patience:
+            async for chunk in request.stream():
+                found += chunk
+                if len(found) > MAX_BODY:
+                    raise RequestRefused(f"The body is larger than {MAX_BODY >> 20} MiB; send fewer rows at once.", status=413)
+                patience.reschedule(asyncio.get_running_loop().time() + SILENT_BODY_SECONDS)
+    except TimeoutError:
+        raise RequestRefused("The body stopped coming before its end; send the request again.", status=408) from None
     return bytes(found)
 
 

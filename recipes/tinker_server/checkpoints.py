@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -20,6 +21,9 @@ SHORTEST_TTL, LONGEST_TTL = 3600, 10 * 366 * 24 * 3600
 _RUN = re.compile(r"[0-9a-f]{32}:train:[0-9]{1,9}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _EXTERNAL = ".external"
+_SNAPSHOT = ".snapshot"
+"""Ends the names of folders that no address leads to: weights that one session samples from and that go with it."""
+_LEFT_SECONDS = 24 * 3600.0
 
 
 class Kind(StrEnum):
@@ -51,7 +55,7 @@ class Address(NamedTuple):
     def from_parts(cls, run_id: str, segment: str, name: str) -> Address:
         if segment not in set(Kind):
             raise RequestRefused(f"{segment[:100]!r} is no kind of checkpoint; there are {', '.join(Kind)}.")
-        if not _RUN.fullmatch(run_id) or not _NAME.fullmatch(name) or name.endswith(_EXTERNAL):
+        if not _RUN.fullmatch(run_id) or not _NAME.fullmatch(name) or name.endswith((_EXTERNAL, _SNAPSHOT)):
             raise RequestRefused(f"There is no checkpoint tinker://{run_id[:80]}/{segment}/{name[:100]}.", status=404)
         return cls(run_id, Kind(segment), name)
 
@@ -165,9 +169,22 @@ class CheckpointStore:
         self.find(address)
         self._remove(address)
 
-    def sweep(self) -> None:
-        """Remove what has expired."""
+    def snapshot_name(self, number: int) -> str:
+        """Under which an engine saves a snapshot."""
+        return f"{number}{_SNAPSHOT}"
+
+    def drop_snapshots(self, run_id: str, *, older_than: float = float("inf")) -> None:
+        """older_than: in seconds since the epoch."""
+        for folder in (self.run_folder(run_id) / "checkpoints").glob(f"*{_SNAPSHOT}"):
+            if folder.stat().st_mtime < older_than:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def sweep(self, open_runs: Collection[str] = ()) -> None:
+        """Remove what has expired, and the snapshots that a killed server has left. open_runs: of sessions that are open."""
+        before = time.time() - _LEFT_SECONDS
         for run_id in self.run_ids():
+            if run_id not in open_runs:
+                self.drop_snapshots(run_id, older_than=before)
             for saved in self._rows(run_id):
                 if saved.is_expired:
                     self._remove(saved.address)

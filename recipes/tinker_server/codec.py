@@ -333,6 +333,15 @@ def _write_topk(message: Any, rows: Sequence[Sequence[tuple[int, float]] | None]
     message.token_ids, message.logprobs = ids.tobytes(), logprobs.tobytes()
 
 
+def spelled(value: Any) -> Any:
+    """With "nan", "inf" and "-inf" in place of the numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: spelled(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [spelled(each) for each in value]
+    return str(value) if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def _sample_json(result: SampleResult) -> dict[str, Any]:
     return {
         "type": "sample",

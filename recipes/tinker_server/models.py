@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -27,6 +28,7 @@ from recipes.tinker_server.codec import RequestRefused
 from recipes.tinker_server.promises import Answer, Promises
 
 ResultT = TypeVar("ResultT")
+Parameters = ParamSpec("Parameters")
 Submit = Callable[[], Awaitable[Answer]]
 
 
@@ -47,6 +49,38 @@ class _Base:
         self.tokenizer = load_tokenizer(served.source)
 
 
+class EngineThread(ThreadPoolExecutor):
+    """One thread, and how much waits for it: a sampler that is asked on and on must let others have it now and then."""
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=1, thread_name_prefix="tinker-engine")
+        self._lock = threading.Lock()
+        self._num_waiting = 0
+
+    def num_waiting(self) -> int:
+        return self._num_waiting
+
+    def submit(
+        self, fn: Callable[Parameters, ResultT], /, *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Future[ResultT]:
+        def begin() -> ResultT:
+            self._count(-1)
+            return fn(*args, **kwargs)
+
+        self._count(1)
+        try:
+            future = super().submit(begin)
+        except RuntimeError:  # it was shut down
+            self._count(-1)
+            raise
+        future.add_done_callback(lambda done: self._count(-1) if done.cancelled() else None)
+        return future
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._num_waiting += change
+
+
 class Models:
     """The thread that computes, and the bases that it holds."""
 
@@ -54,7 +88,7 @@ class Models:
         self.served = {each.name: each for each in served}
         self._config = config
         self._bases: dict[str, _Base] = {}
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tinker-engine")
+        self._executor = EngineThread()
 
     def submit(self, work: Callable[[], ResultT]) -> asyncio.Future[ResultT]:
         """In the order of the calls."""
@@ -74,10 +108,9 @@ class Models:
     def sampler_of(self, name: str, engine: Engine | None) -> LocalSampler:
         """In the thread: on a copy of what the engine has trained so far, or on the base."""
         base = self._base(name)
-        if engine is None:
-            return LocalSampler(self._executor, base.model, base.tokenizer)
-        model, weights = engine.snapshot()
-        return LocalSampler(self._executor, model, base.tokenizer, weights=weights)
+        model, weights = (base.model, None) if engine is None else engine.snapshot()
+        waiting = self._executor.num_waiting
+        return LocalSampler(self._executor, model, base.tokenizer, weights=weights, num_waiting=waiting)
 
     def tokenizer_id(self, name: str) -> str:
         """A folder, or a hub id, from which a client on this machine can read the tokenizer."""

@@ -8,16 +8,15 @@ import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipes.backends.local.engine import Engine
 from recipes.backends.local.sampler import LocalSampler
 from recipes.tinker_server.checkpoints import Address, CheckpointStore, Kind, RunFacts, Saved
-from recipes.tinker_server.codec import GradientRequest, Payload, RequestRefused, adam_of, field, sampling_of, tokens_of
+from recipes.tinker_server.codec import GradientRequest, Payload, RequestRefused, adam_of, field, sampling_of, tokens_of, whole
 from recipes.tinker_server.models import Models, TrainingRun
 from recipes.tinker_server.promises import Answer, Promises
-from recipes.tinker_server.sessions import Sampler, Session, Sessions
+from recipes.tinker_server.sessions import HeldSamplers, Sampler, Session, Sessions
 from recipes.types import AdamParams
 
 log = logging.getLogger(__name__)
@@ -41,6 +40,7 @@ class Operations:
         self.models = models
         self.store = store
         self.sessions = Sessions()
+        self.held = HeldSamplers()
         self.promises = Promises()
 
     # ------------------------------------------------------------------ runs
@@ -125,8 +125,8 @@ class Operations:
         if known := session.creations.get(("model", number)):
             return {"request_id": known, "model_id": run_id}
         run = TrainingRun(run_id, session.session_id, facts.base_model, facts.lora_rank)
-        session.runs[run_id] = run
         self.store.begin_run(run_id, facts)
+        session.runs[run_id] = run
 
         def begin() -> Answer:
             run.engine = make(run)
@@ -198,11 +198,14 @@ class Operations:
         if field(values, "kind", str, "snapshot") != "snapshot":
             raise RequestRefused("This server samples from snapshots; inflight weights it does not have.")
         session = self.sessions.get(run.session_id)
-        sampler_id = f"{run.session_id}:sample:{field(values, 'sampling_session_seq_id', int)}"
+        number = whole(values, "sampling_session_seq_id")
+        sampler_id = f"{run.session_id}:sample:{number}"
 
         def compute(engine: Engine) -> Answer:
-            sampler = Sampler(sampler_id, run.session_id, run.base_model, None)
+            folder = engine.save_for_sampler(self.store.snapshot_name(number))
+            sampler = Sampler(sampler_id, run.session_id, run.base_model, None, folder=folder, lora_rank=run.lora_rank)
             sampler.client = self.models.sampler_of(run.base_model, engine)
+            self.held.use(sampler)
             session.samplers[sampler_id] = sampler
             return {"type": "save_weights_for_sampler", "path": None, "sampling_session_id": sampler_id}
 
@@ -244,15 +247,15 @@ class Operations:
         number = field(values, "sampling_session_seq_id", int)
         sampler_id = f"{session.session_id}:sample:{number}"
         if sampler_id not in session.samplers:
-            path = field(values, "model_path", str, None)
+            path, saved_at = field(values, "model_path", str, None), None
             if path is not None:
                 address = Address.of(path)
-                self.store.find(address)
+                saved_at = self.store.find(address).time
                 base_model = self.store.facts_of(address.run_id).base_model
             else:
                 base_model = field(values, "base_model", str)
             self.models.check_name(base_model)
-            session.samplers[sampler_id] = Sampler(sampler_id, session.session_id, base_model, path)
+            session.samplers[sampler_id] = Sampler(sampler_id, session.session_id, base_model, path, saved_at)
         return {"type": "create_sampling_session", "sampling_session_id": sampler_id}
 
     def sampler_info(self, sampler_id: str) -> dict[str, Any]:
@@ -282,7 +285,8 @@ class Operations:
         async def work() -> Answer:
             client = sampler.client
             if client is None:
-                client = sampler.client = await self.models.submit(lambda: self._open_sampler(sampler))
+                client = await self.models.submit(lambda: self._open_sampler(sampler))
+            self.held.use(sampler)
             result = await client.sample_async(
                 prompt=prompt,
                 params=params,
@@ -298,27 +302,39 @@ class Operations:
         return _sample_answer(request_id, num_samples)
 
     def _open_sampler(self, sampler: Sampler) -> LocalSampler:
-        """In the thread."""
-        if sampler.client is not None:
-            return sampler.client
+        """In the thread. Raises RequestRefused for a checkpoint that is not there any more as it was."""
+        if (client := sampler.client) is None:
+            client = sampler.client = self.models.sampler_of(sampler.base_model, self._sampled_engine(sampler))
+        return client
+
+    def _sampled_engine(self, sampler: Sampler) -> Engine | None:
+        """With the sampler's weights; None for the base."""
+        if sampler.folder is not None:
+            engine = self.models.open_engine(sampler.base_model, lora_rank=sampler.lora_rank, seed=0, output_dir=sampler.folder)
+            engine.begin_from(sampler.folder)
+            return engine
         if sampler.model_path is None:
-            return self.models.sampler_of(sampler.base_model, None)
+            return None
         address = Address.of(sampler.model_path)
+        if self.store.find(address).time != sampler.saved_at:
+            raise RequestRefused(f"{address.uri} was saved anew since this client was made. Make a new one.")
         folder = self.store.weights(address)
         engine = self.models.open_engine(
-            sampler.base_model, lora_rank=self.store.facts_of(address.run_id).lora_rank, seed=0, output_dir=Path(folder)
+            sampler.base_model, lora_rank=self.store.facts_of(address.run_id).lora_rank, seed=0, output_dir=folder
         )
         if address.kind is Kind.TRAINING:
             engine.load_full_state(str(folder), with_optimizer=False)
         else:
             engine.begin_from(folder)
-        return self.models.sampler_of(sampler.base_model, engine)
+        return engine
 
     # ------------------------------------------------------------------ sessions and what they leave
 
     def end_session(self, session_id: str) -> None:
         self.promises.drop_session(session_id)
-        self.sessions.end(session_id)
+        self.held.forget(session_id)
+        for run_id in self.sessions.end(session_id):
+            self.store.drop_snapshots(run_id)
 
     def sweep(self) -> None:
         """Now and then: end silent sessions, forget old results, remove expired checkpoints."""
@@ -326,7 +342,7 @@ class Operations:
             log.info("session %s was not heard of any more", session_id)
             self.end_session(session_id)
         self.promises.sweep()
-        self.store.sweep()
+        self.store.sweep({run_id for session in self.sessions.all() for run_id in session.runs})
 
     def capabilities(self) -> dict[str, Any]:
         return {

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from recipes.backends.local.sampler import LocalSampler
 from recipes.tinker_server.codec import RequestRefused
 from recipes.tinker_server.models import TrainingRun
 
+MOST_HELD = 4
 SILENT_SECONDS = 300.0
 """A session whose client was not heard of for so long is ended; the SDK sends a heartbeat every ten seconds."""
 
@@ -18,14 +21,42 @@ SILENT_SECONDS = 300.0
 @dataclass
 class Sampler:
     """A sampling session: fixed weights under a name. requests: seq_id → promise id and fingerprint, so that a request that comes
-    twice is done once."""
+    twice is done once. model_path, saved_at: of a checkpoint, and when that was saved. folder, lora_rank: of a snapshot that only
+    this session samples from. None of both: the base. client: while its weights are in memory."""
 
     sampler_id: str
     session_id: str
     base_model: str
     model_path: str | None
+    saved_at: str | None = None
+    folder: Path | None = None
+    lora_rank: int = 0
     client: LocalSampler | None = None
     requests: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+
+class HeldSamplers:
+    """Weights with an adapter merged into them are as large as their base, and a client of RL takes a snapshot a step without
+    ever saying that it needs no older one. So those used last stay in memory; the others are read again when they are asked.
+
+    Called in the event loop and in the engine's thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[str, Sampler] = {}
+
+    def use(self, sampler: Sampler) -> None:
+        if sampler.folder is None and sampler.model_path is None:
+            return  # the base's own weights
+        with self._lock:
+            self._held.pop(sampler.sampler_id, None)
+            self._held[sampler.sampler_id] = sampler
+            while len(self._held) > MOST_HELD:
+                self._held.pop(next(iter(self._held))).client = None
+
+    def forget(self, session_id: str) -> None:
+        with self._lock:
+            self._held = {key: sampler for key, sampler in self._held.items() if sampler.session_id != session_id}
 
 
 @dataclass
@@ -75,9 +106,10 @@ class Sessions:
             raise RequestRefused(f"There is no open sampler {str(sampler_id)[:100]!r}; its session may have ended.", status=404)
         return found
 
-    def end(self, session_id: str) -> None:
-        """Forget it; its adapters are freed with it. Ending twice is fine."""
-        self._open.pop(session_id, None)
+    def end(self, session_id: str) -> list[str]:
+        """Forget it; its adapters are freed with it. Gives the ids of its runs. Ending twice is fine."""
+        session = self._open.pop(session_id, None)
+        return list(session.runs) if session is not None else []
 
     def silent(self) -> list[str]:
         before = time.monotonic() - SILENT_SECONDS

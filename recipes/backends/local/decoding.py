@@ -200,12 +200,16 @@ class Decoder:
         self._num_steps = 0
 
     @torch.inference_mode()
-    def run(self, waiting: deque[Request]) -> None:
-        """Until nothing waits and every row is finished. After an error, `started` are those that it keeps from their end."""
+    def run(self, waiting: deque[Request], is_wanted: Callable[[], bool] = lambda: False) -> None:
+        """Until nothing waits and every row is finished. Once others want the thread nobody joins any more, and what then still
+        waits is left in `waiting`. After an error, `started` are those that it keeps from their end."""
         self.started.clear()
         try:
             while waiting or self._rows is not None:
-                if waiting and self._has_space():
+                if self.started and is_wanted():
+                    if self._rows is None:
+                        return
+                elif waiting and self._has_space():
                     self._join(self._choose(waiting))
                 if self._rows is not None:
                     self._advance()

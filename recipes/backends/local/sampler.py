@@ -42,6 +42,8 @@ class LocalSampler:
 
     All other tensors are shared, none is written to. Work runs in `executor`, one thread, in the order it was submitted;
     calls made meanwhile join the batch that is being decoded, of at most `max_rows` samples (by default as suits the device).
+    num_waiting: how much work waits for that thread, where others use it too: they then get their turn after the batch, however
+    many calls keep coming here.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class LocalSampler:
         *,
         weights: Mapping[str, Tensor] | None = None,
         max_rows: int | None = None,
+        num_waiting: Callable[[], int] = lambda: 0,
     ) -> None:
         self._executor = executor
         self._source: tuple[Any, Mapping[str, Tensor] | None] = (model, weights)
         self._tokenizer = tokenizer
         self._max_rows = max_rows
+        self._num_waiting = num_waiting
         self._model: Any = None
         self._decoder: Decoder | None = None
         self._projection: Projection | None = None
@@ -205,14 +209,21 @@ class LocalSampler:
             while self._to_score or self._waiting:
                 try:
                     self._score()
-                    decoder.run(self._waiting)
+                    decoder.run(self._waiting, self._is_wanted)
                 except (RecipeError, RuntimeError, MemoryError) as error:
                     futures: list[Future[Any]] = [request.done for request in self._scoring]
                     for future in futures + [request.done for request in decoder.started]:
                         fail(future, error)
+                if (self._waiting or self._to_score) and self._is_wanted():
+                    self._executor.submit(self._work)
+                    return
         except BaseException as error:  # nothing foreseen: nobody may wait for ever
             self._fail(error)
             raise
+
+    def _is_wanted(self) -> bool:
+        """Whether others wait for the thread: more than this sampler's own next turn."""
+        return self._num_waiting() > self._is_submitted
 
     def _open(self) -> Decoder:
         if self._decoder is None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import socket
 from typing import Any
 
 import httpx
 import pytest
 
+from recipes.tinker_server import app
 from tests.recipes.tinker_server.test_protocol import begun, fetched, gradient
 
 HUGE = 10**400
@@ -55,8 +58,6 @@ def _replaced(value: Any, path: tuple[Any, ...], odd: Any) -> Any:
 
 
 def _answered(raw: httpx.Client, path: str, body: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    import json
-
     answer = raw.post(path, content=json.dumps(body).encode("utf-8", "surrogatepass"))
     assert answer.status_code < 500, (body, answer.text)
     if answer.status_code >= 400:
@@ -124,3 +125,35 @@ def test_addresses_of_nonsense(raw: httpx.Client, url: str, model_id: str) -> No
         query = {"until": until, "signature": signature}
         assert httpx.get(f"{url}/files/{model_id}/sampler_weights/x/y", params=query).status_code == 403
     assert raw.put(f"training_runs/{model_id}/checkpoints/weights/x/ttl", json={"ttl_seconds": "long"}).status_code in (400, 404)
+
+
+def test_results_that_are_no_numbers_are_json_all_the_same(raw: httpx.Client) -> None:
+    model_id = begun(raw)
+    found = raw.post("forward_backward", json=gradient(model_id, 1, weight=3e38)).json()
+    step = raw.post("optim_step", json={"model_id": model_id, "seq_id": 2, "adam_params": {"learning_rate": 0.1}}).json()
+    assert fetched(raw, found)["metrics"] == {"loss:sum": "inf"}
+    assert fetched(raw, step)["metrics"] == {"grad_norm": "nan", "skipped_nonfinite": 1.0}
+
+
+def test_bodies_that_end_halfway_and_clients_that_vanish_are_nobody_elses_trouble(
+    raw: httpx.Client, url: str, model_id: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.ERROR)
+    monkeypatch.setattr(app, "SILENT_BODY_SECONDS", 0.1)
+    key = raw.headers["x-api-key"]
+    half = f"POST /api/v1/forward_backward HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\nContent-Length: 99\r\n\r\n{{".encode()
+    host, _, port = url.removeprefix("http://").partition(":")
+    for _ in range(20):
+        with socket.create_connection((host, int(port))) as vanished:
+            vanished.sendall(half)
+    with socket.create_connection((host, int(port)), timeout=60) as silent:
+        silent.sendall(half)
+        assert silent.recv(100).startswith(b"HTTP/1.1 408 ")
+    monkeypatch.undo()
+    assert "metrics" in fetched(raw, raw.post("forward_backward", json=gradient(model_id, 1) | {"seq_id": None}).json())
+    assert not caplog.records
+
+
+def test_endpoints_that_there_are_not_are_refused_in_a_sentence(raw: httpx.Client) -> None:
+    for answer, status in ((raw.post("create_custom_loss", json={}), 404), (raw.get("forward_backward"), 405)):
+        assert answer.status_code == status and "does not offer" in answer.json()["detail"]
