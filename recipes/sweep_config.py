@@ -198,10 +198,12 @@ def _within(path: str, other: str) -> bool:
 
 
 def _refuse_repeated(noun: str, values: Sequence[Any]) -> None:
-    texts = [json.dumps(value, sort_keys=True, default=str) for value in values]
-    for text in texts:
-        if texts.count(text) > 1:
+    seen: set[str] = set()
+    for value in values:
+        text = json.dumps(value, sort_keys=True, default=str)
+        if text in seen:
             raise ValueError(f"{noun} has {text} more than once")
+        seen.add(text)
 
 
 def _hint(path: str) -> str:

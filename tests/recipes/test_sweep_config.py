@@ -97,6 +97,12 @@ def test_a_matrix_that_would_be_enormous_is_refused_before_it_is_unfolded() -> N
         sweep(axes)
 
 
+def test_a_hundred_thousand_values_are_refused_without_comparing_each_with_each() -> None:
+    for axes, seeds in (({RATE: list(range(100_000))}, []), ({}, list(range(100_000)))):
+        with pytest.raises(ConfigError, match="100,000 runs are more than"):
+            sweep(axes, seeds)
+
+
 def test_a_run_is_told_that_it_is_a_sweep() -> None:
     with pytest.raises(ConfigError, match="a matrix makes a sweep of several runs"):
         RunConfig.from_yaml(sweep(seeds=[0, 1]).to_yaml())
