@@ -3,7 +3,8 @@
     accelerate launch --num_processes 2 -m recipes.algorithms.trl run.yaml --output-dir runs/1 [--resume]
 
 How many GPUs or machines, FSDP and DeepSpeed are accelerate's own settings (`accelerate config`, or its options). The run
-directory is as of any other run. A run that asks for several processes (`num_processes`) launches them so by itself.
+directory is as of any other run. A run that asks for several processes (`num_processes`) launches them so by itself. Processes
+without a GPU each are started by `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu`, whatever that option's name says.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import recipes
-from recipes.algorithms.trl.processes import rank
+from recipes.algorithms.trl.processes import is_alone_by_mistake, rank
 from recipes.algorithms.trl.telling import HELD_OUT_FILE, ROWS_FILE, Tells, die_with_the_launcher
 from recipes.config import RunConfig
 from recipes.errors import RecipeError
 from recipes.types import Row
+
+ALONE = """accelerate was asked for several processes and started one, since it sees no GPU for each. Ask for one per GPU; or,
+to train on processors, set ACCELERATE_USE_CPU=true and give accelerate launch the option --multi_gpu.
+"""
 
 
 def main() -> int:
@@ -31,6 +36,9 @@ def main() -> int:
     parser.add_argument("--run-id", help="by default the name of the run directory")
     parser.add_argument("--launched-from", type=Path, help="for recipes.algorithms.trl.launching: the folder to talk through")
     options = parser.parse_args()
+    if is_alone_by_mistake():
+        sys.stderr.write(ALONE)
+        return 1
     talk: dict[str, Any] = {}
     if options.launched_from is not None:
         die_with_the_launcher()

@@ -41,6 +41,9 @@ def launch(ctx: RunContext, *, num_processes: int, on_processors: bool) -> RunRe
     state = LoopState(run_id=ctx.run_id, num_steps=0, output_dir=ctx.output_dir, ctx=ctx)
     stores = [ToLogStore(ctx.log_store)] if ctx.log_store is not None else []
     relay = _Relay(state, Dispatch([*ctx.callbacks, *stores], state))
+    if not on_processors and (seen := torch.cuda.device_count()) < num_processes:  # accelerate would start one, without a word
+        gpus = f"{seen} GPU{'s' * (seen != 1)}"
+        return relay.fail(f"num_processes {num_processes} needs a GPU each, and {gpus} can be seen here. Lower it.")
     folder = ctx.output_dir.resolve() / FOLDER
     shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed
     try:
@@ -99,6 +102,9 @@ class _Relay:
         sentence = f"The processes of this run ended without a word (exit status {status})."
         if last:
             sentence += " Their last lines: " + "\n".join(last)
+        return self.fail(sentence)
+
+    def fail(self, sentence: str) -> RunResult:
         self._dispatch.event("error", f"Failed after step {self.state.step} of {self.state.num_steps}: {sentence}")
         failed = RunResult(self.state.run_id, "failed", error=sentence, steps=self.state.step, num_steps=self.state.num_steps)
         self._end(failed)

@@ -12,3 +12,9 @@ def rank() -> int:
 
 def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_alone_by_mistake() -> bool:
+    """Whether accelerate was asked for several processes and started one: without several GPUs it does, and says nothing. It then
+    tells where the others would be found, and not how many there are."""
+    return "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ
