@@ -200,21 +200,30 @@ class Decoder:
         self._num_steps = 0
 
     @torch.inference_mode()
-    def run(self, waiting: deque[Request], is_wanted: Callable[[], bool] = lambda: False) -> None:
-        """Until nothing waits and every row is finished. Once others want the thread nobody joins any more, and what then still
-        waits is left in `waiting`. After an error, `started` are those that it keeps from their end."""
-        self.started.clear()
+    def run(self, waiting: deque[Request], is_over: Callable[[], bool] = lambda: False) -> None:
+        """Until nothing waits and every row is finished, or this turn is over: asked after each token, and the next call goes on
+        there. After an error, `started` are those that it keeps from their end."""
+        if self._rows is None:
+            self.started.clear()
         try:
             while waiting or self._rows is not None:
-                if self.started and is_wanted():
-                    if self._rows is None:
-                        return
-                elif waiting and self._has_space():
+                if waiting and self._has_space():
                     self._join(self._choose(waiting))
                 if self._rows is not None:
                     self._advance()
-        finally:
+                if is_over():
+                    return
+        except BaseException:
             self._rows = self._context = None
+            raise
+
+    @property
+    def is_busy(self) -> bool:
+        return self._rows is not None
+
+    def measure_memory(self) -> None:
+        """Anew, for the batch that comes: others may have taken some. Not while one is under way."""
+        self._memory = memory_for_context(self._model.device)
 
     # ------------------------------------------------------------------ who is in the batch
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -26,6 +28,7 @@ from recipes.types import SampledSequence, SampleResult, SamplingParams
 if TYPE_CHECKING:
     from torch import Tensor
 
+TURN_SECONDS = 1.0
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<turn|>", "<|end|>", "<|return|>", "<|endofturn|>")
 """Tokens that chat templates close a turn with, where the tokenizer's own end-of-text is another."""
 
@@ -42,8 +45,8 @@ class LocalSampler:
 
     All other tensors are shared, none is written to. Work runs in `executor`, one thread, in the order it was submitted;
     calls made meanwhile join the batch that is being decoded, of at most `max_rows` samples (by default as suits the device).
-    num_waiting: how much work waits for that thread, where others use it too: they then get their turn after the batch, however
-    many calls keep coming here.
+    num_waiting: how much work waits for that thread, where others use it too: after TURN_SECONDS they get their turn, however
+    much there is to do here.
     """
 
     def __init__(
@@ -54,7 +57,7 @@ class LocalSampler:
         *,
         weights: Mapping[str, Tensor] | None = None,
         max_rows: int | None = None,
-        num_waiting: Callable[[], int] = lambda: 0,
+        num_waiting: Callable[[], int] | None = None,
     ) -> None:
         self._executor = executor
         self._source: tuple[Any, Mapping[str, Tensor] | None] = (model, weights)
@@ -69,7 +72,9 @@ class LocalSampler:
         self._waiting: deque[Request] = deque()
         self._to_score: deque[_ScoreRequest] = deque()
         self._scoring: list[_ScoreRequest] = []
-        self._is_scheduled = self._is_submitted = False
+        self._is_scheduled = False
+        self._lock = threading.Lock()
+        self._num_submitted = 0
         self._stop_ids = turn_end_ids(model, tokenizer)
         config = model.config.get_text_config()
         limit = getattr(config, "max_position_embeddings", None)
@@ -192,30 +197,47 @@ class LocalSampler:
         to_score, self._gathered_to_score = self._gathered_to_score, []
         self._to_score.extend(to_score)
         self._waiting.extend(gathered)
-        if self._is_submitted:
-            return
-        self._is_submitted = True
+        try:
+            self._submit()
+        except RuntimeError as error:  # the executor was shut down
+            self._fail(BackendError(f"The local backend is closed ({error}).", permanent=True))
+
+    def _submit(self) -> None:
+        """One turn at most waits for the worker. Called in the event loop and in the worker. Raises RuntimeError."""
+        with self._lock:
+            if self._num_submitted:
+                return
+            self._num_submitted += 1
         try:
             self._executor.submit(self._work)
-        except RuntimeError as error:  # the executor was shut down
-            self._is_submitted = False
-            self._fail(BackendError(f"The local backend is closed ({error}).", permanent=True))
+        except RuntimeError:
+            with self._lock:
+                self._num_submitted -= 1
+            raise
 
     def _work(self) -> None:
         """In the worker: everything that waits, and what arrives meanwhile. An error fails those it concerns, no others."""
-        self._is_submitted = False
+        with self._lock:
+            self._num_submitted -= 1
+        began = time.monotonic()
+
+        def is_over() -> bool:
+            return self._is_wanted() and time.monotonic() - began >= TURN_SECONDS
+
         try:
             decoder = self._open()
-            while self._to_score or self._waiting:
+            if self._num_waiting is not None and not decoder.is_busy:
+                decoder.measure_memory()
+            while self._to_score or self._waiting or decoder.is_busy:
                 try:
                     self._score()
-                    decoder.run(self._waiting, self._is_wanted)
+                    decoder.run(self._waiting, is_over)
                 except (RecipeError, RuntimeError, MemoryError) as error:
                     futures: list[Future[Any]] = [request.done for request in self._scoring]
                     for future in futures + [request.done for request in decoder.started]:
                         fail(future, error)
-                if (self._waiting or self._to_score) and self._is_wanted():
-                    self._executor.submit(self._work)
+                if is_over():
+                    self._submit()
                     return
         except BaseException as error:  # nothing foreseen: nobody may wait for ever
             self._fail(error)
@@ -223,7 +245,7 @@ class LocalSampler:
 
     def _is_wanted(self) -> bool:
         """Whether others wait for the thread: more than this sampler's own next turn."""
-        return self._num_waiting() > self._is_submitted
+        return self._num_waiting is not None and self._num_waiting() > self._num_submitted
 
     def _open(self) -> Decoder:
         if self._decoder is None:

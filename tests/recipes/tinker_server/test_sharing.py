@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tinker
 
+from recipes.backends.local import sampler as sampler_module
 from recipes.backends.local.engine import Engine
 from recipes.backends.local.sampler import LocalSampler
 from recipes.tinker_server.models import EngineThread
 from recipes.tinker_server.sessions import MOST_HELD
-from recipes.types import SamplingParams
+from recipes.types import SampledSequence, SamplingParams
 from tests.recipes.tinker_server.test_refusals import told
 from tests.recipes.tinker_server.test_training import ADAM, WAIT, datums, sent
 
 
-def test_whoever_samples_on_and_on_lets_others_have_the_thread(engine: Engine) -> None:
+def test_whoever_samples_on_and_on_lets_others_have_the_thread(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And goes on where it was."""
+    monkeypatch.setattr(sampler_module, "TURN_SECONDS", 0.0)
     order: list[str] = []
+    sampling = SamplingParams(max_tokens=400, temperature=2.0, seed=1)
     thread = EngineThread()
     sampler = LocalSampler(thread, engine.plain_model, None, num_waiting=thread.num_waiting)
 
@@ -27,7 +33,7 @@ def test_whoever_samples_on_and_on_lets_others_have_the_thread(engine: Engine) -
         await sampler.sample_async(prompt=[5, 6], params=SamplingParams(max_tokens=1, seed=2))
         order.append("asked meanwhile")
 
-    async def both() -> None:
+    async def both() -> SampledSequence:
         later: list[asyncio.Future[None]] = []
 
         def come(_: int) -> None:
@@ -35,16 +41,19 @@ def test_whoever_samples_on_and_on_lets_others_have_the_thread(engine: Engine) -
                 later.append(asyncio.wrap_future(thread.submit(partial(order.append, "another's work"))))
                 later.append(asyncio.ensure_future(ask()))
 
-        sampling = SamplingParams(max_tokens=400, temperature=2.0, seed=1)
-        await sampler.stream_async(prompt=[5, 6], params=sampling, on_token=come)
+        found = await sampler.stream_async(prompt=[5, 6], params=sampling, on_token=come)
         await asyncio.gather(*later)
+        return found
 
     try:
-        asyncio.run(both())
+        found = asyncio.run(both())
     finally:
         thread.shutdown()
     assert order == ["another's work", "asked meanwhile"]
     assert thread.num_waiting() == 0
+    with ThreadPoolExecutor(max_workers=1) as own:
+        alone = LocalSampler(own, engine.plain_model, None)
+        assert asyncio.run(alone.sample_async(prompt=[5, 6], params=sampling)).sequences[0].tokens == found.tokens
 
 
 def test_work_that_is_called_off_counts_no_more() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from recipes.algorithms.trl import launching
+from recipes.algorithms.trl.__main__ import main
 from recipes.algorithms.trl.sft import LocalSFT
 from recipes.callbacks import read_metrics
 from recipes.checkpoints import Manifest
@@ -105,3 +106,31 @@ def test_rows_that_processes_cannot_share_are_refused(tmp_path: Path, monkeypatc
     monkeypatch.setenv("WORLD_SIZE", "3")
     result = run(trl_config(max_steps=1), tmp_path, rows=sums())
     assert result.status == "failed" and "8 rows of a step cannot be shared by 3 processes" in (result.error or "")
+
+
+def test_fewer_gpus_than_processes_are_a_sentence_and_no_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate would start one process, which would launch again."""
+    fake(tmp_path, monkeypatch, "sys.exit('launched')")
+    monkeypatch.setattr(launching, "on_processors", lambda device: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    witness = Witness()
+    result = run(trl_config(num_processes=2), tmp_path / "run", witness, rows=sums(8))
+    assert result.status == "failed" and result.error == (
+        "num_processes 2 needs a GPU each, and 1 GPU can be seen here. Lower it."
+    )
+    assert witness.calls == ["end"] and not (tmp_path / "run/processes").exists()
+
+
+def test_one_process_where_several_were_asked_for_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As accelerate leaves it on a machine without several GPUs."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr(sys, "argv", ["trl", str(tmp_path / "none.yaml"), "--output-dir", str(tmp_path)])
+    assert main() == 1
+    assert "started one" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main() == 1
+    assert "none.yaml" in capsys.readouterr().err
