@@ -1,8 +1,8 @@
 """A run over several processes of this machine, launched from the one that was asked for it, which passes on what it is told.
 
-On GPUs `accelerate launch` starts them, with the settings that `accelerate config` wrote for this account (FSDP, DeepSpeed, …);
-on processors torchrun does, for which accelerate would want MPI. They train as `python -m recipes.algorithms.trl` does by hand
-and write the run's files; here only the callbacks hear of it. One of them that dies ends the run as failed, to be resumed.
+`accelerate launch` starts them, on GPUs with the settings that `accelerate config` wrote for this account (FSDP, DeepSpeed, …);
+on processors as it starts plain ones on GPUs, since for its own way there it would want MPI. They train as by hand and write the
+run's files; here only the callbacks hear of it. One of them that dies ends the run as failed, to be resumed.
 """
 
 from __future__ import annotations
@@ -176,10 +176,11 @@ def _starter(num_processes: int, on_processors: bool) -> list[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    if on_processors:
-        return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(num_processes), "--master_port", port]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(num_processes)]
-    return [*command, "--main_process_port", port]
+    command += ["--main_process_port", port]
+    if on_processors:  # what an account has configured is meant for its GPUs
+        command += ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    return command
 
 
 def _environment(on_processors: bool) -> dict[str, str]:
