@@ -122,7 +122,7 @@ class Bench:
         checkpoint, steps = self.train(kind, kind, dict(recommended("starter", kind).params), rows, begin)
         clock, processor = time.perf_counter() - clock, time.process_time() - processor
         after = self.counts(checkpoint)
-        found = compare(*({count.task_id: count for count in counts} for counts in (before, after)))
+        found = compare({each.task_id: each for each in before}, {each.task_id: each for each in after})
         say(
             f"{kind}: {len(rows):,} rows, {steps} steps; {_spelled(before)} before, {_spelled(after)} after,"
             f" p = {found.p_value or 0:.1g}; {processor:.0f} s of processor time, {clock:.0f} s by the clock"

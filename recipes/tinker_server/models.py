@@ -73,8 +73,13 @@ class EngineThread(ThreadPoolExecutor):
         except RuntimeError:  # it was shut down
             self._count(-1)
             raise
-        future.add_done_callback(lambda done: self._count(-1) if done.cancelled() else None)
+        future.add_done_callback(self._uncount)
         return future
+
+    def _uncount(self, done: Future[Any]) -> None:
+        """What is called off before it began waits no more."""
+        if done.cancelled():
+            self._count(-1)
 
     def _count(self, change: int) -> None:
         with self._lock:

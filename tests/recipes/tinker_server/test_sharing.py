@@ -91,7 +91,7 @@ def test_snapshots_beyond_those_held_are_read_again_and_go_with_their_session(
         training.optim_step(ADAM).result(timeout=WAIT)
     assert len({tuple(each) for each in said}) > 1, "they differ, or the test says nothing"
     assert [sample(each) for each in samplers] == said
-    session = training.get_info().model_id.partition(":")[0]  # type: ignore[attr-defined]
+    session = training.get_info().model_id.partition(":")[0]
     kept = partial(root.glob, f"{session}-*/checkpoints/*.snapshot")
     assert len(list(kept())) == MOST_HELD + 2
     service.close("success").result(timeout=WAIT)
