@@ -214,7 +214,7 @@ def test_a_stop_at_once_does_not_wait_for_the_model(server: FireworksServer, roo
 
     async def stopped(backend: Backend) -> float:
         saving = asyncio.ensure_future(backend.save_for_sampler("final"))
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not server.count("POST", PROMOTE):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
@@ -225,5 +225,5 @@ def test_a_stop_at_once_does_not_wait_for_the_model(server: FireworksServer, roo
         return began
 
     began, _ = opened(root, tmp_path, stopped)
-    assert time.monotonic() - began < 60 < promotion.READY_SECONDS
+    assert time.monotonic() - began < 300 < promotion.READY_SECONDS
     assert len(ResourceLog(tmp_path).left()) == 1
