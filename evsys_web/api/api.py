@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 from ninja import NinjaAPI
@@ -60,6 +61,7 @@ class Api(NinjaAPI):
         for operation in operations:
             operation["responses"].setdefault("default", {"$ref": "#/components/responses/Refused"})
         schemas.update(describe(operations, schemas))
+        schema["paths"] = deepcopy(schema["paths"])  # the document is its reader's; parts of it are the routers' own
         return schema
 
 

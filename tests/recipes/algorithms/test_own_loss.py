@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,6 @@ class FocalSFTConfig(SFTConfig):  # inherits extra="forbid" + all SFT knobs
     gamma: float = 2.0  # focal-loss focusing parameter
 
 
-@register_algorithm("focal_sft")
 class FocalSFT(SFT):
     name: ClassVar[str] = "focal_sft"
     Config: ClassVar[type] = FocalSFTConfig
@@ -36,6 +36,15 @@ class FocalSFT(SFT):
 
         batch.loss_fn = focal_loss  # client-side custom loss
         return batch
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Iterator[None]:
+    """The decorator there, for these tests alone: registered when this file is read, it would be in the document of the API of
+    every process that runs tests."""
+    register_algorithm("focal_sft")(FocalSFT)
+    yield
+    algorithms._items.pop("focal_sft")
 
 
 def focal(folder: Path, backend: str, **backend_params: Any) -> Witness:
