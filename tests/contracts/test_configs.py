@@ -14,6 +14,8 @@ from recipes.cycle_config import CycleConfig, StopRule
 from recipes.eval_config import Endpoint, EvalConfig, EvalModel, SamplingSettings
 from recipes.registry import algorithms, backends, verifiers
 
+pytestmark = pytest.mark.once
+
 BOUNDS = {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"}
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 TOKENS = (Path(__file__).resolve().parents[2] / "static" / "css" / "tokens.css").read_text()
 GROUNDS = ("bg", "surface", "sunken", "hover")
 TEXTS = ("text", "text-muted", "accent-text", "bad", "good", "warn")

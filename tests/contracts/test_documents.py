@@ -9,6 +9,8 @@ import pytest
 
 from manage import SELF_INSTALLING
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md")] if ".venv" not in path.parts)
 MADE_LATER = {".venv", "var/"}

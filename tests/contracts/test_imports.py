@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[2]
 # lowest first: an app never imports one to its right
 APPS = ("accounts", "datasets", "runs", "evals", "checkpoints", "curation", "cycles", "sweeps", "queue", "notifications", "home")

@@ -9,6 +9,8 @@ import pytest
 
 from recipes.registry import algorithms, backends, backends_for, samples_in_training, sampling_backends
 
+pytestmark = pytest.mark.once
+
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "kinds.md").read_text()
 BY_ITSELF = "by itself"
 BUILT_IN = {registry.noun: sorted(registry._paths) for registry in (algorithms, backends)}

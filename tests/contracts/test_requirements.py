@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[2]
 PIN = re.compile(r"^(?P<name>[a-z0-9-]+)(\[[a-z0-9,]+\])?==(?P<version>[0-9][0-9a-z.]*)$")
 ON_THIS_MACHINE_ONLY = {"torch", "trl", "peft", "accelerate", "datasets"}

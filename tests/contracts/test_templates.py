@@ -10,6 +10,8 @@ import pytest
 from django.contrib.staticfiles import finders
 from django.template.loader import get_template
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted(path.relative_to(ROOT / "templates").as_posix() for path in (ROOT / "templates").rglob("*.html"))
 each_template = pytest.mark.parametrize("name", TEMPLATES)

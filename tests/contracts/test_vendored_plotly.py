@@ -7,6 +7,10 @@ import re
 from importlib.metadata import files
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.once
+
 VENDOR = Path(__file__).resolve().parents[2] / "static" / "vendor"
 
 

@@ -13,6 +13,8 @@ from kombu import Connection
 
 from evsys_web.broker import Transport
 
+pytestmark = pytest.mark.once
+
 CONSUMERS = 4
 PER_PRODUCER = 150
 

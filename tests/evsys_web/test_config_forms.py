@@ -11,6 +11,8 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from evsys_web.config_forms import ConfigForm
 from recipes.config import BaseAlgorithmConfig, knob
 
+pytestmark = pytest.mark.once
+
 
 class Shape(StrEnum):
     FLAT = "flat"

@@ -16,6 +16,8 @@ from evsys_web.logs import Subject
 from tests.evsys_web.test_settings import Loader
 from tests.evsys_web.test_settings import load as load
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def at_work() -> Subject:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ROOT / "evsys_web" / "settings.py"
 READERS = (SETTINGS, ROOT / "evsys_web" / "environment.py")

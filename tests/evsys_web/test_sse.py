@@ -14,6 +14,8 @@ from django.test import RequestFactory
 from evsys_web import sse
 from evsys_web.sse import News, Reader, frame
 
+pytestmark = pytest.mark.once
+
 
 class Log:
     """A topic's numbers 1 … n; `gone` and `ended` as a run would be."""

@@ -14,6 +14,8 @@ import pytest
 
 from evsys_web.supervisor import Child
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[2]
 PATIENT = "echo $$ >> {folder}/patient.pids; exec sleep 300"
 DEAF = "trap '' TERM; echo $$ >> {folder}/deaf.pids; sleep 300 & echo $! >> {folder}/grandchild.pids; wait; wait"

@@ -82,6 +82,7 @@ def manage() -> Manage:
     return run
 
 
+@pytest.mark.once
 def test_a_backup_put_back_elsewhere_goes_on_where_it_was(manage: Manage, tmp_path: Path) -> None:
     old, new, file = tmp_path / "old", tmp_path / "new", tmp_path / "evsys.tar"
     manage(old, "shell", "-c", PREPARE + LAUNCH)
@@ -120,6 +121,7 @@ def linked(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
     return info, b""
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("members", "sentence"),
     [
@@ -143,6 +145,7 @@ def test_what_is_no_backup_of_ours_leaves_nothing_behind(manage: Manage, tmp_pat
     assert (home / "credential_key").read_text() != "theirs"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("left", ["evsys.sqlite3-wal", "evsys.sqlite3-journal", "tinker/weights/a", "runs/1/.step-1.deleted/a"])
 def test_what_is_left_of_another_installation_is_neither_replayed_nor_deleted(manage: Manage, tmp_path: Path, left: str) -> None:
     file = tmp_path / "home" / left
@@ -154,6 +157,7 @@ def test_what_is_left_of_another_installation_is_neither_replayed_nor_deleted(ma
     assert file.read_text() == "left" and not (tmp_path / "home" / "evsys.sqlite3").exists()
 
 
+@pytest.mark.once
 def test_a_database_that_is_none_is_a_sentence(manage: Manage, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
@@ -163,6 +167,7 @@ def test_a_database_that_is_none_is_a_sentence(manage: Manage, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
+@pytest.mark.once
 def test_the_tables_of_the_release_before_come_along_with_their_rows(manage: Manage, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
