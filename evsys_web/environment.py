@@ -180,6 +180,7 @@ def database(home: Path) -> dict[str, Any]:
         if config["ENGINE"] == "django.db.backends.postgresql":
             # One connection per open stream would exhaust max_connections; the pool bounds them.
             config["OPTIONS"] = {**config.get("OPTIONS", {}), "pool": {"min_size": 0, "max_size": 8, "timeout": 10}}
+            config["CONN_HEALTH_CHECKS"] = True  # after a restart of the server each pooled one would fail somebody's request
             return config
         if config["ENGINE"] != "django.db.backends.sqlite3":
             raise ImproperlyConfigured(f"DATABASE_URL names {config['ENGINE']}; use postgresql:// or leave it empty for SQLite.")

@@ -37,3 +37,4 @@ urlpatterns = [
     path("admin/", admin.site.urls),
 ]
 handler400 = "evsys_web.home.views.bad_request"
+handler500 = "evsys_web.home.views.broken"

@@ -14,6 +14,7 @@ from typing import Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, RequestDataTooBig
 from django.core.exceptions import ValidationError as DjangoValidationError
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from ninja import NinjaAPI, Schema
 from ninja.errors import AuthenticationError, HttpError, Throttled, ValidationError
@@ -26,6 +27,7 @@ from recipes.errors import BackendError, CheckpointError, ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER = "5"  # seconds, where the database is away
 SENTENCES = {
     HTTPStatus.BAD_REQUEST: "The request could not be read.",
     HTTPStatus.UNAUTHORIZED: "Send a valid token as 'Authorization: Bearer evs_…'. Make one on the API tokens page.",
@@ -35,6 +37,8 @@ SENTENCES = {
     HTTPStatus.METHOD_NOT_ALLOWED: "This address does not answer that method; the Allow header names those it does.",
     HTTPStatus.TOO_MANY_REQUESTS: "Too many calls with this token in a minute; Retry-After says in how many seconds to go on.",
     HTTPStatus.INTERNAL_SERVER_ERROR: "Something broke on the server. The details are in its log.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The database does not answer, or is too busy. Try again in a moment; with an "
+    "Idempotency-Key nothing is made twice.",
 }
 
 
@@ -146,6 +150,12 @@ def install(api: NinjaAPI) -> None:
         logger.error("The API failed", exc_info=error)
         return problem(500)
 
+    def without_database(error: OperationalError | InterfaceError) -> HttpResponse:
+        logger.error("The database refused", exc_info=error)
+        answer = problem(503)
+        answer["Retry-After"] = RETRY_AFTER
+        return answer
+
     def refused(error: HttpError) -> HttpResponse:
         if error.status_code == HTTPStatus.BAD_REQUEST and str(error).startswith("Cannot parse"):  # ninja's, without a reason
             return problem(400, "The body is not valid JSON. Send JSON with 'Content-Type: application/json'.")
@@ -157,6 +167,8 @@ def install(api: NinjaAPI) -> None:
         return answer
 
     when(Exception, broke)
+    when(OperationalError, without_database)
+    when(InterfaceError, without_database)
     when(HttpError, refused)
     when(Throttled, lambda error: problem(429))
     when(TooOften, refused_for_now)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 from collections import Counter
 from datetime import timedelta
 from typing import NamedTuple
 
 from django.core.exceptions import RequestDataTooBig
+from django.db import InterfaceError, OperationalError
 from django.db.models import Case, Count, Q, When
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.http import urlencode
 from django.utils.timezone import now
@@ -20,6 +23,7 @@ from django.views.decorators.vary import vary_on_headers
 from evsys_web.accounts.models import User
 from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
+from evsys_web.api.errors import RETRY_AFTER
 from evsys_web.cycles.models import Cycle
 from evsys_web.datasets.actions import import_starter_rows
 from evsys_web.datasets.models import Dataset
@@ -140,3 +144,11 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """What cannot be read at all; a form with more than 10 MB of text is by far the likeliest."""
     too_big = isinstance(exception, RequestDataTooBig)
     return render(request, "400.html", {"too_big": too_big}, status=413 if too_big else 400)
+
+
+def broken(request: HttpRequest) -> HttpResponse:
+    """What nobody foresaw, but for a database that is away: it comes back, and whoever waits may know. Drawn without the request,
+    whose person would be looked up in the database."""
+    if isinstance(sys.exc_info()[1], OperationalError | InterfaceError):
+        return HttpResponse(render_to_string("503.html"), status=503, headers={"Retry-After": RETRY_AFTER})
+    return HttpResponse(render_to_string("500.html"), status=500)

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple, TypeVar
 
@@ -82,6 +82,13 @@ def do_and_die(work: Callable[[], object], place: Place, *, first: Callable[[], 
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(waited(child)) == -signal.SIGKILL, f"it never came to {place.name}"
+
+
+def died_in(work: Work, stage: str, stands: Mapping[str, str]) -> None:
+    """That the row says what the stage's first word says, or what stands for it: a death somewhere else would prove nothing."""
+    work.refresh_from_db()
+    word = stage.partition(":")[0]
+    assert work.status == stands.get(word, word), f"{stage}: it died when {work.status}"
 
 
 def waited(child: int) -> int:

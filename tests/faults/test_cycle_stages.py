@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from evsys_web.celery import app
-from evsys_web.cycles.models import Cycle, Status
+from evsys_web.cycles.models import Cycle, Stage, Status
 from evsys_web.evals.recorder import EvalRecorder
 from evsys_web.evals.tasks import run_eval
 from evsys_web.runs import metrics
@@ -32,13 +32,20 @@ MOVE = Place(Cycle, "note")
 ATTEMPTS = Place(EvalRecorder, "_tidy")
 """Within a part, when something of it is written down."""
 DEATHS = [
-    *(MOVE, Place(run_eval, "delay"), ATTEMPTS),  # the baseline: as it is made, when it is made and nobody was told, as it works
-    *(MOVE, ATTEMPTS),  # attempts to learn from
-    *(MOVE, MOVE._replace(time=2)),  # into curation; out of it, when the rows are published
-    *(Place(train_run, "delay"), Place(RunRecorder, "_tidy", time=2)),  # training
-    *(MOVE, ATTEMPTS),  # held-out attempts
-    MOVE,  # the end
+    (Stage.BASELINE, MOVE),  # as it is made
+    (Stage.BASELINE, Place(run_eval, "delay")),  # when it is made and nobody was told
+    (Stage.BASELINE, ATTEMPTS),
+    (Stage.BASELINE, MOVE),
+    (Stage.LEARN, ATTEMPTS),
+    (Stage.LEARN, MOVE),
+    (Stage.CURATE, MOVE._replace(time=2)),  # out of it, when the rows are published; the first is into it
+    (Stage.TRAIN, Place(train_run, "delay")),
+    (Stage.TRAIN, Place(RunRecorder, "_tidy", time=2)),
+    (Stage.TRAIN, MOVE),
+    (Stage.JUDGE, ATTEMPTS),
+    (Stage.JUDGE, MOVE),  # the end
 ]
+"""Where it dies, and what the cycle is at then: a move that is not committed was not made."""
 
 
 def work_off(cycle: Cycle) -> None:
@@ -62,8 +69,10 @@ def work_off(cycle: Cycle) -> None:
 )
 def test_a_cycle_survives_a_death_in_every_move_and_every_part(make_cycle: MakeCycle) -> None:
     cycle = make_cycle()
-    for place in DEATHS:
+    for stage, place in DEATHS:
         do_and_die(partial(work_off, cycle), place)
+        cycle.refresh_from_db()
+        assert (cycle.has_ended, cycle.stage) == (False, stage), place.name
     work_off(cycle)
     assert (cycle.status, cycle.error) == (Status.COMPLETED, "")
     assert counts() == counts_of(rounds=1)

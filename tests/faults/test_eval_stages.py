@@ -27,7 +27,7 @@ from tests.evsys_web.evals.conftest import benchmark_row as benchmark_row
 from tests.evsys_web.evals.conftest import config_values
 from tests.evsys_web.evals.conftest import make_version as make_version
 from tests.evsys_web.evals.conftest import version as version
-from tests.faults.dying import Place, do_and_die, swept
+from tests.faults.dying import Place, died_in, do_and_die, swept
 from tests.faults.dying import short_lease as short_lease
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(900), pytest.mark.usefixtures("short_lease")]
@@ -62,6 +62,7 @@ def test_an_eval_survives_a_death_at_every_stage(alice: User, benchmark_row: Ben
         run = launch_eval(user=alice, project=benchmark_row.project, config=config, benchmark=benchmark_row)
         evaluate = partial(run_eval.apply, args=[run.pk])
         do_and_die(evaluate, place)
+        died_in(run, stage, {"ending": Status.RUNNING})
         kept = dict(run.attempts.values_list("pk", "created_at"))
         swept(run, stage, resume)
         do_and_die(evaluate, Place(EvalRun, "run_begun", after=True))

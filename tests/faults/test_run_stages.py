@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from threading import Thread
 
 import pytest
+from django.db import connections
 
 from evsys_web.accounts.models import Project, User
 from evsys_web.datasets.models import DatasetVersion
@@ -19,7 +21,7 @@ from recipes.config import RunConfig
 from tests.evsys_web.runs.conftest import mock_config
 from tests.evsys_web.runs.conftest import runs_dir as runs_dir
 from tests.evsys_web.runs.conftest import version as version
-from tests.faults.dying import Place, do_and_die, swept
+from tests.faults.dying import Place, died_in, do_and_die, swept
 from tests.faults.dying import short_lease as short_lease
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(900), pytest.mark.usefixtures("short_lease")]
@@ -41,9 +43,11 @@ RUN = {
 }
 STOPPING = {
     "stopping: it was asked": Place(TrainingRun, "request_stop", after=True),
-    "stopping: it saves": Place(MockBackend, "save_full_state"),
+    "stopping: it saves": Place(MockBackend, "save_full_state", time=2),  # the first is of step 3, before it is asked
     "stopping: all is done but its status": Place(TrainingRun, "cancel"),
 }
+STANDS = {"saving": Status.RUNNING, "ending": Status.RUNNING}
+"""What the row says in a stage, where that is another word."""
 
 
 @pytest.mark.fault(
@@ -57,6 +61,7 @@ def test_a_run_survives_a_death_at_every_stage(alice: User, project: Project, ve
         run = launch_run(user=alice, project=project, config=config, dataset_version=version)
         train, resume = partial(train_run.apply, args=[run.pk]), partial(resume_run_of, alice)
         do_and_die(train, place, first=partial(stop_in_mid_run, run) if stage in STOPPING else None)
+        died_in(run, stage, STANDS)
         swept(run, stage, resume)
         do_and_die(train, Place(TrainingRun, "run_begun", after=True))
         swept(run, stage, resume)
@@ -74,13 +79,16 @@ def resume_run_of(user: User, run: TrainingRun) -> None:
 
 
 def stop_in_mid_run(run: TrainingRun) -> None:
-    """Asked once a step is written, which the third waits for, it is obeyed by the sixth, which waits for the commit after."""
-    tidy = RunRecorder._tidy
+    """Asked when the fourth step is done, by another thread, as by another process; obeyed by the sixth, which waits for the
+    commit after."""
 
-    def tidy_and_ask(recorder: RunRecorder) -> None:
-        tidy(recorder)
-        found = TrainingRun.objects.get(pk=run.pk)
-        if found.step and not found.stop_requested:
-            found.request_stop()
+    def ask() -> None:
+        TrainingRun.objects.get(pk=run.pk).request_stop()
+        connections.close_all()
 
-    RunRecorder._tidy = tidy_and_ask  # type: ignore[method-assign]
+    def ask_and_wait(*_: object) -> None:
+        thread = Thread(target=ask)
+        thread.start()
+        thread.join()
+
+    Place(RunRecorder, "on_step_end", time=4, after=True).lay(ask_and_wait)

@@ -1,12 +1,19 @@
-"""One run on PostgreSQL and Redis, while the web process, the broker and the database are killed around it."""
+"""A run, an eval and a cycle on PostgreSQL and Redis, while the web process, the broker and the database are killed around them.
+
+Nothing here depends on speed: the run has more steps than it can take, the eval's server holds its answers back, and the cycle
+trains longer than it takes to kill everything. What dies, dies in the middle of all three.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -15,14 +22,21 @@ import pytest
 
 from evsys_web.celery import app
 from tests.faults.servers import Postgres, Redis, are_installed
+from tests.recipes.chat_server import Answer, ChatServer, chat_server, completion
 from tests.stack import Stack
 
 pytestmark = [
-    pytest.mark.timeout(600),
+    pytest.mark.once,  # its servers are its own
+    pytest.mark.timeout(900),
     pytest.mark.skipif(not are_installed(), reason="needs PostgreSQL and Redis: apt-get install postgresql redis-server"),
 ]
 LONG, SHORT = 100_000, 5
 """Steps. The long run cannot be over before it is stopped, however slow the machine: what dies, dies in its middle."""
+CYCLE_STEPS, CYCLE_STEP_SECONDS = 400, 0.2
+AWAY_SECONDS = 60.0
+"""How long there is no broker at least."""
+NUM_AT_ONCE, NUM_ANSWERED = 3, 6
+JSONL = {"Content-Type": "application/jsonl"}
 ENDED = ("completed", "failed", "crashed", "cancelled")
 
 
@@ -32,6 +46,23 @@ def config(steps: int) -> dict[str, Any]:
         "data": {"dataset": "starter-sums@1"},
         "algorithm": {"kind": "mock_sft", "params": {"max_steps": steps, "save_every": 20, "step_seconds": 0.1}},
         "backend": {"kind": "mock"},
+    }
+
+
+def eval_config(server: ChatServer, *, tasks: int) -> dict[str, Any]:
+    endpoint = {"base_url": server.base_url, "model": "adder", "max_retries": 0, "timeout_seconds": 600}
+    return {"benchmark": 1, "endpoint": endpoint, "attempts": 1, "max_tasks": tasks, "concurrency": NUM_AT_ONCE}
+
+
+def cycle_config() -> dict[str, Any]:
+    return {
+        "name": "around",
+        "backend": {"kind": "mock", "params": {"step_seconds": CYCLE_STEP_SECONDS}},
+        **{side: {"dataset": f"{side}@1", "verifier": {"kind": "contains"}} for side in ("learn", "judge")},
+        "rounds": 1,
+        "attempts": 3,
+        "sampling": {"max_tokens": 60},
+        "training": {"kind": "sft", "params": {"learning_rate": 0.05, "max_steps": CYCLE_STEPS, "batch_size": 8}},
     }
 
 
@@ -50,13 +81,34 @@ def broker(tmp_path: Path) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def stack(tmp_path: Path, database: Postgres, broker: Redis) -> Iterator[Stack]:
-    stack = Stack(tmp_path / "home", DATABASE_URL=database.url, EVSYS_TEST_BROKER_URL=broker.url)
+def grown(tmp_path: Path, database: Postgres, broker: Redis) -> Iterator[Stack]:
+    """Which does a run, a cycle's training and two evals at a time."""
+    concurrency = {"EVSYS_TRAINING_CONCURRENCY": "2", "EVSYS_EVALS_CONCURRENCY": "2"}
+    grown = Stack(tmp_path / "home", DATABASE_URL=database.url, EVSYS_TEST_BROKER_URL=broker.url, **concurrency)
     try:
-        stack.start()
-        yield stack
+        grown.start()
+        yield grown
     finally:
-        stack.stop()
+        grown.stop()
+
+
+@pytest.fixture
+def release() -> Iterator[Event]:
+    """Once set, the server of the eval answers everything; until then it holds back what comes after NUM_ANSWERED."""
+    release = Event()
+    yield release
+    release.set()
+
+
+@pytest.fixture
+def server(release: Event) -> Iterator[ChatServer]:
+    def hold(request: dict[str, Any], number: int) -> Answer:
+        if number >= NUM_ANSWERED:
+            release.wait(600)
+        return completion(["4"] * request.get("n", 1))
+
+    with chat_server(hold) as server:
+        yield server
 
 
 def asked(api: httpx.Client, path: str) -> Any:
@@ -68,64 +120,156 @@ def asked(api: httpx.Client, path: str) -> Any:
     return response.json() if response.status_code == 200 else None
 
 
-def reach(stack: Stack, api: httpx.Client, run: int, step: int) -> None:
-    stack.wait_for(lambda: (asked(api, f"/runs/{run}") or {}).get("step", 0) >= step, seconds=120)
+def post(api: httpx.Client, path: str, **sent: Any) -> Any:
+    answer = api.post(path, **sent)
+    assert answer.is_success, f"{path}: {answer.text}"
+    return answer.json()
 
 
-def web_process(stack: Stack) -> psutil.Process:
-    assert stack._process is not None
-    return next(child for child in psutil.Process(stack._process.pid).children() if "uvicorn" in child.cmdline())
+def reach(grown: Stack, api: httpx.Client, run: int, step: int) -> None:
+    grown.wait_for(lambda: (asked(api, f"/runs/{run}") or {}).get("step", 0) >= step)
 
 
-@pytest.mark.fault("kill -9 of the web process", "The run goes on; the page is back within seconds.")
+def web_process(grown: Stack) -> psutil.Process:
+    assert grown._process is not None
+    return next(child for child in psutil.Process(grown._process.pid).children() if "uvicorn" in child.cmdline())
+
+
+def begin_cycle(grown: Stack, api: httpx.Client) -> tuple[int, int]:
+    """Numbers of the cycle and of its training, which has taken a step."""
+    for side in ("learn", "judge"):
+        tasks = [{"messages": [{"role": "user", "content": f"{side} {n}"}], "answer": "e"} for n in range(6)]
+        dataset = post(api, "/datasets", json={"name": side})["id"]
+        rows = "\n".join(json.dumps(task) for task in tasks)
+        post(api, f"/datasets/{dataset}/versions", content=rows, headers=JSONL)
+    cycle = post(api, "/cycles", json=cycle_config())["id"]
+
+    def training() -> Any:
+        found = asked(api, f"/cycles/{cycle}")
+        assert not found or found["status"] not in ENDED, found
+        return found and found["current_run_id"]
+
+    run = grown.wait_for(training)
+    reach(grown, api, run, 1)
+    return cycle, run
+
+
 @pytest.mark.fault(
-    "kill -9 of the broker, away for the rest of a run (longer than anything waits for it) and while another is launched",
-    "The first goes on, can be stopped and ends; the launch is accepted, and begins some seconds after the broker's return.",
+    "kill -9 of the web process in the middle of a run, an eval and a cycle",
+    "All three go on; the pages are back within seconds.",
 )
 @pytest.mark.fault(
-    "kill -9 of PostgreSQL in mid run", "Steps wait in the worker; the run goes on when it is back, none lost or doubled."
+    "kill -9 of the broker, away for a minute in the middle of a run, an eval and a cycle; meanwhile a publish, and launches of "
+    "another run and eval",
+    "Run and eval go on, can be stopped and end; the rows are there; the cycle waits behind its part; the launches are accepted. "
+    "What waited begins some seconds after the broker's return.",
 )
-def test_all_servers_around_a_run_die_and_no_step_is_lost_or_doubled(stack: Stack, database: Postgres, broker: Redis) -> None:
-    with stack.api() as api:
-        first = api.post("/runs", json=config(LONG)).raise_for_status().json()["id"]
-        reach(stack, api, first, 2)
-        web_process(stack).kill()
-        reach(stack, api, first, 4)
+@pytest.mark.fault(
+    "kill -9 of PostgreSQL, the database, in the middle of a run, an eval and a cycle",
+    "Steps and attempts wait in the worker; all go on when it is back, none lost or doubled.",
+)
+def test_all_servers_die_around_a_run_an_eval_and_a_cycle_and_nothing_is_lost_or_doubled(
+    grown: Stack, database: Postgres, broker: Redis, server: ChatServer, release: Event
+) -> None:
+    with grown.api() as api:
+        first = post(api, "/runs", json=config(LONG))["id"]
+        eval_run = post(api, "/evals", json=eval_config(server, tasks=20))["id"]
+        grown.wait_for(lambda: len(server.requests) == NUM_ANSWERED + NUM_AT_ONCE)
+        cycle, training = begin_cycle(grown, api)
+        reach(grown, api, first, 2)
+
+        web_process(grown).kill()
+        reach(grown, api, first, asked_for_sure(grown, api, f"/runs/{first}")["step"] + 2)
         broker.kill()
-        second = api.post("/runs", json=config(SHORT)).raise_for_status().json()["id"]
-        before = stack.wait_for(lambda: asked(api, f"/runs/{first}"))["step"]
+        killed_at = time.monotonic()
         database.kill()
         time.sleep(2)
         database.start()
-        reach(stack, api, first, before + 50)
-        stack.wait_for(lambda: stop(api, first))
-        ended(stack, api, first, "cancelled")
-        assert asked(api, f"/runs/{second}")["status"] == "queued"
+        assert asked_for_sure(grown, api, f"/runs/{training}")["status"] == "running", "it was to die in mid training"
+
+        second = grown.wait_for(lambda: launched(api, "/runs", config(SHORT)))
+        later = grown.wait_for(lambda: launched(api, "/evals", eval_config(server, tasks=4)))
+        publish(grown, api)
+        reach(grown, api, first, asked_for_sure(grown, api, f"/runs/{first}")["step"] + 50)
+        release.set()
+        all_attempts_are_there(ended(grown, api, f"/evals/{eval_run}", "completed"), api, 20)
+        grown.wait_for(lambda: stop(api, first))
+        steps_are_there(ended(grown, api, f"/runs/{first}", "cancelled"), api)
+        assert ended(grown, api, f"/runs/{training}", "completed")["attempt"] == 1
+        waiting = [asked_for_sure(grown, api, path)["status"] for path in (f"/runs/{second}", f"/evals/{later}")]
+        assert waiting == ["queued", "queued"] and asked_for_sure(grown, api, f"/cycles/{cycle}")["stage"] == "train"
+
+        time.sleep(max(0.0, AWAY_SECONDS - (time.monotonic() - killed_at)))
         broker.start()
-        assert ended(stack, api, second, "completed") == SHORT
+        assert steps_are_there(ended(grown, api, f"/runs/{second}", "completed"), api) == SHORT
+        all_attempts_are_there(ended(grown, api, f"/evals/{later}", "completed"), api, 4)
+        done = ended(grown, api, f"/cycles/{cycle}", "completed")
+        assert done["reason"] == "rounds" and [part["run_id"] for part in done["rounds"]] == [training]
+        assert steps_are_there(asked_for_sure(grown, api, f"/runs/{training}"), api) == CYCLE_STEPS
+        for part in (done["baseline_id"], done["rounds"][0]["eval_id"], done["rounds"][0]["judged_id"]):
+            all_attempts_are_there(asked_for_sure(grown, api, f"/evals/{part}"), api, 18)
+
+
+def asked_for_sure(grown: Stack, api: httpx.Client, path: str) -> Any:
+    return grown.wait_for(lambda: asked(api, path))
+
+
+def launched(api: httpx.Client, path: str, values: dict[str, Any]) -> int | None:
+    """Its number; None where nobody answered, and so nothing was launched: a key makes sure of that."""
+    try:
+        answer = api.post(path, json=values, headers={"Idempotency-Key": path})
+    except httpx.HTTPError:
+        return None
+    assert answer.status_code < 400 or answer.status_code >= 500, answer.text
+    return int(answer.json()["id"]) if answer.is_success else None
+
+
+def publish(grown: Stack, api: httpx.Client) -> None:
+    """Rows of attempts that were made elsewhere, which need no worker."""
+    said = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    attempts = [{"task_id": "sum", "attempt": n, "is_correct": bool(n), "reward": n, "messages": said} for n in (0, 1)]
+    lines = "\n".join(json.dumps(attempt) for attempt in attempts)
+    imported = post(
+        api, "/evals/import", params={"name": "elsewhere", "filename": "attempts.jsonl"}, content=lines, headers=JSONL
+    )["id"]
+    made = post(api, "/curations", json={"eval_runs": [imported], "name": "while there is no broker"})
+    assert made["created"], made
 
 
 def stop(api: httpx.Client, run: int) -> bool:
-    """Whether it was heard: a pool of connections may hold one that died with the database."""
+    """Whether it was heard."""
     try:
         return api.post(f"/runs/{run}/stop").is_success
     except httpx.HTTPError:
         return False
 
 
-def ended(stack: Stack, api: httpx.Client, run: int, status: str) -> int:
-    """How many steps it took, each of which is there once."""
-
+def ended(grown: Stack, api: httpx.Client, path: str, status: str) -> Any:
     def end() -> Any:
-        found = asked(api, f"/runs/{run}")
+        found = asked(api, path)
         return found if found and found["status"] in ENDED else None
 
-    done = stack.wait_for(end, seconds=200)
-    assert done["status"] == status, f"{done}\n{stack.text[-6000:]}"
-    text = api.get(f"/runs/{run}/metrics", params={"format": "csv"}).raise_for_status().text
+    done = grown.wait_for(end, seconds=300)
+    assert done["status"] == status, f"{done}\n{grown.text[-6000:]}"
+    return done
+
+
+def steps_are_there(run: dict[str, Any], api: httpx.Client) -> int:
+    """Each once, of a worker that never lost it; how many there are."""
+    assert run["attempt"] == 1
+    text = api.get(f"/runs/{run['id']}/metrics", params={"format": "csv"}).raise_for_status().text
     recorded = [int(row["step"]) for row in csv.DictReader(io.StringIO(text)) if row.get("train/mean_nll")]
-    assert recorded == list(range(1, done["step"] + 1))
+    assert recorded == list(range(1, run["step"] + 1))
     return len(recorded)
+
+
+def all_attempts_are_there(eval_run: dict[str, Any], api: httpx.Client, number: int) -> None:
+    assert (eval_run["attempt"], eval_run["num_done"], eval_run["num_errors"]) == (1, number, 0), eval_run
+    found: Counter[tuple[str, int]] = Counter()
+    for position in range(1, eval_run["num_tasks"] + 1):
+        path = f"/evals/{eval_run['id']}/tasks/{position}/attempts"
+        found.update((position, each["attempt"]) for each in api.get(path).raise_for_status().json()["items"])
+    assert len(found) == number and set(found.values()) == {1}
 
 
 def test_a_worker_never_gives_a_broker_up() -> None:

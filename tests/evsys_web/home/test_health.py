@@ -3,11 +3,13 @@ from __future__ import annotations
 import time
 
 import pytest
-from django.db import OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection
 from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 
+from evsys_web.accounts.models import User
 from evsys_web.celery import app
+from tests.conftest import signed_in
 
 
 def test_anybody_may_ask_whether_the_process_lives(client: Client) -> None:
@@ -58,3 +60,33 @@ def test_an_unreachable_broker_is_said_within_seconds(client: Client, monkeypatc
 
 def test_health_is_read_only(client: Client) -> None:
     assert client.post("/health/live").status_code == 405
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("error", [OperationalError, InterfaceError])
+def test_a_database_that_is_away_is_said_on_pages_and_by_the_api(
+    alice: User, alice_headers: dict[str, str], error: type[Exception]
+) -> None:
+    def refuse(*args: object) -> None:
+        raise error("could not connect to postgresql://evsys:secret@db")
+
+    browser = signed_in(alice)
+    browser.raise_request_exception = False
+    with connection.execute_wrapper(refuse):
+        answers = [browser.get("/"), browser.get("/runs/"), browser.get("/api/v1/runs", headers=alice_headers)]
+    for answer in answers:
+        assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+        assert b"database does not answer" in answer.content and b"secret" not in answer.content
+    assert answers[-1].json()["title"] == "Service Unavailable"
+
+
+@pytest.mark.django_db
+def test_what_nobody_foresaw_is_no_matter_of_the_database(alice: User) -> None:
+    def fail(*args: object) -> None:
+        raise ZeroDivisionError
+
+    browser = signed_in(alice)
+    browser.raise_request_exception = False
+    with connection.execute_wrapper(fail):
+        answer = browser.get("/")
+    assert answer.status_code == 500 and b"Something broke on our side" in answer.content
