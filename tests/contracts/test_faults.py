@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +54,14 @@ def test_the_table_says_what_the_tests_play() -> None:
     assert TABLE.read_text() == text, "run UPDATE_SNAPSHOTS=1 pytest tests/contracts/test_faults.py"
 
 
+@pytest.mark.parametrize("during", ["run", "eval", "publish", "cycle"])
+@pytest.mark.parametrize("what", ["worker|process", "web process|process", "broker", "database"])
+def test_everything_is_killed_during_every_kind_of_work(what: str, during: str) -> None:
+    """Rows are published by the process that was asked to: a web process, or the worker of a cycle."""
+    told = [fault.what for fault in faults() if re.search(rf"\b({what})\b", fault.what, re.IGNORECASE)]
+    assert [sentence for sentence in told if re.search(rf"\b{during}\b", sentence)]
+
+
 def test_every_kind_of_fault_is_played() -> None:
     told = " ".join(fault.what for fault in faults())
     for word in (
@@ -65,7 +74,11 @@ def test_every_kind_of_fault_is_played() -> None:
         "cycle",
         "eval",
         "disk",
+        "away for a minute",
         "clock",
-        "hosted",
+        "Two workers get the same",
+        "hosted backend does not answer",
+        "hosted backend answers 500",
+        "hosted backend answers late",
     ):
         assert word in told, f"nobody plays a fault of: {word}"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from datetime import timedelta
 from functools import partial
 
+import psycopg
 import pytest
+from django.db import OperationalError, connection
+from django.test import Client
 from django.utils.timezone import now
 
 from evsys_web.accounts.models import Project, User
@@ -22,6 +26,7 @@ from evsys_web.evals.recorder import EvalRecorder
 from evsys_web.evals.tasks import run_eval
 from recipes.curation import CurationSettings
 from recipes.eval_config import EvalConfig
+from tests.conftest import token_headers
 from tests.evsys_web.curation.conftest import BAND, add_attempts
 from tests.evsys_web.evals.conftest import benchmark_row as benchmark_row
 from tests.evsys_web.evals.conftest import config_values
@@ -77,7 +82,7 @@ def test_an_eval_survives_a_death_at_every_stage(alice: User, benchmark_row: Ben
 
 
 @pytest.mark.fault(
-    "kill -9 of the process at each stage of a publish",
+    "kill -9 of the process (web process, or the worker of a cycle) at each stage of a publish",
     "Nothing is published; asked again it is, once; what was left goes a day later.",
 )
 def test_a_publish_survives_a_death_at_every_stage(alice: User, project: Project) -> None:
@@ -101,3 +106,35 @@ def test_a_publish_survives_a_death_at_every_stage(alice: User, project: Project
     do("last")
     assert not versions.filter(status=VersionStatus.DRAFT).exists()
     assert CuratedRow.objects.count() == 4 * versions.count() == 4 * (len(PUBLISH) + 1)
+
+
+@pytest.mark.fault(
+    "The database breaks its connection off, as one that is killed does, at each stage of a publish",
+    "Nothing is published, and the page says that the database does not answer; asked again it is, once.",
+)
+def test_a_publish_survives_a_database_that_goes_away_at_every_stage(
+    alice: User, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = EvalRun.objects.create(project=project, created_by=alice, name="sums", status=Status.COMPLETED, k=4)
+    add_attempts(source, BAND)
+    asked = {"eval_runs": [source.pk], "name": "band", "settings": {"filter": "0 < avg < 1"}}
+    headers = token_headers(alice)
+    for stage, place in PUBLISH.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(place.owner, place.name, getattr(place.owner, place.name))  # to be put back
+            place.lay(lose_database)
+            answer = Client(raise_request_exception=False).post("/api/v1/curations", asked, "application/json", headers=headers)
+        connection.close()
+        assert answer.status_code == 503, f"{stage}: {answer.content!r}"
+        assert not DatasetVersion.objects.ready().filter(dataset__name="band").exists() and not Curation.objects.exists(), stage
+    answer = Client().post("/api/v1/curations", asked, "application/json", headers=headers)
+    assert answer.status_code == 201 and answer.json()["created"]
+    assert (Curation.objects.count(), CuratedRow.objects.count()) == (1, 4)
+
+
+def lose_database(*_: object) -> None:
+    """The server ends the session, so that whatever comes next on it fails. A file has no server: there it fails at once."""
+    if connection.vendor == "sqlite":
+        raise OperationalError("disk I/O error")
+    with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as server:
+        server.execute("SELECT pg_terminate_backend(%s)", [connection.connection.info.backend_pid])
