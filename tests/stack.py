@@ -49,6 +49,8 @@ class Stack:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
+        """Also again, after it was killed."""
+        self.output = []
         command = [sys.executable, "manage.py", "up"]
         self._process = process = subprocess.Popen(
             command, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -100,21 +99,20 @@ def test_a_restart_in_mid_run_hands_it_back_and_goes_on(stack: Stack, api: httpx
     run_id = api.post("/runs", json=CONFIG).raise_for_status().json()["id"]
     wait_for_status(stack, api, run_id, "running", step=2)
     stack.worker().terminate()  # as an update or a Ctrl-C does; the supervisor starts the next one
-    wait_for_status(stack, api, run_id, "completed")
+    assert wait_for_status(stack, api, run_id, "completed")["attempt"] == 2
     assert steps_with_a_loss(api, run_id) == list(range(1, STEPS + 1))
 
 
 @pytest.mark.fault("kill -9 of the supervisor", "All its processes end; the next start goes on.")
-def test_a_killed_supervisor_leaves_no_process_behind_even_while_training(tmp_path: Path) -> None:
-    stack = Stack(tmp_path / "home")
-    try:
-        stack.start()
-        with stack.api() as api:
-            run_id = api.post("/runs", json=CONFIG).raise_for_status().json()["id"]
-            wait_for_status(stack, api, run_id, "running", step=1)
-        family = stack.kill_supervisor()
-        assert len(family) >= 3  # pages, worker, and the pool process that trains
-        gone, alive = psutil.wait_procs(family, timeout=60)
-        assert alive == []
-    finally:
-        stack.stop()
+def test_a_killed_supervisor_leaves_no_process_behind_even_while_training_and_the_next_start_goes_on(
+    stack: Stack, api: httpx.Client
+) -> None:
+    run_id = api.post("/runs", json={**CONFIG, "auto_resume": True}).raise_for_status().json()["id"]
+    wait_for_status(stack, api, run_id, "running", step=6)
+    family = stack.kill_supervisor()
+    assert len(family) >= 3  # pages, worker, and the pool process that trains
+    gone, alive = psutil.wait_procs(family, timeout=60)
+    assert alive == []
+    stack.start()
+    assert wait_for_status(stack, api, run_id, "completed")["attempt"] == 2
+    assert steps_with_a_loss(api, run_id) == list(range(1, STEPS + 1))

@@ -1,4 +1,4 @@
-"""A backup that is put back elsewhere goes on; the tables of the release before come along."""
+"""A backup that is put back elsewhere goes on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -21,7 +20,6 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 ROOT = Path(settings.ROOT)
-OLD_RELEASE = Path(__file__).with_name("release_2026_11_21.sql")
 Manage = Callable[..., "subprocess.CompletedProcess[str]"]
 TRAIN = """
 from evsys_web.accounts.models import User
@@ -165,31 +163,6 @@ def test_a_database_that_is_none_is_a_sentence(manage: Manage, tmp_path: Path) -
     done = manage(home, "backup", str(tmp_path / "x.tar"), check=False)
     assert done.returncode == 1 and "could not be written" in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
-
-
-@pytest.mark.once
-def test_the_tables_of_the_release_before_come_along_with_their_rows(manage: Manage, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    with sqlite3.connect(home / "evsys.sqlite3") as database:
-        database.executescript(OLD_RELEASE.read_text())
-    manage(home, "migrate")
-    script = """
-from django.test import Client
-from evsys_web.accounts.models import User
-from evsys_web.evals.models import Benchmark
-from evsys_web.runs import metrics
-from evsys_web.runs.models import TrainingRun
-run, waits = TrainingRun.objects.order_by("pk")
-browser = Client(HTTP_HOST="localhost")
-browser.force_login(User.objects.get())
-pages = [run.get_absolute_url(), waits.get_absolute_url(), "/datasets/", Benchmark.objects.get().get_absolute_url(), "/"]
-print([browser.get(page).status_code for page in pages])
-print(run.status, len(metrics.after(run, 0)), run.checkpoints.count(), waits.status, run.load_config().name)
-print(run.begun_at == run.started_at != waits.begun_at)
-"""
-    said = manage(home, "shell", "-c", script).stdout.splitlines()
-    assert said[-3:] == ["[200, 200, 200, 200, 200]", "completed 20 1 queued an old run", "True"]
 
 
 @pytest.mark.django_db(transaction=True)
