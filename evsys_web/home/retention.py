@@ -8,7 +8,7 @@ its settings, events and numbers at the end stay, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +42,7 @@ def removals(keep_days: dict[str, int]) -> Iterator[Removal]:
     """What is too old, oldest runs first. keep_days: as settings.KEEP_DAYS; 0 keeps all of that kind."""
     for kind, find in {"metrics": _points, "rollouts": _rollouts, "checkpoints": _checkpoints}.items():
         if days := keep_days.get(kind, 0):
-            yield from find(now() - timedelta(days=days))
+            yield from find(days)
 
 
 def prune(keep_days: dict[str, int] | None = None) -> int:
@@ -72,31 +72,30 @@ def _is_used(checkpoint: Checkpoint) -> bool:
     )
 
 
-def _ended_before(moment: datetime) -> Iterator[TrainingRun]:
-    """Each is read anew when its turn comes: it may have been resumed, or deleted, since. The list is read to its end first: a
-    SELECT that is still open would keep SQLite from beginning to write on the same connection."""
-    ended = TrainingRun.objects.filter(status__in=ENDED, finished_at__lt=moment)
+def _ended_before(days: int) -> Iterator[TrainingRun]:
+    """By so many days or more. Each is read anew when its turn comes: it may have been resumed, or deleted, since. The list is
+    read to its end first: a SELECT that is still open would keep SQLite from beginning to write on the same connection."""
+    ended = TrainingRun.objects.filter(status__in=ENDED, finished_at__lt=now() - timedelta(days=days))
     for pk in list(ended.order_by("finished_at", "pk").values_list("pk", flat=True)):
         if (run := ended.filter(pk=pk).first()) is not None:
             yield run
 
 
-def _points(moment: datetime) -> Iterator[Removal]:
+def _points(days: int) -> Iterator[Removal]:
     having = [Exists(model.objects.filter(run=OuterRef("pk"))) for model in (MetricRow, MetricChunk)]
     with_points = set(TrainingRun.objects.filter(having[0] | having[1]).values_list("pk", flat=True))
-    for run in _ended_before(moment):
+    for run in _ended_before(days):
         num_bytes = _size_of(run.output_dir / METRICS_FILE)
         if (run.pk in with_points or num_bytes is not None) and not is_stood_on(run):
-            yield Removal("metrics", run, "all points", num_bytes, partial(_forget_points, run))
+            yield Removal("metrics", run, "all points", num_bytes, partial(_forget_points, run, days))
 
 
-def _forget_points(run: TrainingRun) -> None:
+def _forget_points(run: TrainingRun, days: int) -> None:
     with transaction.atomic():
         ended = _locked(run)
         MetricRow.objects.filter(run=run).delete()
         MetricChunk.objects.filter(run=run).delete()
-        days = settings.KEEP_DAYS["metrics"]
-        ended.note(f"The points were deleted: they are kept for {days} days." if days else "The points were deleted.")
+        ended.note(f"The points were deleted: they are kept for {days} days.")
         (run.output_dir / METRICS_FILE).unlink(missing_ok=True)
 
 
@@ -116,8 +115,8 @@ def _locked(run: TrainingRun) -> TrainingRun:
     return ended
 
 
-def _rollouts(moment: datetime) -> Iterator[Removal]:
-    for run in _ended_before(moment):
+def _rollouts(days: int) -> Iterator[Removal]:
+    for run in _ended_before(days):
         if is_stood_on(run):
             continue
         if (num_bytes := _size_of(run.output_dir / ROLLOUTS_FILE)) is not None:
@@ -130,9 +129,9 @@ def _forget_rollouts(run: TrainingRun) -> None:
         (run.output_dir / ROLLOUTS_FILE).unlink(missing_ok=True)
 
 
-def _checkpoints(moment: datetime) -> Iterator[Removal]:
+def _checkpoints(days: int) -> Iterator[Removal]:
     """All but the last of each run, by age of the run's end; those that something stands on stay."""
-    for run in _ended_before(moment):
+    for run in _ended_before(days):
         if any(rows.exists() for _, rows in pointing_at(run)):
             continue
         for checkpoint in list(run.checkpoints.order_by("-step", "-pk"))[1:]:

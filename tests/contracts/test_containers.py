@@ -3,6 +3,7 @@ tests/evsys_web/home/test_containers.py."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -41,6 +42,13 @@ def test_every_variable_that_it_sets_is_one_that_is_read() -> None:
     table = set(re.findall(r"^\| ([A-Z_0-9]+) \|", (ROOT / "evsys_web/settings.py").read_text(), re.MULTILINE))
     for name, service in OURS.items():
         assert set(service["environment"]) <= table, name
+
+
+def test_every_other_variable_reaches_all_that_read_it() -> None:
+    """S3's keys, the provider of single sign-on, days to keep, a collector: said once, in .env."""
+    assert {json.dumps(service["env_file"]) for service in OURS.values()} == {'[{"path": ".env", "required": false}]'}
+    image = set(re.findall(r"^(?:ENV |    )([A-Z_]+)=", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    assert {"EVSYS_HOME", "LOG_FORMAT"} <= image
 
 
 def test_no_password_stands_in_it_and_nothing_but_the_pages_is_reachable() -> None:

@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLE = ROOT / "docs" / "faults.md"
 HEAD = """# What happens when something breaks
 
-Made from the markers on the tests that play each fault. They run with every change, on SQLite and on PostgreSQL + Redis where
-they need a database. A worker that was killed is noticed one lease (`RUN_LEASE_SECONDS`, 30 s) after its last sign, or after the
-start of whoever looks. There is no beat that could be killed: every worker looks over what is lost and what waits. Stages of a
-run, an eval, a publish and a cycle die in forked children that kill themselves at a place in the code (`tests/faults/dying.py`),
-with a lease of 0.3 s; whole processes and servers die in the tests that say so.
+Made from the markers on the tests that play each fault. They run with every change, on SQLite and again on PostgreSQL +
+Redis; those with servers of their own run once. A worker that was killed is noticed one lease (`RUN_LEASE_SECONDS`, 30 s)
+after its last sign, or after the start of whoever looks. There is no beat that could be killed: every worker looks over what
+is lost and what waits. Stages of a run, an eval, a publish and a cycle die in forked children that kill themselves at a place
+in the code (`tests/faults/dying.py`), with a lease of 0.3 s; whole processes and servers die in the tests that say so.
 
 | fault | outcome | played by |
 |---|---|---|

@@ -143,6 +143,13 @@ def test_a_dry_run_names_what_would_go_and_deletes_nothing(old_run: TrainingRun)
     assert is_whole(old_run)
 
 
+def test_a_run_says_how_long_its_points_were_kept(old_run: TrainingRun, settings: Settings) -> None:
+    """By whoever deleted them, whatever the settings are."""
+    settings.KEEP_DAYS = {"metrics": 365}
+    call_command("prune", metrics_days=30, stdout=io.StringIO())
+    assert old_run.events.get(message__contains="points").message == "The points were deleted: they are kept for 30 days."
+
+
 def test_workers_ask_for_it_at_their_start_and_then_daily(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, alice: User
 ) -> None:
