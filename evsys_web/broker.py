@@ -77,7 +77,11 @@ class Channel(filesystem.Channel):  # type: ignore[misc]  # kombu is untyped
 
 
 class Transport(filesystem.Transport):  # type: ignore[misc]  # kombu is untyped
+    """A folder that cannot be read or written is a broker that is away: workers try again until it is back, and what they do
+    meanwhile goes on."""
+
     Channel = Channel
+    connection_errors = (*filesystem.Transport.connection_errors, OSError)
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)

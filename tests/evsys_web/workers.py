@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import redis
 from celery import Celery
 from django.conf import settings
 from django.db import connection
@@ -25,6 +26,12 @@ QUEUES = "training,evals,default"
 StartWorker = Callable[..., "subprocess.Popen[bytes]"]
 
 
+def broker_url() -> str:
+    """Of workers: a Redis that the tests have, else files, for what a test has in its own memory reaches nobody."""
+    url = str(settings.CELERY_BROKER_URL)
+    return url if url.startswith("redis:") else "filesystem://"
+
+
 @pytest.fixture
 def start_worker(settings: Settings) -> Iterator[StartWorker]:
     """Starts a worker: one process, by default for all that there is to do. Variables are added to its environment."""
@@ -35,9 +42,13 @@ def start_worker(settings: Settings) -> Iterator[StartWorker]:
         "DJANGO_SETTINGS_MODULE": "evsys_web.settings",
         "EVSYS_HOME": str(settings.HOME),
         "DATABASE_URL": f"sqlite:///{name}" if connection.vendor == "sqlite" else server._replace(path=f"/{name}").geturl(),
+        "CELERY_BROKER_URL": broker_url(),
         "RUN_LEASE_SECONDS": str(LEASE_SECONDS),
         "CELERY_SKIP_CHECKS": "1",
     }
+    if broker_url().startswith("redis:"):  # the messages of tests before this one are still there
+        with redis.Redis.from_url(broker_url()) as broker:
+            broker.flushdb()
     celery = [sys.executable, "-m", "celery", "--quiet", "-A", "evsys_web", "worker", "-c", "1"]
     started: list[subprocess.Popen[bytes]] = []
 
@@ -60,7 +71,7 @@ def kill(worker: subprocess.Popen[bytes]) -> None:
 
 def send_hint(work: Tracked) -> None:
     """The message that a launch sends; tests' own broker is in memory, workers' is not."""
-    broker = os.environ.get("CELERY_BROKER_URL") or "filesystem://"
+    broker = broker_url()
     sender = Celery(broker=broker, set_as_current=False)
     if broker.startswith("filesystem:"):
         folders = {name: str(Path(settings.HOME) / "broker" / "queue") for name in ("data_folder_in", "data_folder_out")}
