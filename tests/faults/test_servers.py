@@ -32,7 +32,7 @@ pytestmark = [
 ]
 LONG, SHORT = 100_000, 5
 """Steps. The long run cannot be over before it is stopped, however slow the machine: what dies, dies in its middle."""
-CYCLE_STEPS, CYCLE_STEP_SECONDS = 400, 0.2
+CYCLE_STEPS, CYCLE_STEP_SECONDS = 450, 0.2
 AWAY_SECONDS = 60.0
 """How long there is no broker at least."""
 NUM_AT_ONCE, NUM_ANSWERED = 3, 6
@@ -82,8 +82,8 @@ def broker(tmp_path: Path) -> Iterator[Redis]:
 
 @pytest.fixture
 def grown(tmp_path: Path, database: Postgres, broker: Redis) -> Iterator[Stack]:
-    """Which does a run, a cycle's training and two evals at a time."""
-    concurrency = {"EVSYS_TRAINING_CONCURRENCY": "2", "EVSYS_EVALS_CONCURRENCY": "2"}
+    """Which does a run, a cycle's training and an eval at a time."""
+    concurrency = {"EVSYS_TRAINING_CONCURRENCY": "2", "EVSYS_EVALS_CONCURRENCY": "1"}
     grown = Stack(tmp_path / "home", DATABASE_URL=database.url, EVSYS_TEST_BROKER_URL=broker.url, **concurrency)
     try:
         grown.start()
@@ -138,7 +138,8 @@ def web_process(grown: Stack) -> psutil.Process:
 def begin_cycle(grown: Stack, api: httpx.Client) -> tuple[int, int]:
     """Numbers of the cycle and of its training, which has taken a step."""
     for side in ("learn", "judge"):
-        tasks = [{"messages": [{"role": "user", "content": f"{side} {n}"}], "answer": "e"} for n in range(6)]
+        messages = [[{"role": "user", "content": f"{side} {n}"}] for n in range(6)]
+        tasks = [{"task_id": f"{side}-{n}", "messages": each, "answer": "e"} for n, each in enumerate(messages)]
         dataset = post(api, "/datasets", json={"name": side})["id"]
         rows = "\n".join(json.dumps(task) for task in tasks)
         post(api, f"/datasets/{dataset}/versions", content=rows, headers=JSONL)
@@ -173,10 +174,10 @@ def test_all_servers_die_around_a_run_an_eval_and_a_cycle_and_nothing_is_lost_or
 ) -> None:
     with grown.api() as api:
         first = post(api, "/runs", json=config(LONG))["id"]
+        reach(grown, api, first, 2)
+        cycle, training = begin_cycle(grown, api)
         eval_run = post(api, "/evals", json=eval_config(server, tasks=20))["id"]
         grown.wait_for(lambda: len(server.requests) == NUM_ANSWERED + NUM_AT_ONCE)
-        cycle, training = begin_cycle(grown, api)
-        reach(grown, api, first, 2)
 
         web_process(grown).kill()
         reach(grown, api, first, asked_for_sure(grown, api, f"/runs/{first}")["step"] + 2)
