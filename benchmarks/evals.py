@@ -16,9 +16,10 @@ A busy or a throttled machine scatters a single trial by more than the goal is w
 swapped from pair to pair, each after a garbage collection and with all older objects out of the collector's way; the first pair
 is thrown away. The number is the median of the pairs' ratios, with the sign test's 95 % interval, which assumes nothing of their
 distribution. The goal is met where the whole interval lies below it. Processor time, of all threads together, is compared in the
-same way. The run's folder lies in memory where there is /dev/shm: the one fsync of an eval, for its config, waits for whatever
-else the disk is doing. What an eval adds is a constant per attempt, so it shows on the starter, a model of a third of a million
-weights that needs half a millisecond for an attempt, and vanishes on larger ones.
+same way, and once more by the least of each side, which neighbours in the caches disturb least. The run's folder lies in memory
+where there is /dev/shm: the one fsync of an eval, for its config, waits for whatever else the disk is doing. What an eval adds is
+a constant per attempt, so it shows on the starter, a model of a third of a million weights that needs half a millisecond for an
+attempt, and vanishes on larger ones.
 """
 
 from __future__ import annotations
@@ -176,24 +177,26 @@ class Share(NamedTuple):
     @classmethod
     def of(cls, ratios: list[float]) -> Share:
         """From the r-th smallest to the r-th largest of n ratios. The median lies outside with twice the chance that of n fair
-        coins fewer than r fall heads: the largest r for which that is at most 5 %. Fewer than six ratios promise less."""
+        coins fewer than r fall heads: the largest r for which that is at most 5 %. Fewer than six ratios bound nothing."""
         ordered, num = sorted(ratios), len(ratios)
         rank, outside = 0, 2 * 0.5**num
         while outside <= 0.05:
             rank += 1
             outside += 2 * math.comb(num, rank) * 0.5**num
-        rank = max(rank, 1)
-        return cls(statistics.median(ordered) - 1, ordered[rank - 1] - 1, ordered[-rank] - 1)
+        low, high = (ordered[rank - 1], ordered[-rank]) if rank else (-math.inf, math.inf)
+        return cls(statistics.median(ordered) - 1, low - 1, high - 1)
 
     def __str__(self) -> str:
         return f"{self.median:+.1%} [{self.low:+.1%}, {self.high:+.1%}]"
 
 
-def measure_overhead(work: Work, num_pairs: int) -> Share:
-    """Print one line of the second table; returns the share by the clock."""
+def measure_overhead(work: Work, seconds: float, num_pairs: int) -> Share:
+    """Print one line of the second table; returns the share by the clock. As many pairs as begin in time, at least num_pairs."""
     torch.set_num_threads(work.case.num_threads)
     pairs: list[tuple[Cost, Cost]] = []
-    for seed in range(num_pairs + 1):
+    until = time.monotonic() + seconds
+    while len(pairs) <= num_pairs or time.monotonic() < until:
+        seed = len(pairs)
         if seed % 2:
             ours, bare = _cost(whole_eval, work, seed), _cost(bare_sampler, work, seed)
         else:
@@ -203,9 +206,10 @@ def measure_overhead(work: Work, num_pairs: int) -> Share:
     del pairs[0]
     clock = Share.of([ours.clock / bare.clock for ours, bare in pairs])
     processor = Share.of([ours.processor / bare.processor for ours, bare in pairs])
+    least = min(ours.processor for ours, _ in pairs) / min(bare.processor for _, bare in pairs) - 1
     num_attempts = len(work.tasks) * NUM_SAMPLES
     needed = statistics.median(bare.clock for _, bare in pairs) / num_attempts * 1000
-    _print_row(_title(work), work.case.num_threads, num_pairs, f"{needed:.3f} ms", str(clock), str(processor))
+    _print_row(_title(work), work.case.num_threads, len(pairs), f"{needed:.3f} ms", str(clock), str(processor), f"{least:+.1%}")
     return clock
 
 
@@ -220,7 +224,7 @@ def _cost(contender: Callable[[Work, int], Trial], work: Work, seed: int) -> Cos
 def _older_objects_kept(*, freeze: bool) -> Iterator[None]:
     """No garbage of the trial before, and no look at the half million objects of PyTorch in this one. An eval sees to the latter
     itself."""
-    gc.collect()
+    gc.collect(1)
     if freeze:
         gc.freeze()
     try:
@@ -240,7 +244,7 @@ def _print_row(*cells: object) -> None:
 
 def _verdict(share: Share) -> str:
     if share.low <= MOST_OVERHEAD < share.high:
-        return "undecided, the interval holds it: ask for more --pairs, or for a quieter machine"
+        return "undecided, the interval holds it: give it more --seconds, or a quieter machine"
     return "met" if share.high <= MOST_OVERHEAD else "NOT met"
 
 
@@ -248,7 +252,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="less work and one trial of each: a smoke test, not a measurement")
     parser.add_argument("--repeats", type=int, default=5, help="trials against generate; medians are compared")
-    parser.add_argument("--pairs", type=int, default=40, help="pairs against the bare sampler; the larger model gets an eighth")
+    parser.add_argument(
+        "--seconds", type=float, default=90, help="how long pairs with the bare sampler are begun, for each model"
+    )
     parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()), help="threads for the larger model")
     parser.add_argument("--only", choices=["generate", "overhead"])
     parser.add_argument("--model", choices=["starter", "medium"])
@@ -256,23 +262,30 @@ def main() -> int:
     logging.disable(logging.WARNING)
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    repeats, num_pairs = (1, 2) if options.quick else (options.repeats, options.pairs)
+    repeats, seconds, num_pairs = (1, 0.0, 1) if options.quick else (options.repeats, options.seconds, 6)
     works = []
     if options.model != "medium":
-        works.append((starter_work(40 if options.quick else 200), num_pairs))
+        works.append(starter_work(40 if options.quick else 200))
     if options.model != "starter":
-        work = medium_work(2, 4, options.threads) if options.quick else medium_work(8, 24, options.threads)
-        works.append((work, min(num_pairs, max(6, num_pairs // 8))))
+        works.append(medium_work(2, 4, options.threads) if options.quick else medium_work(8, 24, options.threads))
     if options.only != "overhead":
         _print_row("work", "threads", "trials", "eval, tokens/s", "generate, tokens/s", "times as fast")
         _print_row(*["---"] * 6)
-        for work, _ in works:
+        for work in works:
             compare(work, repeats)
     if options.only != "generate":
-        head = ("work", "threads", "pairs", "bare sampler, per attempt", "the eval adds, by the clock", "in processor time")
+        head = (
+            "work",
+            "threads",
+            "pairs",
+            "bare sampler, per attempt",
+            "the eval adds, by the clock",
+            "in processor time",
+            "least",
+        )
         _print_row(*head)
         _print_row(*["---"] * len(head))
-        shares = [measure_overhead(work, number) for work, number in works]
+        shares = [measure_overhead(work, seconds, num_pairs) for work in works]
         verdict = _verdict(max(shares, key=lambda share: share.high))
         sys.stdout.write(f"goal: at most {MOST_OVERHEAD:.0%} over the bare sampler: {verdict}\n")
     return 0
