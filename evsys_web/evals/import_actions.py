@@ -6,7 +6,7 @@ a draft until its last attempt is written, and gone again if that fails.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice, takewhile
 from pathlib import Path
@@ -35,7 +35,8 @@ class AttemptsRefused(DataError):
         self.report = report
         if not report.refused:
             others = f" Passed over {sum(report.passed_over.values()):,}: {'; '.join(report.passed_over)}."
-            super().__init__(f"There is no attempt to import.{others if report.passed_over else ''}")
+            held = f" The file holds attempts by {_counts(report.other_models)}." if any(report.other_models) else ""
+            super().__init__(f"There is no attempt to import.{others if report.passed_over else ''}{held}")
             return
         first = report.refused[0]
         more = f" And {report.num_refused - 1:,} more refused." if report.num_refused > 1 else ""
@@ -102,6 +103,10 @@ def _models(report: ImportReport) -> str:
     return named[0] if named else "unknown model"
 
 
+def _counts(models: Mapping[str, int]) -> str:
+    return ", ".join(f"{model or 'an unknown model'} ({number:,})" for model, number in models.items())
+
+
 def _fill(run: EvalRun, source: Source, report: ImportReport) -> list[Counter]:
     positions = {task_id: position for position, task_id in enumerate(report.tasks, start=1)}
     counters: dict[str, Counter] = {}
@@ -123,6 +128,14 @@ def _complete(run: EvalRun, report: ImportReport, counters: Sequence[Counter]) -
     with connection.cursor() as cursor:
         cursor.executemany(statement, [counter.row(0) for counter in counters])
     run.note(_sentence(report))
+    if len(report.models) > 1:
+        run.note(
+            storable(
+                f"The numbers of this eval are of several models together: {_counts(report.models)}. For those of one alone, "
+                "import the file again and name it under “Only attempts by”."
+            ),
+            level="warning",
+        )
     num_done, num_errors = sum(each.n for each in counters), sum(each.num_errors for each in counters)
     run.imported(num_done=num_done, num_errors=num_errors, summary=summarise([counter.count() for counter in counters]).as_json())
 

@@ -29,12 +29,14 @@ class ImportedAttempt:
 
 class Found(NamedTuple):
     """One attempt of a file, or why it was refused. `line` is what `place` counts: lines, items, episodes, samples.
-    An attempt None was passed over for the reason in `passed_over`, because another one speaks for it."""
+    An attempt None was passed over for the reason in `passed_over`, because another one speaks for it, or as `model` was not
+    the one that is wanted."""
 
     line: int
     attempt: ImportedAttempt | DataError | None
     place: str = "line"
     passed_over: str = ""
+    model: str = ""
 
 
 def task_id_of(value: Any, path: str, at: At) -> str:

@@ -49,7 +49,7 @@ class Source(NamedTuple):
 @dataclass
 class ImportReport:
     """What a whole reading found. num_refused attempts cannot be used; the first are listed. passed_over: reason → how many
-    entries were left aside because another one speaks for them. models: label → attempts.
+    entries were left aside because another one speaks for them. models: label → attempts; other_models: those passed over.
     tasks: task_id → attempts, in the order of the file."""
 
     format: ImportFormat
@@ -59,6 +59,7 @@ class ImportReport:
     refused: list[DataError] = field(default_factory=list)
     passed_over: dict[str, int] = field(default_factory=dict)
     models: dict[str, int] = field(default_factory=dict)
+    other_models: dict[str, int] = field(default_factory=dict)
     tasks: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -113,9 +114,11 @@ def scan(source: Source) -> Iterator[Found]:
     extra, or for a trajectory where there are none. Where the source does not number attempts they are numbered as they come,
     beside the numbers that are taken."""
     seen = _Seen()
+    first_model = ""
     for found in _scan(source):
         if source.only_model and isinstance(found.attempt, ImportedAttempt) and found.attempt.model != source.only_model:
-            yield found._replace(attempt=None, passed_over=f"Attempts by other models than {source.only_model}")
+            reason = f"Attempts by other models than {source.only_model}"
+            yield found._replace(attempt=None, passed_over=reason, model=found.attempt.model)
             continue
         if not isinstance(found.attempt, ImportedAttempt):
             yield found
@@ -126,11 +129,15 @@ def scan(source: Source) -> Iterator[Found]:
         except DataError as error:
             yield found._replace(attempt=error)
             continue
-        result = found.attempt.result
+        result, model = found.attempt.result, found.attempt.model
+        first_model = first_model or model
         number = seen.take(result.task_id, result.attempt)
         if number is None:
             what = f"attempt {result.attempt} of task {result.task_id[:80]!r}" if result.attempt >= 0 else "more attempts"
-            yield found._replace(attempt=at.error("attempt", Words(f"{what} a second time"), "every attempt once"))
+            wanted = "every attempt once"
+            if model not in ("", first_model):
+                what, wanted = f"{what}, now by {model[:80]},", f"{wanted}, or one model of the file chosen to be imported alone"
+            yield found._replace(attempt=at.error("attempt", Words(f"{what} a second time"), wanted))
         elif number == result.attempt:
             yield found
         else:
@@ -193,14 +200,20 @@ def check(source: Source) -> ImportReport:
                 report.refused.append(found.attempt)
         elif found.attempt is None:
             report.passed_over[found.passed_over] = report.passed_over.get(found.passed_over, 0) + 1
+            _count(report.other_models, found.model)
         else:
             result, model = found.attempt.result, found.attempt.model
             report.num_attempts += 1
             report.num_errors += result.error is not None
             report.tasks[result.task_id] = report.tasks.get(result.task_id, 0) + 1
-            if model in report.models or len(report.models) < MAX_LISTED_ERRORS:
-                report.models[model] = report.models.get(model, 0) + 1
+            _count(report.models, model)
     return report
+
+
+def _count(models: dict[str, int], model: str) -> None:
+    """A hostile file may name as many as it has lines."""
+    if model in models or len(models) < MAX_LISTED_ERRORS:
+        models[model] = models.get(model, 0) + 1
 
 
 def read_attempts(source: Source, *, on_error: Literal["refuse", "skip"] = "refuse") -> Iterator[ImportedAttempt]:

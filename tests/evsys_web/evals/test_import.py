@@ -89,10 +89,21 @@ def test_one_model_of_several_is_imported_alone(alice: User, project: Project, t
     path.write_bytes(lines([ROWS[0], ROWS[1] | {"model": "other"}]))
     both = import_attempts(user=alice, project=project, path=path).run
     assert both.model_label == "2 models: m, other"
+    warning = both.events.get(level="warning").message
+    assert "several models together: m (1), other (1)" in warning and "Only attempts by" in warning
     one = import_attempts(user=alice, project=project, path=path, only_model="other").run
     assert (one.model_label, one.num_done) == ("other", 1)
-    with pytest.raises(AttemptsRefused, match=r"no attempt to import\. Passed over 2: Attempts by other models than nobody"):
+    assert not one.events.filter(level="warning").exists()
+    with pytest.raises(
+        AttemptsRefused,
+        match=r"no attempt to import\. Passed over 2: Attempts by other models than nobody.*by m \(1\), other \(1\)",
+    ):
         import_attempts(user=alice, project=project, path=path, only_model="nobody")
+    path.write_bytes(lines([ROWS[0], ROWS[0] | {"model": "other"}]))
+    with pytest.raises(
+        AttemptsRefused, match=r"Line 2, .*now by other, a second time; expected every attempt once, or one model"
+    ):
+        import_attempts(user=alice, project=project, path=path)
 
 
 def test_two_imported_runs_compare_like_any(alice: User, project: Project, tmp_path: Path) -> None:
