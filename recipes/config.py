@@ -302,4 +302,10 @@ def message_of(mistake: Mapping[str, Any]) -> str:
     """What pydantic says of one mistake, in words for whoever typed it."""
     if mistake["type"] == "extra_forbidden":
         return "There is no setting of this name here"
+    choice = mistake.get("ctx") or {}  # by its kind, which pydantic calls a tag
+    by = str(choice.get("discriminator")).strip("'")
+    if mistake["type"] == "union_tag_invalid":
+        return f"There is no {by} {choice['tag']!r}. Choose one of: {choice['expected_tags']}"
+    if mistake["type"] == "union_tag_not_found":
+        return f"It does not say its {by}"
     return str(mistake["msg"]).removeprefix("Value error, ")

@@ -128,7 +128,7 @@ def _complete(run: EvalRun, report: ImportReport, counters: Sequence[Counter]) -
     with connection.cursor() as cursor:
         cursor.executemany(statement, [counter.row(0) for counter in counters])
     run.note(_sentence(report))
-    if len(report.models) > 1:
+    if sum(map(bool, report.models)) > 1:
         run.note(
             storable(
                 f"The numbers of this eval are of several models together: {_counts(report.models)}. For those of one alone, "

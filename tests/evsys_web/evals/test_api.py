@@ -46,6 +46,15 @@ def test_a_benchmark_from_yaml_and_an_eval_of_it(client: Client, alice_headers: 
     assert [each["id"] for each in listed] == [found["id"]]
 
 
+def test_a_verifier_that_there_is_not_is_told_from_those_there_are(client: Client, alice_headers: Headers, version: Any) -> None:
+    body = {"data": {"dataset": "sums@1"}, "model": {"name": "starter"}}
+    refused = post(client, "/evals", body | {"verifier": {"kind": "guess"}}, alice_headers)
+    assert refused.status_code == 422
+    assert refused.json()["detail"].startswith("verifier: There is no kind 'guess'. Choose one of: 'contains', ")
+    refused = post(client, "/evals", body | {"verifier": {}}, alice_headers)
+    assert (refused.status_code, refused.json()["detail"]) == (422, "verifier: It does not say its kind.")
+
+
 def test_an_estimate_starts_nothing_and_makes_no_benchmark(
     client: Client, alice_headers: Headers, mallory_headers: Headers, version: Any, make_version: Any
 ) -> None:
