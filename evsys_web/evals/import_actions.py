@@ -33,6 +33,10 @@ class AttemptsRefused(DataError):
 
     def __init__(self, report: ImportReport) -> None:
         self.report = report
+        self.clash = ""
+        if report.clashing_models:
+            held = _counts(report.models | report.clashing_models)
+            self.clash = f"The file holds the same attempts by several models, {held}: choose the one to import."
         if not report.refused:
             others = f" Passed over {sum(report.passed_over.values()):,}: {'; '.join(report.passed_over)}."
             held = f" The file holds attempts by {_counts(report.other_models)}." if any(report.other_models) else ""
@@ -40,7 +44,13 @@ class AttemptsRefused(DataError):
             return
         first = report.refused[0]
         more = f" And {report.num_refused - 1:,} more refused." if report.num_refused > 1 else ""
-        super().__init__(f"{first}{more}", line=first.line, field=first.field, found=first.found, expected=first.expected)
+        super().__init__(
+            f"{first}{more}{self.clash and f' {self.clash}'}",
+            line=first.line,
+            field=first.field,
+            found=first.found,
+            expected=first.expected,
+        )
 
 
 class ImportedRun(NamedTuple):
@@ -103,6 +113,16 @@ def _models(report: ImportReport) -> str:
     return named[0] if named else "unknown model"
 
 
+def mixed_models(report: ImportReport) -> str:
+    """A sentence where an eval's numbers are of no single model; else nothing."""
+    if sum(map(bool, report.models)) < 2:
+        return ""
+    return (
+        f"Its numbers are of several models together: {_counts(report.models)}. For those of one alone, import the file again "
+        "and name it under “Only attempts by”."
+    )
+
+
 def _counts(models: Mapping[str, int]) -> str:
     return ", ".join(f"{model or 'an unknown model'} ({number:,})" for model, number in models.items())
 
@@ -128,14 +148,8 @@ def _complete(run: EvalRun, report: ImportReport, counters: Sequence[Counter]) -
     with connection.cursor() as cursor:
         cursor.executemany(statement, [counter.row(0) for counter in counters])
     run.note(_sentence(report))
-    if sum(map(bool, report.models)) > 1:
-        run.note(
-            storable(
-                f"The numbers of this eval are of several models together: {_counts(report.models)}. For those of one alone, "
-                "import the file again and name it under “Only attempts by”."
-            ),
-            level="warning",
-        )
+    if mixed := mixed_models(report):
+        run.note(storable(mixed), level="warning")
     num_done, num_errors = sum(each.n for each in counters), sum(each.num_errors for each in counters)
     run.imported(num_done=num_done, num_errors=num_errors, summary=summarise([counter.count() for counter in counters]).as_json())
 

@@ -14,7 +14,7 @@ from django_htmx.http import HttpResponseClientRedirect
 from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets.views import on_disk
-from evsys_web.evals.import_actions import AttemptsRefused, ImportedRun, counted, import_attempts
+from evsys_web.evals.import_actions import AttemptsRefused, ImportedRun, counted, import_attempts, mixed_models
 from evsys_web.evals.import_form import ImportForm
 from recipes.errors import ConfigError, DataError
 
@@ -59,6 +59,8 @@ def _sentences(refusal: AttemptsRefused) -> list[str]:
     if not report.refused:
         return [str(refusal)]
     good = f" The other {report.num_attempts:,} can be imported: leave out the bad ones below." if report.num_attempts else ""
+    if refusal.clash:
+        good = f" {refusal.clash} It is named under “Only attempts by”."
     first = f" The first {NUM_SHOWN}:" if report.num_refused > NUM_SHOWN else ""
     whole = f"{report.num_refused:,} refused, and nothing was imported.{good}{first}"
     return [whole, *map(str, report.refused[:NUM_SHOWN])]
@@ -67,6 +69,8 @@ def _sentences(refusal: AttemptsRefused) -> list[str]:
 def _said(imported: ImportedRun) -> str:
     report = imported.report
     parts = [f"{counted(report.num_attempts, 'attempt')} at {counted(report.num_tasks, 'task')} imported."]
+    if mixed := mixed_models(report):
+        parts.append(mixed)
     if report.num_refused:
         parts.append(f"{report.num_refused:,} bad left out.")
     parts += [f"{number:,} passed over: {reason}." for reason, number in report.passed_over.items()]

@@ -29,8 +29,8 @@ class ImportedAttempt:
 
 class Found(NamedTuple):
     """One attempt of a file, or why it was refused. `line` is what `place` counts: lines, items, episodes, samples.
-    An attempt None was passed over for the reason in `passed_over`, because another one speaks for it, or as `model` was not
-    the one that is wanted."""
+    An attempt None was passed over for the reason in `passed_over`: another one speaks for it, or it is by a `model` that is not
+    wanted. A refused attempt with a `model` is one that another model made already."""
 
     line: int
     attempt: ImportedAttempt | DataError | None

@@ -49,7 +49,8 @@ class Source(NamedTuple):
 @dataclass
 class ImportReport:
     """What a whole reading found. num_refused attempts cannot be used; the first are listed. passed_over: reason → how many
-    entries were left aside because another one speaks for them. models: label → attempts; other_models: those passed over.
+    entries were left aside because another one speaks for them. models: label → attempts; other_models: those passed over;
+    clashing_models: those refused because another model made the same attempt.
     tasks: task_id → attempts, in the order of the file."""
 
     format: ImportFormat
@@ -60,6 +61,7 @@ class ImportReport:
     passed_over: dict[str, int] = field(default_factory=dict)
     models: dict[str, int] = field(default_factory=dict)
     other_models: dict[str, int] = field(default_factory=dict)
+    clashing_models: dict[str, int] = field(default_factory=dict)
     tasks: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -134,10 +136,9 @@ def scan(source: Source) -> Iterator[Found]:
         number = seen.take(result.task_id, result.attempt)
         if number is None:
             what = f"attempt {result.attempt} of task {result.task_id[:80]!r}" if result.attempt >= 0 else "more attempts"
-            wanted = "every attempt once"
-            if model not in ("", first_model):
-                what, wanted = f"{what}, now by {model[:80]},", f"{wanted}, or one model of the file chosen to be imported alone"
-            yield found._replace(attempt=at.error("attempt", Words(f"{what} a second time"), wanted))
+            other = model if model != first_model else ""
+            what, wanted = f"{what}{other and f', now by {other[:80]},'} a second time", "every attempt once"
+            yield found._replace(attempt=at.error("attempt", Words(what), wanted), model=other)
         elif number == result.attempt:
             yield found
         else:
@@ -198,6 +199,8 @@ def check(source: Source) -> ImportReport:
             report.num_refused += 1
             if len(report.refused) < MAX_LISTED_ERRORS:
                 report.refused.append(found.attempt)
+            if found.model:
+                _count(report.clashing_models, found.model)
         elif found.attempt is None:
             report.passed_over[found.passed_over] = report.passed_over.get(found.passed_over, 0) + 1
             _count(report.other_models, found.model)

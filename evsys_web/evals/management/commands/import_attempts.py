@@ -106,6 +106,8 @@ def _refusal(path: Path, refusal: AttemptsRefused) -> str:
     more = "" if report.num_refused <= NUM_SHOWN else f"\n  and {report.num_refused - NUM_SHOWN:,} more"
     listed = "".join(f"\n  {error}" for error in report.refused[:NUM_SHOWN])
     advice = f" --skip-bad imports the other {report.num_attempts:,}." if report.num_attempts else ""
+    if refusal.clash:
+        advice = f" {refusal.clash} It is named by --only-model."
     return f"{path}: {report.num_refused:,} refused, and nothing is imported.{advice}{listed}{more}"
 
 
