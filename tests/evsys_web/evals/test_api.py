@@ -120,7 +120,7 @@ def test_a_key_makes_one_eval(client: Client, alice_headers: Headers, benchmark_
             "no credential 'mine'",
         ),
         ({"sampling": {"temperature": -1}}, "sampling.temperature", "greater than or equal to 0"),
-        ({"nonsense": 1}, "nonsense", "not permitted"),
+        ({"nonsense": 1}, "nonsense", "no setting of this name"),
     ],
 )
 def test_a_bad_eval_is_refused_at_its_field(
