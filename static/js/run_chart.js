@@ -30,6 +30,11 @@ export class Chart {
     this.curves = new Map([...this.curves].sort(([a], [b]) => a - b));
   }
 
+  // Without the runs that are hidden: [run index, curve].
+  get drawn() {
+    return [...this.curves].filter(([index]) => !this.view.hidden.includes(index));
+  }
+
   draw() {
     const paint = colours();
     // Live points are appended to the same arrays; without a new revision plotly takes them for unchanged.
@@ -43,7 +48,7 @@ export class Chart {
 
   traces(paint) {
     const found = [];
-    for (const [index, curve] of this.curves) {
+    for (const [index, curve] of this.drawn) {
       const colour = paint.series[index % paint.series.length];
       const line = (width, shade) => ({ color: shade, width, shape: "linear" });
       const base = { x: curve.x, mode: curve.x.length === 1 ? "markers" : "lines", hoverinfo: "skip", connectgaps: false };
@@ -81,12 +86,12 @@ export class Chart {
 
   // Millions read better as 2M, millionths as 2e-6.
   isLarge() {
-    return [...this.curves.values()].some((curve) => Math.abs(curve.y.at(-1) ?? 0) >= 1e4);
+    return this.drawn.some(([, curve]) => Math.abs(curve.y.at(-1) ?? 0) >= 1e4);
   }
 
   // A level curve gets room above and below; plotly would show 0.0001 as a line at 0 between -1 and 1.
   yRange() {
-    const levels = new Set([...this.curves.values()].flatMap((curve) => (curve.isThinned ? [...curve.min, ...curve.max] : curve.y)));
+    const levels = new Set(this.drawn.flatMap(([, curve]) => (curve.isThinned ? [...curve.min, ...curve.max] : curve.y)));
     levels.delete(null);
     const [level] = levels;
     return levels.size === 1 && level && !this.view.log ? { range: [level - Math.abs(level) / 2, level + Math.abs(level) / 2] } : { autorange: true };
@@ -111,7 +116,7 @@ export class Chart {
 
   // The value, how many of how many points are drawn, and what is no number: in words, for everybody.
   describe() {
-    const all = [...this.curves.values()];
+    const all = this.drawn.map(([, curve]) => curve);
     const total = all.reduce((sum, curve) => sum + curve.count, 0);
     const drawn = all.reduce((sum, curve) => sum + curve.x.length, 0);
     const odd = all.reduce((sum, curve) => sum + curve.numNonFinite, 0);
@@ -168,7 +173,7 @@ export class Chart {
     this.at = x;
     this.cursor.hidden = false;
     this.cursor.style.transform = `translateX(${Math.round(pixel + axis._offset)}px)`;
-    const points = [...this.curves].map(([run, curve]) => ({ run, curve, ...curve.near(x) }));
+    const points = this.drawn.map(([run, curve]) => ({ run, curve, ...curve.near(x) }));
     const nearest = points.reduce((best, point) => (Math.abs(point.x - x) < Math.abs(best.x - x) ? point : best), points[0]);
     const where = nearest?.x === undefined ? "" : `${axisWords[this.view.x]} ${shortNumber(nearest.x)}${this.view.x === "time" ? " s" : ""}`;
     this.say(points.map((point) => [point.run, this.valueAt(point, x)]), where, pixel + axis._offset);

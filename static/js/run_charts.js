@@ -154,6 +154,18 @@ for (const name of ["themechange", "visibilitychange"]) {
   document.addEventListener(name, () => document.hidden || grid.charts.forEach(soil));
 }
 
+// The swatches of a comparison hide and show the curves of their run.
+for (const button of document.querySelectorAll("[data-hides]")) {
+  const index = Number(button.dataset.hides);
+  const tell = () => button.setAttribute("aria-pressed", String(!view.hidden.includes(index)));
+  tell();
+  button.addEventListener("click", () => {
+    view.hidden = view.hidden.includes(index) ? view.hidden.filter((other) => other !== index) : [...view.hidden, index];
+    tell();
+    changed("hidden");
+  });
+}
+
 // A page of several runs has no stream: it asks again, also before the first of them has anything to draw.
 function follow() {
   if (document.hidden) return;

@@ -16,7 +16,7 @@ export async function savePng(chart, name) {
 // One line a point; the run's own CSV has every point and key.
 export function saveCsv(chart, name) {
   const lines = [`run,${chart.view.x},${quoted(chart.key)}`];
-  for (const [index, curve] of chart.curves) {
+  for (const [index, curve] of chart.drawn) {
     curve.x.forEach((x, at) => lines.push(`${quoted(chart.runs[index].name)},${x},${curve.y[at] ?? ""}`));
   }
   const url = URL.createObjectURL(new Blob([`${lines.join("\n")}\n`], { type: "text/csv" }));

@@ -1,7 +1,7 @@
 // What the charts show and how, kept in the address: a refresh or a shared link shows the same.
-// Without a word in the address: no smoothing, linear, steps, nothing zoomed, every group open.
+// Without a word in the address: no smoothing, linear, steps, nothing zoomed, every group open, every run shown.
 
-const defaults = { smooth: 0, log: false, x: "step", zoom: null, closed: [], find: "" };
+const defaults = { smooth: 0, log: false, x: "step", zoom: null, closed: [], find: "", hidden: [] };
 
 export function readView() {
   const query = new URLSearchParams(location.search);
@@ -14,6 +14,7 @@ export function readView() {
   if (zoom.length === 2 && zoom.every(Number.isFinite) && zoom[0] < zoom[1]) view.zoom = zoom;
   view.closed = (query.get("closed") ?? "").split(",").filter(Boolean);
   view.find = query.get("find") ?? "";
+  view.hidden = (query.get("hidden") ?? "").split(",").filter(Boolean).map(Number);
   return view;
 }
 
@@ -26,6 +27,7 @@ export function writeView(view) {
   put("zoom", view.zoom ? view.zoom.map((edge) => Number(edge.toPrecision(8))).join("_") : "");
   put("closed", view.closed.join(","));
   put("find", view.find);
+  put("hidden", view.hidden.join(","));
   const text = query.toString();
   history.replaceState(history.state, "", `${location.pathname}${text ? `?${text}` : ""}${location.hash}`);
 }
