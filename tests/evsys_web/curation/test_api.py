@@ -70,7 +70,7 @@ def test_publishing_is_idempotent(client: Client, run: EvalRun, alice_headers: d
         ({"metric": "elegance"}, "metric", "No attempt has the metric"),
         ({"filter": "avg > 2"}, "filter", "no attempt passes"),
         ({"filter": "avg == 1", "val_fraction": 0.5}, "val_fraction", "split empty"),
-        ({"speed": 1}, "settings.speed", "not permitted"),
+        ({"speed": 1}, "settings.speed", "no setting of this name"),
     ],
 )
 def test_settings_are_refused_by_their_field(
