@@ -262,7 +262,8 @@ class Recorder(Generic[Item]):
 
 def rest_after(took: float, busy: float) -> float:
     """Seconds between a commit that took so long and the next. busy: share of one processor that the work took, in [0, 1]."""
-    return min(COMMIT_SECONDS, max(REST_SECONDS, took * (REST + REST_WHILE_BUSY * busy)))
+    computes = max(0.0, 2 * busy - 1)  # half a processor is still work that mostly waits
+    return min(COMMIT_SECONDS, max(REST_SECONDS, took * (REST + REST_WHILE_BUSY * computes)))
 
 
 def is_full_disk(error: Exception) -> bool:

@@ -25,7 +25,8 @@ from recipes.types import LoopState, RunResult
     [
         (0.001, 0.0, REST_SECONDS),  # the work waits for a device: its steps are rows at once
         (0.01, 0.0, 0.09),  # a busy database: a tenth of the time at most
-        (0.0005, 0.5, 0.0795),
+        (0.001, 0.5, REST_SECONDS),
+        (0.0005, 0.75, 0.0795),
         (0.001, 1.0, COMMIT_SECONDS),  # the work computes here: a third of a hundredth of the time
         (5.0, 1.0, COMMIT_SECONDS),  # whatever a commit takes, viewers are not left without news
     ],
