@@ -93,6 +93,8 @@ class BaseAlgorithmConfig(Settings):
 
     drops_last_batch: ClassVar[bool] = False
     """The rows that fill no batch at the end of an epoch are not trained in it."""
+    samples_in_training: ClassVar[bool] = False
+    """It learns from what the model says meanwhile."""
 
     learning_rate: float = knob(1e-4, "Peak Adam step size.", gt=0, le=1, essential=True)
     num_epochs: int = knob(1, "Passes over the training rows.", unit="epochs", ge=1, le=1000, essential=True)

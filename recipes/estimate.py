@@ -184,6 +184,8 @@ def _dollars(config: RunConfig, used: TokenUse) -> tuple[Range | None, list[str]
     settings, kind = config.algorithm_config(), config.backend.kind
     if not _bills(config):
         return None, []
+    if said := _price_of_time(config):
+        return None, [said]
     weights = Weights.ALL if getattr(settings, "lora_rank", 1) == 0 else Weights.ADAPTER
     rate = rate_of(kind, config.algorithm.kind, config.model.name, weights=weights)
     if rate is None:
@@ -205,7 +207,15 @@ def bills(kind: str, settings: BaseModel) -> bool:
 
 
 def _no_price(config: RunConfig, why: str) -> list[str]:
-    return [f"The price is not known {why}: {config.backend.kind} bills what it trains."] if _bills(config) else []
+    if not _bills(config):
+        return []
+    return [_price_of_time(config) or f"The price is not known {why}: {config.backend.kind} bills what it trains."]
+
+
+def _price_of_time(config: RunConfig) -> str:
+    """What a backend says that bills hours and not tokens; an installed one need not know the word."""
+    tell = getattr(config.backend_config(), "price_of_time", None)
+    return str(tell(config.backend.kind, config.algorithm_config(), config.model.name)) if tell is not None else ""
 
 
 def _bills(config: RunConfig) -> bool:

@@ -256,6 +256,20 @@ async def interruptible(work: Awaitable[ResultT], state: LoopState) -> ResultT:
     return task.result()
 
 
+async def until_stopped(work: Awaitable[ResultT], state: LoopState) -> ResultT:
+    """Await what comes before the first step, which no stop has to wait for; what it has begun, it ends before this returns.
+    Raises StoppedNow."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        is_asked = state.stop_requested in (StopRequest.AFTER_STEP, StopRequest.NOW)
+        if is_asked:
+            task.cancel()
+        await asyncio.wait({task}, timeout=None if is_asked else STOP_POLL_SECONDS)
+    if task.cancelled():
+        raise StoppedNow
+    return task.result()
+
+
 def num_trained(datum: Datum) -> int:
     """Positions with a weight, or an advantage; all of them for a loss that has neither."""
     weights = datum.loss_fn_inputs.get("weights", datum.loss_fn_inputs.get("advantages"))

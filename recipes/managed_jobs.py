@@ -88,7 +88,7 @@ class ManagedJobs(Protocol):
     place: str
     account: str
 
-    def check_model(self, name: str, *, rank: int) -> None:
+    def check_model(self, name: str, *, rank: int, kind: JobKind) -> None:
         """Refuse a model that is not there or cannot be tuned so, before anything is made or paid."""
         ...
 

@@ -72,7 +72,7 @@ class Served(_Dated):
 
 
 class Machine(_Row):
-    """What an accelerator costs where it serves. per_hour: dollars for one of them."""
+    """What an accelerator costs where it serves, or trains as a machine of one's own. per_hour: dollars for one of them."""
 
     backend: str
     accelerator: str
@@ -83,6 +83,20 @@ class Machine(_Row):
     @property
     def said(self) -> str:
         return f"as of {self.as_of:%d %B %Y}: {self.source}"
+
+
+class Shape(_Row):
+    """What a backend is known to have trained a model on, in its word."""
+
+    backend: str
+    models: list[str] = Field(min_length=1)
+    shape: str
+    as_of: date
+    source: str
+
+    @property
+    def said(self) -> str:
+        return f"{self.shape} (as of {self.as_of:%d %B %Y}: {self.source})"
 
 
 class Offer(_Row):
@@ -99,6 +113,7 @@ class PriceList(_Row):
     prices: list[Rate]
     endpoints: list[Served] = []
     machines: list[Machine] = []
+    shapes: list[Shape] = []
     models: list[Offer] = []
 
 
@@ -128,9 +143,21 @@ def machine_rate(backend: str, accelerator: str) -> Machine | None:
     return next((row for row in machines_of(backend) if row.accelerator == accelerator), None)
 
 
+def hourly_words(backend: str, accelerator: str, number: int) -> str:
+    """What so many of them cost an hour, for a sentence. accelerator: in the service's word, empty where it says none."""
+    rate = machine_rate(backend, accelerator)
+    return f"about ${rate.per_hour * number:,.2f} an hour ({rate.said})" if rate else "at a price that is not known"
+
+
 def machines_of(backend: str) -> list[Machine]:
     """Those whose price is known."""
     return [row for row in price_list().machines if row.backend == backend]
+
+
+def shape_of(backend: str, model_name: str) -> Shape | None:
+    """One to name for this model; None when none is known."""
+    rows = [row for row in price_list().shapes if row.backend == backend]
+    return next((row for row in rows if any(fnmatchcase(model_name, pattern) for pattern in row.models)), None)
 
 
 def models_of(backend: str) -> list[str]:

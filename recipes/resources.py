@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 RESOURCES_FILE = "remote_resources.jsonl"
 PLANNED, GONE = "planned", "gone"
+BILLED_BY_TIME = frozenset({"deployment", "trainer"})
+"""Kinds that cost for as long as they are there: work that has ended has no use for them."""
 
 
 class Resource(NamedTuple):

@@ -24,7 +24,7 @@ from recipes.endpoint import EndpointChat
 from recipes.errors import BackendError, ConfigError, ErrorKind
 from recipes.eval_config import Endpoint, EvalConfig, Serving
 from recipes.patience import OUTAGES, SHORTEST_PAUSE, Patience
-from recipes.prices import machine_rate
+from recipes.prices import hourly_words, machine_rate
 from recipes.registry import backends
 from recipes.resources import Resource, ResourceLog
 from recipes.types import SamplingParams
@@ -72,10 +72,7 @@ class ServingOffer(NamedTuple):
     def cost(self, backend: str) -> str:
         """In a sentence, for whoever pays."""
         machine = f"{self.accelerators} × {self.accelerator or 'an accelerator that it does not name'}"
-        rate = machine_rate(backend, self.accelerator)
-        price = (
-            f"about ${rate.per_hour * self.accelerators:,.2f} an hour ({rate.said})" if rate else "at a price that is not known"
-        )
+        price = hourly_words(backend, self.accelerator, self.accelerators)
         return f"{machine} per replica, billed per GPU-second while it is up: {price}"
 
 

@@ -6,7 +6,7 @@ address that may not be asked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from recipes.errors import BackendError, ErrorKind, RecipeError
@@ -31,18 +31,7 @@ def cost_of(
     allowed: Mapping[str, bool],
 ) -> str:
     """A sentence. allowed: kinds of addresses, as `may_be_asked` takes them. Raises BackendError."""
-    asking = Isolated("recipes.serving_offers:answer", timeout_seconds=SECONDS, variables=VARIABLES)
-    try:
-        is_answered, sentence = asking(backend, dict(params), model, checkpoint, shape, key, dict(allowed))
-    except IsolationTimeout:
-        raise BackendError(f"There was no answer within {SECONDS:g} seconds.", permanent=False, kind=ErrorKind.TIMEOUT) from None
-    except ValueError as error:
-        raise BackendError(f"It could not be asked: {str(error)[:300]}", permanent=False) from None
-    finally:
-        asking.close()
-    if not is_answered:
-        raise BackendError(sentence, permanent=False)
-    return str(sentence)
+    return asked_apart("recipes.serving_offers:answer", backend, dict(params), model, checkpoint, shape, key, dict(allowed))
 
 
 def answer(
@@ -55,18 +44,47 @@ def answer(
     allowed: dict[str, bool],
 ) -> tuple[bool, str]:
     """In the process of its own."""
-    if params.get("base_url"):
-        guard_this_process(lambda text: may_be_asked(text, **allowed))
-    try:
+
+    def ask() -> str:
+        config = config_for_an_answer(backend, params, allowed)
         backend_class: Any = backends.get(backend)
-        config = backend_class.Config.model_validate(params | {"timeout_seconds": ANSWER_SECONDS})
         deployments = backend_class.deployments(config, secrets={"backend_api_key": key})
         try:
             offer = deployments.offer(backend_class.served_name(model, checkpoint), shape)
         finally:
             deployments.close()
+        return f"{deployments.place} would serve it on {offer.cost(backend)}."
+
+    return in_a_sentence(ask, key=key)
+
+
+def asked_apart(function: str, *arguments: Any) -> str:
+    """What `function` (module:name), which gives as `in_a_sentence` does, finds in a process of its own. Raises BackendError."""
+    asking = Isolated(function, timeout_seconds=SECONDS, variables=VARIABLES)
+    try:
+        is_answered, sentence = asking(*arguments)
+    except IsolationTimeout:
+        raise BackendError(f"There was no answer within {SECONDS:g} seconds.", permanent=False, kind=ErrorKind.TIMEOUT) from None
+    except ValueError as error:
+        raise BackendError(f"It could not be asked: {str(error)[:300]}", permanent=False) from None
+    finally:
+        asking.close()
+    if not is_answered:
+        raise BackendError(sentence, permanent=False)
+    return str(sentence)
+
+
+def config_for_an_answer(backend: str, params: dict[str, Any], allowed: dict[str, bool]) -> Any:
+    """The backend's settings, for one quick answer, in a process that from here on connects to no other kind of address."""
+    if params.get("base_url"):
+        guard_this_process(lambda text: may_be_asked(text, **allowed))
+    return backends.get(backend).Config.model_validate(params | {"timeout_seconds": ANSWER_SECONDS})
+
+
+def in_a_sentence(ask: Callable[[], str], *, key: str) -> tuple[bool, str]:
+    """Whether there is an answer, and it, or why there is none; never with the key."""
+    try:
+        sentence, is_answered = ask(), True
     except RecipeError as error:
         sentence, is_answered = str(error), False
-    else:
-        sentence, is_answered = f"{deployments.place} would serve it on {offer.cost(backend)}.", True
     return is_answered, sentence.replace(key, "[the key]") if key else sentence

@@ -6,18 +6,18 @@ state per look; its metrics file grows with it, behind an address that is anothe
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
 
+from tests.fireworks_http import Handler
 from tests.fireworks_serving import Serving
 from tests.fireworks_sessions import Sessions, shown
+from tests.fireworks_trainers import Trainers
 from tests.fireworks_wire import ACCOUNT, KEY, MODEL, Request, missing, parts
 
 __all__ = ["ACCOUNT", "KEY", "MODEL", "Request"]
@@ -85,6 +85,7 @@ class FireworksServer:
     datasets: dict[str, Dataset] = field(default_factory=dict)
     serving: Serving = field(default_factory=Serving)
     sessions: Sessions = field(default_factory=Sessions)
+    trainers: Trainers = field(default_factory=Trainers)
     refused_rows: str = ""
     metrics_404: int = 1
     signed: int = 0
@@ -111,6 +112,9 @@ class FireworksServer:
                 return 200, {"accounts": [{"name": f"accounts/{name}"} for name in self.accounts]}
             if request.path.startswith("/inference/"):
                 return self.serving.chat(request)
+            if request.path.startswith("/training/"):
+                is_healthy = request.path.endswith("/healthz") and self.trainers.is_healthy(request.path.split("/")[5])
+                return (200, {}) if is_healthy else missing(request.path)
             owner, collection, name, verb = parts(request.path)
             if owner not in (ACCOUNT, "fireworks"):
                 return 403, {"code": 7, "message": f"no access to account {owner}"}
@@ -120,6 +124,10 @@ class FireworksServer:
                 return self._models(request, f"accounts/{owner}/models/{name}")
             if collection == "trainingSessions":
                 return self.sessions.answer(request, name, verb, self.models)
+            if collection in ("trainingShapes", "rlorTrainerJobs", "checkpoints"):
+                return self.trainers.answer(request, collection, name, verb, self.models)
+            if collection == "operations" and name == "2":
+                return 200, {"name": request.path, "done": False}
             if collection == "operations":
                 return 200, {"name": request.path, "done": True, "error": {"code": 13, "message": self.sessions.failure}}
             if collection in ("deployments", "deploymentShapeVersions"):
@@ -253,46 +261,10 @@ def _file_of(request: Request) -> bytes:
     return part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n")
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    wbufsize = -1  # an answer in one packet: in two it waits 40 ms for the first to be acknowledged
-    fireworks: FireworksServer
-
-    def _serve(self) -> None:
-        parts = urlsplit(self.path)
-        headers = {key.lower(): value for key, value in self.headers.items()}
-        request = Request(self.command, parts.path, dict(parse_qsl(parts.query)), headers, self._body())
-        status, answer = self.fireworks.answer(request)
-        if not status:
-            self.close_connection = True
-            return
-        payload = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json" if not isinstance(answer, bytes) else "text/plain")
-        self.send_header("Content-Length", str(len(payload)))
-        self.end_headers()
-        self.wfile.write(payload)
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815 - the standard library's names
-
-    def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        body = b""
-        while size := int(self.rfile.readline(), 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @contextmanager
 def fireworks_server() -> Iterator[FireworksServer]:
     state = FireworksServer()
-    handler = type("Handler", (_Handler,), {"fireworks": state})
+    handler = type("Handler", (Handler,), {"fireworks": state})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     state.url = f"http://127.0.0.1:{server.server_address[1]}"

@@ -100,13 +100,13 @@ def offer_fragment(request: HttpRequest) -> HttpResponse:
     user = signed_in(request)
     form = EvalForm(user, request.POST)
     if "serving" not in form.settings:
-        return render(request, "evals/_offer.html", {"refusal": "What is chosen answers without a deployment."})
+        return render(request, "runs/_offer.html", {"refusal": "What is chosen answers without a deployment."})
     if not form.settings["serving"].is_valid():
-        return render(request, "evals/_offer.html", {"refusal": " ".join(mistakes_in(form.settings["serving"]))})
+        return render(request, "runs/_offer.html", {"refusal": " ".join(mistakes_in(form.settings["serving"]))})
     try:
-        return render(request, "evals/_offer.html", {"sentence": offer_for(form, user)})
+        return render(request, "runs/_offer.html", {"sentence": offer_for(form, user)})
     except (BackendError, ConfigError, TooOften) as error:
-        return render(request, "evals/_offer.html", {"refusal": str(error)})
+        return render(request, "runs/_offer.html", {"refusal": str(error)})
 
 
 @require_POST

@@ -18,6 +18,7 @@ from evsys_web.api.idempotency import idempotent
 from evsys_web.api.pagination import Page, PageQuery, Slice, paginate
 from evsys_web.datasets.models import Dataset
 from evsys_web.runs import actions, downloads, live, metrics, models
+from evsys_web.runs.backends import without_consents
 from evsys_web.runs.estimates import estimate_run
 from evsys_web.runs.metrics import Point
 from evsys_web.runs.models import Checkpoint, TrainingRun, visible_run
@@ -144,10 +145,11 @@ def resume_run(request: HttpRequest, run_id: int) -> TrainingRun:
 )
 @idempotent
 def clone_run(request: HttpRequest, run_id: int) -> Status[TrainingRun]:
-    """The body, if any, is laid over the run's config, for example `{"algorithm": {"params": {"learning_rate": 0.001}}}`."""
+    """The body, if any, is laid over the run's config, for example `{"algorithm": {"params": {"learning_rate": 0.001}}}`.
+    What was agreed to be paid by the hour (`backend.params.accept_billing`) is not taken over: agree anew."""
     run = _run(request, run_id)
     overrides = read_body(request) if request.body.strip() else {}
-    start = {**run.config, "project": run.project_id, "auto_resume": run.auto_resume}
+    start = {**without_consents(run.config), "project": run.project_id, "auto_resume": run.auto_resume}
     values = merged(start, overrides) if isinstance(overrides, dict) else overrides
     return Status(201, _launch(request, values, cloned_from=run))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from evsys_web.accounts.actions import require_credential, reveal_credential
 from evsys_web.accounts.models import Project
 from evsys_web.addresses import refuse_private, refuse_private_host
@@ -23,6 +26,16 @@ def check_model_name(backend: str, name: str) -> None:
     """Raises ConfigError for a name that cannot mean a model on this kind of backend; asks nobody."""
     check = getattr(backends.get(backend), "check_model", None)  # most take a folder, or a hub id
     (check or resolve)(name)
+
+
+def without_consents(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config as JSON, but for what was agreed to be paid: whoever repeats a run agrees anew."""
+    backend = config.get("backend")
+    if not isinstance(backend, dict) or backend.get("kind") not in backends.kinds() or not backend.get("params"):
+        return dict(config)
+    consents = getattr(backends.get(backend["kind"]), "consents", frozenset())  # an installed backend need not know the word
+    params = {name: value for name, value in backend["params"].items() if name not in consents}
+    return {**config, "backend": {**backend, "params": params}}
 
 
 def backend_secrets(project: Project, backend: BackendChoice) -> dict[str, str]:

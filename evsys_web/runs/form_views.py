@@ -12,7 +12,9 @@ from evsys_web.accounts.models import User
 from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
 from evsys_web.datasets.models import Dataset, DatasetVersion
+from evsys_web.rates import TooOften
 from evsys_web.runs.actions import launch_run
+from evsys_web.runs.backends import without_consents
 from evsys_web.runs.estimates import estimate_run
 from evsys_web.runs.forms import (
     DEFAULT_ALGORITHM,
@@ -27,9 +29,10 @@ from evsys_web.runs.forms import (
 )
 from evsys_web.runs.launches import submission_of
 from evsys_web.runs.models import TrainingRun
+from evsys_web.runs.offers import offer_for
 from evsys_web.runs.work_pages import export_of
 from recipes.config import RunConfig
-from recipes.errors import ConfigError
+from recipes.errors import BackendError, ConfigError
 from recipes.registry import algorithms, backends, callbacks, load_failures
 
 MAX_YAML_BYTES = 1_000_000
@@ -91,6 +94,18 @@ def estimate_fragment(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 @editors_only
+def offer_fragment(request: HttpRequest) -> HttpResponse:
+    """What an hour of the machine would cost that the form asks for; makes none, and needs no consent."""
+    user = signed_in(request)
+    try:
+        answer = {"sentence": offer_for(RunForm(user, request.POST), user)}
+    except (BackendError, ConfigError, TooOften) as error:
+        answer = {"refusal": str(error)}
+    return render(request, "runs/_offer.html", answer)
+
+
+@require_POST
+@editors_only
 def export_fragment(request: HttpRequest) -> HttpResponse:
     return export_of(request, RunForm(signed_in(request), request.POST), RunConfig, "runs")
 
@@ -134,7 +149,7 @@ def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
     saved = checkpoints_for(user).filter(pk=checkpoint).first() if checkpoint else None
     origin = saved.run if saved else TrainingRun.objects.visible_to(user).filter(pk=clone).first() if clone else None
     if origin is not None:
-        start = start_from(RunConfig.model_validate(origin.config))
+        start = start_from(RunConfig.model_validate(without_consents(origin.config)))
         start["name"] = next_name(origin.name)
         start["dataset_version"] = origin.dataset_version_id
         if saved is not None:

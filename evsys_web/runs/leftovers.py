@@ -31,13 +31,15 @@ from recipes.config import BackendChoice
 from recipes.errors import RecipeError
 from recipes.managed_jobs import ManagedJobs
 from recipes.registry import backends
-from recipes.resources import RESOURCES_FILE, Resource, ResourceLog
+from recipes.resources import BILLED_BY_TIME, RESOURCES_FILE, Resource, ResourceLog
 from recipes.stores import write_atomically
 
 logger = logging.getLogger(__name__)
 
 OWNER_FILE = "remote_owner.json"
 TIDY_SECONDS = 3600.0
+COSTLY_AFTER = timedelta(minutes=10)
+"""So soon after the end of its work goes what costs while it is there, however long other things are kept for a resume."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +78,26 @@ def leftovers(*, older_than: timedelta | None = None) -> Iterator[Leftover]:
             continue
         for path in sorted(Path(settings.RUNS_DIR, model.LEAVES_BELOW).glob(f"*/{RESOURCES_FILE}")):
             if path.parent.name.isdecimal():
-                yield from _left_in(path.parent, model, model.ABANDONED_AFTER if older_than is None else older_than)
+                yield from _left_in(path.parent, model, older_than)
 
 
-def _left_in(folder: Path, model: type[Work], older_than: timedelta) -> Iterator[Leftover]:
+def _left_in(folder: Path, model: type[Work], older_than: timedelta | None) -> Iterator[Leftover]:
     left, noun = ResourceLog(folder).left(), str(model._meta.verbose_name)
     if not left:
         return
     work: Any = rows(model).select_related("project").filter(pk=int(folder.name)).first()
     if work is not None:
-        if work.status in ENDED and work.finished_at is not None and work.finished_at <= now() - older_than:
-            yield Leftover(noun, folder, work, work.project, BackendChoice.model_validate(work.config["backend"]), left)
+        if work.status in ENDED and work.finished_at is not None:
+            ended = now() - work.finished_at
+            left = [each for each in left if ended >= (_kept_for(each, model) if older_than is None else older_than)]
+            if left:
+                yield Leftover(noun, folder, work, work.project, BackendChoice.model_validate(work.config["backend"]), left)
     elif owned := _owner(folder):
         yield Leftover(noun, folder, None, *owned, left)
+
+
+def _kept_for(resource: Resource, model: type[Work]) -> timedelta:
+    return min(COSTLY_AFTER, model.ABANDONED_AFTER) if resource.kind in BILLED_BY_TIME else model.ABANDONED_AFTER
 
 
 def _owner(folder: Path) -> tuple[Project, BackendChoice] | None:

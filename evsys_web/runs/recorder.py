@@ -79,6 +79,8 @@ class RunRecorder(Recorder[Reported | Begun | RunEvent | Checkpoint], Callback):
         self.flush()
 
     def on_event(self, state: LoopState, level: str, message: str) -> None:
+        if self._state is None:  # what is opened before training starts may take long, and a stop ends it
+            self._state = state
         self._add(RunEvent(run=self._run, level=level[:10], step=state.step, message=storable(message)))
 
     def on_train_end(self, state: LoopState, result: RunResult) -> None:

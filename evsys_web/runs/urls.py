@@ -10,6 +10,7 @@ urlpatterns = [
     path("new", form_views.new_run, name="new"),
     path("new/settings", form_views.settings_fragment, name="settings"),
     path("new/estimate", form_views.estimate_fragment, name="estimate"),
+    path("new/offer", form_views.offer_fragment, name="offer"),
     path("new/export", form_views.export_fragment, name="export"),
     path("new/again", form_views.again, name="again"),
     path("new/import", form_views.import_yaml, name="import"),

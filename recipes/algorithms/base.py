@@ -22,7 +22,7 @@ from recipes.checkpoints import Cursor, Manifest, fingerprint_of, refuse_change
 from recipes.config import BaseAlgorithmConfig, sentences
 from recipes.effects import without_effect
 from recipes.errors import CheckpointError, ConfigError, RecipeError
-from recipes.loop import Plan, StoppedNow, TrainingLoop, interruptible
+from recipes.loop import Plan, StoppedNow, TrainingLoop, interruptible, until_stopped
 from recipes.protocols import Backend, Callback, Evaluator
 from recipes.registry import backends, callbacks
 from recipes.rows import RowFormat
@@ -272,7 +272,7 @@ class _Run:
         algorithm, ctx, state = self.algorithm, self.ctx, self.state
         cursor = self._resume_cursor()
         self.dispatch.event("info", f"Preparing {algorithm.name} of {ctx.config.model.name}.")
-        state.backend = await interruptible(algorithm.open_backend(ctx), state)
+        state.backend = await until_stopped(algorithm.open_backend(ctx), state)
         await interruptible(algorithm.setup(ctx, state.backend), state)
         plan = algorithm.plan(self._fingerprint)
         state.num_steps = plan.num_steps

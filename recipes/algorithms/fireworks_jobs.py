@@ -115,7 +115,10 @@ class FireworksAlgorithm:
     row_format: ClassVar[RowFormat | None]
     kind: ClassVar[JobKind]
     runs_on: ClassVar[frozenset[str]] = frozenset({"fireworks"})
-    unused_backend_fields: ClassVar[frozenset[str]] = frozenset({"tokenizer", "step_seconds", "promote"})
+    unused_backend_fields: ClassVar[frozenset[str]] = frozenset(
+        {"tokenizer", "step_seconds", "promote", "trainer", "training_shape", "accept_billing", "max_dollars_per_hour"}
+        | {"longest_hours", "ready_seconds", "idle_minutes"}
+    )
     """Settings of steps: a form for a job does not show them."""
     gives_rollouts: ClassVar[bool] = False
 
@@ -166,7 +169,7 @@ class FireworksAlgorithm:
                 "A job at Fireworks begins from weights that Fireworks trained; this checkpoint lies elsewhere.",
                 path=("model", "init_from_checkpoint"),
             )
-        jobs.check_model(ctx.config.model.name, rank=self.cfg.lora_rank)
+        jobs.check_model(ctx.config.model.name, rank=self.cfg.lora_rank, kind=self.kind)
 
     def weights_uri(self, account: str, model_id: str) -> str:
         return f"{SCHEME}accounts/{account}/models/{model_id}"

@@ -93,6 +93,7 @@ PAGES: dict[str, Methods] = {
     "runs/new/settings": edit,
     "runs/new/estimate": edit,
     "runs/new/export": edit,
+    "runs/new/offer": edit,
     "runs/new/import": edit,
     "runs/compare": look,
     "runs/<int:pk>/": look,

@@ -212,3 +212,19 @@ def test_what_a_backend_switches_off_is_named() -> None:
     assert effectless(RunConfig.from_values(values | whole)) == [
         "dtype has no effect with lora_rank 0: what is trained stays float32."
     ]
+
+
+def test_what_only_a_dedicated_trainer_needs_is_named_in_the_pool_and_on_a_job() -> None:
+    shape = "accounts/fireworks/trainingShapes/qwen3-8b-256k-h200-lora"
+    chosen = {"tokenizer": "starter", "training_shape": shape, "accept_billing": True}
+    values: dict[str, Any] = {"data": {"path": "rows.jsonl"}, "model": {"name": "accounts/fireworks/models/qwen3-8b"}}
+    for kind, trainer, words in (
+        ("sft", "serverless", "unless trainer is dedicated"),
+        ("fireworks_sft", "dedicated", "on a job"),
+    ):
+        backend = {"kind": "fireworks", "params": {**chosen, "trainer": trainer}}
+        told = effectless(RunConfig.from_values({**values, "algorithm": {"kind": kind}, "backend": backend}))
+        named = {sentence.partition(" ")[0] for sentence in told if words in sentence}
+        assert named == {"training_shape", "accept_billing"} | ({"trainer"} if kind == "fireworks_sft" else set())
+    backend = {"kind": "fireworks", "params": {**chosen, "trainer": "dedicated"}}
+    assert not effectless(RunConfig.from_values({**values, "algorithm": {"kind": "sft"}, "backend": backend}))

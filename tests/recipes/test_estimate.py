@@ -142,6 +142,21 @@ def test_nothing_is_said_of_the_time_on_somebody_elses_machine():
     assert found.seconds is None and "not computed on this machine" in " ".join(found.notes)
 
 
+@pytest.mark.parametrize("sample", [None, TokenSample([80] * 3, [40] * 3)])
+def test_a_machine_that_is_billed_by_the_hour_is_priced_so_and_names_one_where_none_is_named(sample):
+    chosen = {"tokenizer": "starter", "trainer": "dedicated", "accept_billing": True}
+    values = {
+        "data": {"path": "rows.jsonl"},
+        "model": {"name": "accounts/fireworks/models/qwen3-8b"},
+        "backend": {"kind": "fireworks", "params": chosen},
+    }
+    found = estimate(RunConfig.model_validate(values), num_rows=3, sample=sample)
+    said = " ".join(found.notes)
+    assert found.dollars is None and "$8.00 for NVIDIA_H200_141GB, as of 09 September 2026" in said
+    assert "name one, such as accounts/fireworks/trainingShapes/qwen3-8b-256k-h200-lora (as of 19 August 2026" in said
+    assert "price is not known" not in said
+
+
 def test_wrong_settings_are_an_error_and_not_an_estimate():
     with pytest.raises(ConfigError, match="batch_size"):
         estimate(config(batch_size=0), num_rows=5)

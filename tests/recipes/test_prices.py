@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from recipes import prices
 from recipes.config import RunConfig
 from recipes.estimate import TokenSample, estimate
-from recipes.prices import PriceList, Weights, is_billed, models_of, price_list, rate_of
+from recipes.prices import PriceList, Weights, is_billed, models_of, price_list, rate_of, shape_of
 from recipes.registry import algorithms, backends
 
 SAMPLE = TokenSample([1000] * 4, [500] * 4)
@@ -45,6 +45,7 @@ def test_the_list_names_only_kinds_that_there_are_and_days_that_were():
         assert set(rate.algorithms) <= {"*", *algorithms.kinds()}
         assert rate.as_of <= datetime.now(UTC).date()
     assert price_list().prices and models_of("fireworks")
+    assert all(shape_of("fireworks", name) for name in models_of("fireworks")) and shape_of("fireworks", "other") is None
 
 
 def test_the_first_row_that_fits_is_taken(monkeypatch):

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from pydantic import BaseModel
 
 from recipes.backends.fireworks.config import (
+    OF_DEDICATED,
     PROMOTE,
     SCHEME,
     FireworksConfig,
+    Trainer,
     check_model_name,
     check_steps,
     is_model_address,
@@ -33,13 +35,18 @@ KEY_VARIABLE = "FIREWORKS_API_KEY"
 
 class FireworksBackend:
     name: ClassVar[str] = "fireworks"
-    summary: ClassVar[str] = "Fireworks' servers, which bill the training by token. Models are named as Fireworks names them."
+    summary: ClassVar[str] = (
+        "Fireworks' servers, which bill the training by token, or a dedicated trainer by the hour. Models are named as Fireworks"
+        " names them."
+    )
     Config: ClassVar[type[BaseModel]] = FireworksConfig
     ignored_fields: ClassVar[frozenset[str]] = frozenset()
     gives_topk_prompt_logprobs: ClassVar[bool] = True
     samples: ClassVar[bool] = False
     samples_in_training: ClassVar[bool] = True
-    unused_by_evals: ClassVar[frozenset[str]] = frozenset({"tokenizer", "step_seconds", "promote"})
+    consents: ClassVar[frozenset[str]] = frozenset({"accept_billing"})
+    """Settings that agree to a bill: nobody's clone takes them over."""
+    unused_by_evals: ClassVar[frozenset[str]] = frozenset({"tokenizer", "step_seconds", "promote", "trainer"}) | OF_DEDICATED
     """Settings of steps: the deployment that an eval has made renders there."""
 
     @staticmethod
@@ -89,6 +96,28 @@ class FireworksBackend:
         return FireworksDeployments(settings, chosen_key(settings, secrets or {}), account=account)
 
     @staticmethod
+    def hourly_cost(config: BaseModel, *, secrets: Mapping[str, str]) -> str:
+        """What an hour of the dedicated trainer costs that the settings name, in a sentence; makes none. Raises ConfigError,
+        BackendError."""
+        settings = FireworksConfig.model_validate(config.model_dump())
+        if settings.training_shape is None:
+            raise ConfigError(
+                "Name a training shape to ask what it costs: what the service chooses is known only once it is up.",
+                path=("backend", "params", "training_shape"),
+            )
+        try:
+            from recipes.backends.fireworks.trainers import FireworksTrainers
+        except ImportError as error:
+            raise _needs_sdk(error) from None
+        trainers = FireworksTrainers(settings, chosen_key(settings, secrets))
+        try:
+            shape = trainers.shape(settings.training_shape)
+        finally:
+            trainers.close()
+        unfit = "" if shape.trains_adapters else " It trains no LoRA adapters, and nothing else is trained on it here."
+        return f"{trainers.place} would train on {shape.cost}.{unfit}"
+
+    @staticmethod
     def served_name(name: str, checkpoint: str | None) -> str:
         """Raises ConfigError for a checkpoint that is no model there."""
         check_model_name(name)
@@ -117,10 +146,18 @@ class FireworksBackend:
         secrets: Mapping[str, str] | None = None,
         report: Callable[[str, str], None] | None = None,
     ) -> Backend:
-        """Begin a session of the serverless pool, for training step by step. Raises ConfigError, BackendError."""
+        """Begin a session of the serverless pool, or have a trainer made, for training step by step. Raises ConfigError,
+        BackendError."""
         settings = FireworksConfig.model_validate(config.model_dump())
         key = chosen_key(settings, secrets or {})
         sdk = import_sdk()
+        if settings.trainer is Trainer.DEDICATED:
+            from recipes.backends.fireworks.dedicated import DedicatedSteps
+
+            steps = await DedicatedSteps.begin_in_trainer(
+                sdk, settings, key, model=model, algorithm=algorithm, run_dir=output_dir, report=report
+            )
+            return cast("Backend", steps)
         from recipes.backends.fireworks.steps import FireworksSteps
 
         session = await FireworksSteps.begin(

@@ -6,11 +6,12 @@ import re
 from enum import StrEnum
 from urllib.parse import urlsplit
 
-from pydantic import field_validator
+from pydantic import BaseModel, field_validator
 
 from recipes.backends.hosted import HostedSettings
 from recipes.config import BaseAlgorithmConfig, ModelConfig, knob
 from recipes.errors import ConfigError
+from recipes.prices import machines_of, shape_of
 
 HOSTED = "https://api.fireworks.ai"
 SCHEME = "fireworks://"
@@ -20,6 +21,23 @@ MOST_LIKELIEST = 5
 """Tokens of a position that completions there tell (its SDK's `top_logprobs`)."""
 _ID = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _MODEL = re.compile(rf"accounts/{_ID}/models/{_ID}")
+_SHAPE = re.compile(rf"accounts/{_ID}/trainingShapes/{_ID}")
+
+
+class Trainer(StrEnum):
+    SERVERLESS = "serverless"
+    DEDICATED = "dedicated"
+
+
+NO_SAMPLER = (
+    "A dedicated trainer is not sampled from here, which would need a deployment beside it: what samples while it trains (rl,"
+    " sdft) trains in the serverless pool."
+)
+TRAINER_PLACE = ("backend", "params", "trainer")
+OF_DEDICATED = frozenset(
+    {"training_shape", "accept_billing", "max_dollars_per_hour", "longest_hours", "ready_seconds", "idle_minutes"}
+)
+"""Settings that only a dedicated trainer has a use for."""
 
 
 class Promoted(StrEnum):
@@ -70,6 +88,85 @@ class FireworksConfig(HostedSettings):
         ge=1,
         le=86400,
     )
+    trainer: Trainer = knob(
+        Trainer.SERVERLESS,
+        "What takes the steps of sft and dpo: the serverless pool, billed by token, or a dedicated trainer, billed by the hour"
+        " while it is up.",
+        essential=True,
+    )
+    accept_billing: bool = knob(
+        False,
+        "A dedicated trainer is billed for every second that its GPUs are up, busy or not: that is wanted.",
+        essential=True,
+    )
+    training_shape: str | None = knob(
+        None,
+        "What a dedicated trainer runs on, as accounts/fireworks/trainingShapes/…; empty lets the service choose for the model.",
+        max_length=300,
+        essential=True,
+    )
+    longest_hours: float = knob(
+        12.0,
+        "A dedicated trainer is deleted after so long, done or not; what was trained until then is saved and can be resumed.",
+        unit="hours",
+        gt=0,
+        le=168,
+    )
+    max_dollars_per_hour: float | None = knob(
+        None,
+        "Order no dedicated trainer that the list of prices says costs more, or whose price is not known; empty takes any.",
+        unit="dollars",
+        gt=0,
+        le=100_000,
+    )
+    ready_seconds: float = knob(
+        3600.0,
+        "Longest wait until a dedicated trainer is ready, that for capacity included; then it is deleted.",
+        unit="seconds",
+        ge=1,
+        le=172_800,
+    )
+    idle_minutes: int = knob(
+        15,
+        "The service stops a dedicated trainer that nobody has asked for so long, which ends the bill if this worker dies.",
+        unit="minutes",
+        ge=5,
+        le=180,
+    )
+
+    @field_validator("training_shape")
+    @classmethod
+    def _is_a_bare_shape(cls, value: str | None) -> str | None:
+        name = (value or "").strip()
+        if not name:
+            return None
+        if "/versions/" in name:
+            raise ValueError("leave /versions/… away: the service takes the newest version that it has validated")
+        if not _SHAPE.fullmatch(name):
+            raise ValueError("give its resource name, such as accounts/fireworks/trainingShapes/qwen3-8b-256k-h200-lora")
+        return name
+
+    def switched_off(self, algorithm: BaseModel, model: ModelConfig) -> dict[str, str]:
+        """Settings that have no effect, each with what a sentence says after that."""
+        if not isinstance(algorithm, BaseAlgorithmConfig):
+            return dict.fromkeys({*OF_DEDICATED, "trainer"}, "on a job, which the service trains where it likes")
+        if self.trainer is Trainer.SERVERLESS:
+            return dict.fromkeys(OF_DEDICATED, "unless trainer is dedicated")
+        return {}
+
+    def price_of_time(self, kind: str, algorithm: BaseModel, model_name: str) -> str:
+        """What is billed while it is up, in a sentence; empty where tokens are billed. kind: the backend's, in the price list."""
+        if self.trainer is Trainer.SERVERLESS or not isinstance(algorithm, BaseAlgorithmConfig):
+            return ""
+        rates = "; ".join(f"${row.per_hour:,.2f} for {row.accelerator}, {row.said}" for row in machines_of(kind))
+        known = shape_of(kind, model_name)
+        name_one = f"only once it is up: name one{f', such as {known.said}' if known else ''}"
+        when = "when the run orders it, before anything is made" if self.training_shape else name_one
+        return (
+            "A dedicated trainer is billed per GPU-second while it is up, while it starts too, for"
+            f" {self.longest_hours:g} hours at most. A GPU costs an hour: {rates or 'not known'}. How many of which it has, its"
+            f" training shape says {when}. The host's bill decides."
+        )
 
     @field_validator("account_id")
     @classmethod
@@ -83,10 +180,10 @@ class FireworksConfig(HostedSettings):
 
 
 def check_steps(settings: FireworksConfig, algorithm: BaseAlgorithmConfig, model: ModelConfig) -> None:
-    """Raises ConfigError for what cannot be trained step by step, in the serverless pool."""
+    """Raises ConfigError for what cannot be trained step by step."""
     if algorithm.lora_rank < 1:
         raise ConfigError(
-            "Fireworks' pool trains LoRA adapters only: give a lora_rank of at least 1.",
+            "Step by step, Fireworks trains LoRA adapters only: give a lora_rank of at least 1.",
             path=("algorithm", "params", "lora_rank"),
         )
     if model.init_from_checkpoint and not is_model_address(model.init_from_checkpoint):
@@ -104,6 +201,26 @@ def check_steps(settings: FireworksConfig, algorithm: BaseAlgorithmConfig, model
         raise ConfigError(
             "Training step by step renders the rows here: name the model's tokenizer, as a hub id.",
             path=("backend", "params", "tokenizer"),
+        )
+    if settings.trainer is Trainer.DEDICATED:
+        check_dedicated(settings, algorithm)
+
+
+def check_dedicated(settings: FireworksConfig, algorithm: BaseAlgorithmConfig) -> None:
+    """Raises ConfigError for what cannot be trained there, and while nobody has agreed to pay, or to an unknown price."""
+    if algorithm.samples_in_training:
+        raise ConfigError(NO_SAMPLER, path=TRAINER_PLACE)
+    if not settings.accept_billing:
+        raise ConfigError(
+            "A dedicated trainer is billed for every second that its GPUs are up. Agree to that (accept_billing: true), and one"
+            " is ordered for this run and deleted after it; or train in the serverless pool (trainer: serverless).",
+            path=("backend", "params", "accept_billing"),
+        )
+    if settings.max_dollars_per_hour is not None and settings.training_shape is None:
+        raise ConfigError(
+            "Which GPUs the service would choose is known only when they are billed already: name a training_shape, or leave"
+            " max_dollars_per_hour empty.",
+            path=("backend", "params", "training_shape"),
         )
 
 

@@ -24,6 +24,7 @@ from recipes.backends.fireworks.account import FireworksAccount
 from recipes.backends.fireworks.config import FireworksConfig, check_model_name
 from recipes.backends.fireworks.deployments import remove_deployment
 from recipes.backends.fireworks.failures import failures
+from recipes.backends.fireworks.trainers import TRAINER, remove_trainer
 from recipes.errors import BackendError, ConfigError, ErrorKind
 from recipes.managed_jobs import JobCheckpoint, JobKind, JobOrder, JobPhase, JobStanding
 from recipes.resources import Resource
@@ -81,7 +82,7 @@ class FireworksJobs(FireworksAccount):
         self._metrics_at: dict[str, str | None] = {}
         self._metrics_said: dict[str, str] = {}
 
-    def check_model(self, name: str, *, rank: int) -> None:
+    def check_model(self, name: str, *, rank: int, kind: JobKind) -> None:
         check_model_name(name)
         _, owner, _, model_id = name.split("/")
         with failures(f"the model {name}", self.place):
@@ -95,6 +96,9 @@ class FireworksJobs(FireworksAccount):
                 f"{name} takes no adapters at {self.place}: set lora_rank to 0, or choose another model.",
                 path=("algorithm", "params", "lora_rank"),
             )
+        flag, how = _tunable(kind, rank)
+        if (found.model_extra or {}).get(flag) is False:
+            raise ConfigError(f"{self.place} does not fine-tune {name} {how}. Choose another model.", path=("model", "name"))
 
     def check_evaluator(self, name: str) -> None:
         _, owner, _, evaluator_id = self._evaluator_name(name).split("/")
@@ -292,9 +296,8 @@ class FireworksJobs(FireworksAccount):
             if resource.kind == "deployment":
                 remove_deployment(self._client, resource.name, self.place)
                 return
-            if resource.kind == "trainer":
-                path = f"/v1/accounts/{self.account}/rlorTrainerJobs/{resource.name}"
-                self._unless_missing(lambda: self._client.delete(path, cast_to=object))
+            if resource.kind == TRAINER:
+                remove_trainer(self._client, resource.name, self.place)
                 return
             kind = JobKind(resource.kind.removesuffix("_job"))
             standing = self.look(kind, resource.name)
@@ -340,6 +343,13 @@ class FireworksJobs(FireworksAccount):
     def _upload_timeout(self, num_bytes: int) -> float:
         """A megabyte a second is not too much to hope for."""
         return self._timeout + num_bytes / 1e6
+
+
+def _tunable(kind: JobKind, rank: int) -> tuple[str, str]:
+    """The live service's word for what a model can be tuned by, and ours. The SDK does not know it."""
+    if kind is JobKind.RFT:
+        return "rlLoraTunable", "by rewards"
+    return ("supervisedLoraTunable", "with adapters") if rank else ("supervisedFullParameterTunable", "with all of its weights")
 
 
 def _state(job: Any) -> str:

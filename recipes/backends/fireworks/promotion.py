@@ -39,19 +39,19 @@ ORDER_SECONDS = 300.0
 class FireworksModels(FireworksAccount):
     """Models of the account, made of what a session has saved. All raise BackendError."""
 
-    def rows(self, session: str) -> list[dict[str, Any]]:
-        with failures("the checkpoints of the session", self.place):
-            return [row for row in self._checkpoint_rows(session) if isinstance(row, dict)]
+    def rows(self, parent: str) -> list[dict[str, Any]]:
+        with failures("the checkpoints that were saved", self.place):
+            return [row for row in self._checkpoint_rows(parent) if isinstance(row, dict)]
 
     def order(self, checkpoint: str, model: str, base_model: str) -> str:
         """The operation that makes it, empty where it is made at once. Heard before, and its answer lost, is fine: the name is
         nobody else's."""
-        body = {"output_model": model, "base_model": base_model}
+        asked, body = _request(checkpoint, {"output_model": model, "base_model": base_model})
         wait = max(ORDER_SECONDS, self._timeout)
         with failures("to make a model of a checkpoint", self.place):
             try:
                 answer: Any = self._client.post(
-                    f"/v1/{checkpoint}:promote", cast_to=object, body=body, options={"timeout": wait, "max_retries": 0}
+                    f"/v1/{asked}:promote", cast_to=object, body=body, options={"timeout": wait, "max_retries": 0}
                 )
             except fireworks.ConflictError:
                 return ""
@@ -104,15 +104,14 @@ class Promotion:
         if self._models is not None:
             self._models.close()
 
-    def make(self, session_id: str, snapshot: str, label: str) -> str:
-        """The model's resource name. snapshot: what the service called the checkpoint. label: what we call it. Raises
-        BackendError, ConfigError, Abandoned."""
+    def make(self, saved_below: str, snapshot: str, label: str) -> str:
+        """The model's resource name. saved_below: the session or the trainer that lists the checkpoint. snapshot: what the
+        service called it. label: what we call it. Raises BackendError, ConfigError, Abandoned."""
         if self._models is None:
             self._models = self._patience.ask(partial(FireworksModels, self._settings, self._key))
         models = self._models
         self._remove_left(models)
-        session = f"accounts/{models.account}/trainingSessions/{session_id}"
-        checkpoint = self._listed(models, session, snapshot.rpartition("/")[2])
+        checkpoint = self._listed(models, f"accounts/{models.account}/{saved_below}", snapshot.rpartition("/")[2])
         resource = Resource(MODEL, fresh_name(self._run, label), models.account)
         model = f"accounts/{models.account}/models/{resource.name}"
         self._log.plan(resource)
@@ -133,11 +132,11 @@ class Promotion:
                 continue
             self._log.gone(resource)
 
-    def _listed(self, models: FireworksModels, session: str, snapshot: str) -> str:
+    def _listed(self, models: FireworksModels, parent: str, snapshot: str) -> str:
         """The checkpoint's resource name, once it can become a model."""
         deadline, pause = time.monotonic() + LISTED_SECONDS, POLL_SECONDS * SHORTEST_PAUSE
         while True:
-            rows = self._patience.ask(partial(models.rows, session))
+            rows = self._patience.ask(partial(models.rows, parent))
             found = [row for row in rows if str(row.get("name", "")).rpartition("/")[2].endswith(snapshot)]
             if ready := [row for row in found if row.get("promotable") is True]:
                 return str(ready[0]["name"])
@@ -164,3 +163,12 @@ class Promotion:
     def _pause(self, seconds: float) -> None:
         if self._abandoned.wait(seconds):
             raise Abandoned
+
+
+def _request(checkpoint: str, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What is promoted, and with what body. A trainer's checkpoint is asked for below its account, and names the trainer."""
+    trainer, _, name = checkpoint.rpartition("/checkpoints/")
+    account, found, _ = trainer.partition("/rlorTrainerJobs/")
+    if not found:
+        return checkpoint, body
+    return f"{account}/checkpoints/{name}", {**body, "trainer_job_id": trainer, "async_promotion": True}

@@ -99,22 +99,16 @@ class FireworksSteps:
         from recipes.backends.fireworks.sampling import Slots
         from recipes.backends.fireworks.sdk_failures import failure_of
 
-        def connect() -> tuple[Any, Any]:
-            service = sdk.FiretitanServiceClient(base_url=f"{settings.base_url or HOSTED}{POOL}", api_key=key)
-            client = service.create_lora_training_client(model.name, rank=algorithm.lora_rank, seed=algorithm.seed)
-            if model.init_from_checkpoint:
-                client.load_adapter(model.init_from_checkpoint.removeprefix(SCHEME)).result()
-            return service, client
-
+        address = f"{settings.base_url or HOSTED}{POOL}"
         service, client = await wait_for(
-            in_thread(connect),
+            in_thread(lambda: open_model(sdk, address, key, model, algorithm)),
             "opening the model",
             place_of(settings),
             settings.step_seconds,
             failure_of=failure_of,
             report=report,
         )
-        tell = _told_in(asyncio.get_running_loop(), report)
+        tell = told_in(asyncio.get_running_loop(), report)
         promotion = Promotion(settings, key, base_model=model.name, run_dir=run_dir, tell=tell)
         slots = Slots(sdk, place_of(settings), settings.step_seconds)
         return cls(service, client, tokenizer, settings, report, promotion, slots, model.name)
@@ -142,7 +136,7 @@ class FireworksSteps:
 
         if self._refused_gradient is not None:
             reason, self._refused_gradient = self._refused_gradient, None
-            return _failed(BackendError(f"The step was not taken, because its gradient failed: {reason}", permanent=True))
+            return failed(BackendError(f"The step was not taken, because its gradient failed: {reason}", permanent=True))
         submitted = self._client.optim_step(wire.adam_to_wire(adam))
         return self._result(submitted, "the optimizer step", wire.optimizer_from_wire)
 
@@ -156,7 +150,7 @@ class FireworksSteps:
             settings = losses.settings_of(loss, config)
             losses.check(data, loss, vocab_size=len(self._tokenizer))
         except RecipeError as error:
-            return _failed(error) if forward_only else self._refuse_gradient(error)
+            return failed(error) if forward_only else self._refuse_gradient(error)
         submit = self._client.forward if forward_only else self._client.forward_backward
         submitted = submit([wire.datum_to_wire(datum) for datum in data], loss.name, settings or None)
         doing = "the forward pass" if forward_only else "the gradient"
@@ -164,13 +158,13 @@ class FireworksSteps:
 
     def _refuse_gradient(self, error: RecipeError) -> Awaitable[Any]:
         self._refused_gradient = str(error)
-        return _failed(error)
+        return failed(error)
 
     # weights
 
     async def save_for_sampler(self, name: str) -> str:
         """The model that it becomes, where it is to become one; else what dies with the session."""
-        saved = await self._call(lambda: self._client.save_weights_for_sampler(_label(name)), f"saving {name} for sampling")
+        saved = await self._call(lambda: self._client.save_weights_for_sampler(label_of(name)), f"saving {name} for sampling")
         chosen = self._settings.promote
         if chosen is Promoted.ALL or (chosen is Promoted.FINAL and name == FINAL):
             return f"{SCHEME}{await self._promoted(name, saved.path)}"
@@ -178,7 +172,7 @@ class FireworksSteps:
 
     async def _promoted(self, name: str, snapshot: str) -> str:
         """The model's name. The weights are saved and paid for: that they become no model is told, and ends nothing."""
-        making = in_thread(lambda: self._promotion.make(str(self._service.training_session_id), snapshot, _label(name)))
+        making = in_thread(lambda: self._promotion.make(self._saved_below, snapshot, label_of(name)))
         place = place_of(self._settings)
         try:
             model = await asyncio.wrap_future(making)
@@ -195,12 +189,17 @@ class FireworksSteps:
         self._tell("info", f"The checkpoint {name} is a model at {place} now: {model}.")
         return model
 
+    @property
+    def _saved_below(self) -> str:
+        """What lists the checkpoints of this model, below the account."""
+        return f"trainingSessions/{self._service.training_session_id}"
+
     def _tell(self, level: str, sentence: str) -> None:
         if self._report is not None:
             self._report(level, sentence)
 
     async def save_full_state(self, name: str) -> str:
-        saved = await self._call(lambda: self._client.save_state(_label(name)), f"saving the state {name}")
+        saved = await self._call(lambda: self._client.save_state(label_of(name)), f"saving the state {name}")
         return f"{SCHEME}{saved.path}"
 
     async def load_full_state(self, uri: str) -> None:
@@ -214,7 +213,7 @@ class FireworksSteps:
 
     async def snapshot_sampling_client(self, name: str | None = None) -> PoolSampler:
         """The service keeps one of a name, so that a nameless one is numbered."""
-        label = _label(name or f"snapshot_{next(self._numbers)}")
+        label = label_of(name or f"snapshot_{next(self._numbers)}")
         saved = await self._call(lambda: self._client.save_weights_for_sampler(label), "saving to sample")
         return await self._sampler(model_path=saved.path)
 
@@ -287,7 +286,16 @@ class FireworksSteps:
         return _quiet(wait())
 
 
-def _told_in(loop: asyncio.AbstractEventLoop, report: Callable[[str, str], None] | None) -> Callable[[str, str], None]:
+def open_model(sdk: Any, address: str, key: str, model: ModelConfig, algorithm: BaseAlgorithmConfig) -> tuple[Any, Any]:
+    """A service client and a model in its session, with the weights to begin from. Blocks; raises what the SDK raises."""
+    service = sdk.FiretitanServiceClient(base_url=address, api_key=key)
+    client = service.create_lora_training_client(model.name, rank=algorithm.lora_rank, seed=algorithm.seed)
+    if model.init_from_checkpoint:
+        client.load_adapter(model.init_from_checkpoint.removeprefix(SCHEME)).result()
+    return service, client
+
+
+def told_in(loop: asyncio.AbstractEventLoop, report: Callable[[str, str], None] | None) -> Callable[[str, str], None]:
     """What tells from another thread, in the one that trains: there alone are callbacks called."""
 
     def tell(level: str, sentence: str) -> None:
@@ -297,12 +305,12 @@ def _told_in(loop: asyncio.AbstractEventLoop, report: Callable[[str, str], None]
     return tell
 
 
-def _label(name: str) -> str:
+def label_of(name: str) -> str:
     """The service takes letters, digits and hyphens."""
     return name.replace("_", "-")
 
 
-def _failed(error: RecipeError) -> Awaitable[Any]:
+def failed(error: RecipeError) -> Awaitable[Any]:
     async def fail() -> Any:
         raise error
 

@@ -23,6 +23,7 @@ from evsys_web.sweeps.models import Sweep, SweepRun
 from recipes.resources import RESOURCES_FILE, Resource, ResourceLog
 from tests.evsys_web.runs.conftest import MakeRun
 from tests.fireworks_server import ACCOUNT, KEY, Dataset, FireworksServer, Job, State, fireworks_server
+from tests.fireworks_trainers import Trainer
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LONG_AGO = timedelta(days=3)
@@ -75,6 +76,17 @@ def test_a_run_that_ended_lately_may_still_be_resumed(server: FireworksServer, e
     TrainingRun.objects.filter(pk=ended.pk).update(finished_at=now())
     assert "Nothing" in reaped() and not server.requests
     assert "2 things" in reaped("--hours", "0")
+
+
+def test_a_trainer_that_costs_while_it_is_there_goes_minutes_after_its_run(server: FireworksServer, ended: TrainingRun) -> None:
+    server.trainers.trainers["trainer-1"] = Trainer({}, ["RUNNING"])
+    ResourceLog(ended.output_dir).plan(Resource("trainer", "trainer-1", ACCOUNT))
+    TrainingRun.objects.filter(pk=ended.pk).update(finished_at=now() - timedelta(minutes=5))
+    assert "Nothing" in reaped() and server.trainers.up
+    TrainingRun.objects.filter(pk=ended.pk).update(finished_at=now() - timedelta(minutes=11))
+    tidy_up()
+    assert not server.trainers.up and server.trainers.trainers["trainer-1"].state == "ARCHIVED"
+    assert [each.kind for each in ResourceLog(ended.output_dir).left()] == ["dataset", "sft_job"], "a resume may want these"
 
 
 def test_a_run_that_is_deleted_with_its_sweep_is_reaped_too(

@@ -67,7 +67,11 @@ def test_a_named_account_is_taken_without_asking(server: FireworksServer, tmp_pa
 
 @pytest.mark.parametrize(
     ("fields", "words"),
-    [({"tunable": False}, "does not fine-tune"), ({"tunable": True, "supportsLora": False}, "lora_rank to 0")],
+    [
+        ({"tunable": False}, "does not fine-tune"),
+        ({"tunable": True, "supportsLora": False}, "lora_rank to 0"),
+        ({"tunable": True, "supervisedLoraTunable": False}, "with adapters"),
+    ],
 )
 def test_a_model_that_cannot_be_tuned_costs_nothing(
     server: FireworksServer, tmp_path: Path, fields: dict[str, Any], words: str

@@ -1,0 +1,187 @@
+"""Training step by step on a dedicated trainer: the pool's steps, at another address, with a machine to be ordered and deleted.
+
+1. A state's address names the trainer that saved it: the same trainer loads it by its name, another one across jobs.
+2. Names of states end in this session's letters: a worker that goes on in the trainer of a killed one saves the same steps
+   again, and the service's names are not to be used twice.
+3. A stop while the trainer is waited for ends the wait and deletes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from recipes.backends.fireworks.config import (
+    NO_SAMPLER,
+    SCHEME,
+    TRAINER_PLACE,
+    FireworksConfig,
+    check_model_name,
+    check_steps,
+    place_of,
+)
+from recipes.backends.fireworks.steps import FireworksSteps, failed, label_of, open_model, told_in
+from recipes.backends.waiting import in_thread, wait_for
+from recipes.errors import BackendError, CheckpointError, ConfigError
+from recipes.rendering import load_tokenizer
+from recipes.types import Datum, ForwardBackwardResult
+
+if TYPE_CHECKING:
+    from recipes.backends.fireworks.promotion import Promotion
+    from recipes.backends.fireworks.provisioning import DedicatedTrainer
+    from recipes.backends.fireworks.sampling import Slots
+    from recipes.config import BaseAlgorithmConfig, ModelConfig
+
+ResultT = TypeVar("ResultT")
+
+_STATE = re.compile(r"accounts/([^/]+)/rlorTrainerJobs/([^/]+)/checkpoints/([^/]+)")
+
+
+class DedicatedSteps(FireworksSteps):
+    """A LoRA model in a trainer of its own."""
+
+    def __init__(
+        self,
+        service: Any,
+        client: Any,
+        tokenizer: Any,
+        settings: FireworksConfig,
+        report: Callable[[str, str], None] | None,
+        promotion: Promotion,
+        slots: Slots,
+        base_model: str,
+        *,
+        trainer: DedicatedTrainer,
+    ) -> None:
+        super().__init__(service, client, tokenizer, settings, report, promotion, slots, base_model)
+        self._trainer = trainer
+        self.max_positions = trainer.context_length
+
+    @classmethod
+    async def begin_in_trainer(
+        cls,
+        sdk: Any,
+        settings: FireworksConfig,
+        key: str,
+        *,
+        model: ModelConfig,
+        algorithm: BaseAlgorithmConfig,
+        run_dir: Path,
+        report: Callable[[str, str], None] | None,
+    ) -> DedicatedSteps:
+        """Have a trainer made, or find this run's again, with a model in it. Raises ConfigError, BackendError; nothing is left
+        then that would cost."""
+        check_model_name(model.name)
+        check_steps(settings, algorithm, model)
+        assert settings.tokenizer is not None
+        tokenizer = load_tokenizer(settings.tokenizer)
+        from recipes.backends.fireworks.promotion import Promotion
+        from recipes.backends.fireworks.provisioning import DedicatedTrainer
+        from recipes.backends.fireworks.sampling import Slots
+        from recipes.backends.fireworks.sdk_failures import failure_of
+
+        tell = told_in(asyncio.get_running_loop(), report)
+        trainer = DedicatedTrainer(settings, key, model=model, algorithm=algorithm, run_dir=run_dir, tell=tell)
+
+        coming = in_thread(trainer.up)
+        connecting: Future[tuple[Any, Any]] | None = None
+        try:
+            address = await asyncio.wrap_future(coming)
+            connecting = in_thread(lambda: open_model(sdk, address, key, model, algorithm))
+            service, client = await wait_for(
+                connecting,
+                "opening the model",
+                place_of(settings),
+                settings.step_seconds,
+                failure_of=failure_of,
+                report=report,
+            )
+            promotion = Promotion(settings, key, base_model=model.name, run_dir=run_dir, tell=tell)
+            slots = Slots(sdk, place_of(settings), settings.step_seconds)
+            return cls(service, client, tokenizer, settings, report, promotion, slots, model.name, trainer=trainer)
+        except BaseException:
+            if connecting is not None:
+                connecting.add_done_callback(_hang_up)
+            trainer.abandon()
+            _remove_once_quiet(trainer, coming, settings, tell)
+            raise
+
+    def _gradient(
+        self, data: Sequence[Datum], loss_fn: str, config: Mapping[str, Any] | None, *, forward_only: bool
+    ) -> Awaitable[ForwardBackwardResult]:
+        if (error := self._trainer.overdue()) is not None:
+            return failed(error) if forward_only else self._refuse_gradient(error)
+        return super()._gradient(data, loss_fn, config, forward_only=forward_only)
+
+    async def save_full_state(self, name: str) -> str:
+        own = f"{label_of(name)}-{self._client.session_id}"
+        saved = await self._call(lambda: self._client.save_state(own), f"saving the state {name}")
+        path = str(saved.path)
+        if "/" in path:
+            return f"{SCHEME}{path}"  # it names its account and run itself
+        return f"{SCHEME}accounts/{self._trainer.account}/rlorTrainerJobs/{self._trainer.name}/checkpoints/{path}"
+
+    async def load_full_state(self, uri: str) -> None:
+        found = _STATE.fullmatch(uri.removeprefix(SCHEME))
+        if found is None or not uri.startswith(SCHEME):
+            await super().load_full_state(uri)
+            return
+        account, trainer, name = found.groups()
+        if account != self._trainer.account:
+            raise CheckpointError(f"{uri} lies in another account than {self._trainer.account}, where this run trains.")
+        elsewhere = trainer if trainer != self._trainer.name else None
+        path = self._client.resolve_checkpoint_path(name, source_job_id=elsewhere)
+        await self._call(lambda: self._client.load_state_with_optimizer(path), f"loading {uri}")
+        self._refused_gradient = None
+
+    async def snapshot_sampling_client(self, name: str | None = None) -> NoReturn:
+        raise ConfigError(NO_SAMPLER, path=TRAINER_PLACE)
+
+    async def reference_sampling_client(self) -> NoReturn:
+        raise ConfigError(NO_SAMPLER, path=TRAINER_PLACE)
+
+    async def close(self) -> None:
+        """End the session and delete the trainer, which would cost on."""
+        await super().close()
+        await asyncio.wrap_future(in_thread(self._trainer.remove))
+
+    def _end_session(self) -> None:
+        self._promotion.close()
+        self._service.close()
+
+    @property
+    def _saved_below(self) -> str:
+        return f"rlorTrainerJobs/{self._trainer.name}"
+
+    async def _wait(self, work: Callable[[], ResultT], doing: str) -> ResultT:
+        try:
+            return await super()._wait(work, doing)
+        except BackendError as error:
+            if not (why := await asyncio.wrap_future(in_thread(self._trainer.end_in_words))):
+                raise
+            raise BackendError(f"{error} {why}", permanent=error.permanent, kind=error.kind) from error
+
+
+def _hang_up(connecting: Future[tuple[Any, Any]]) -> None:
+    """A session that nobody waits for any more would go on with its heartbeat."""
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result()[0].close()
+
+
+def _remove_once_quiet(
+    trainer: DedicatedTrainer, coming: Future[str], settings: FireworksConfig, tell: Callable[[str, str], None]
+) -> None:
+    """Blocks, so that no second cancellation leaves a trainer behind: an order that is on its way is waited for, as it would
+    come after the deletion."""
+    try:
+        coming.exception(timeout=4 * settings.timeout_seconds + 60)  # the SDK asks three times
+    except TimeoutError:
+        tell("error", f"It is not known whether the trainer {trainer.name} was ordered, and may cost: `manage.py reap` looks.")
+        return
+    except CancelledError:  # it never began
+        return
+    trainer.remove()
