@@ -205,7 +205,7 @@ def test_weights_that_no_deployment_can_serve_are_refused_before_anybody_is_aske
 ) -> None:
     Checkpoint.objects.update(sampler_uri="fireworks://acme/run-0/final")  # of the pool, where nothing promotes it
     size = alice_client.post("/evals/new/size", typed(benchmark_row, checkpoint)).content.decode()
-    assert "must be promoted there first" in size and "Agree to that" not in size
+    assert "is no model at Fireworks" in size and "Agree to that" not in size
     answer = alice_client.post("/evals/new", typed(benchmark_row, checkpoint, **{"serving-accept_billing": "on"}))
-    assert "promoted" in answer.context["form"].choices.errors["checkpoint"][0]
+    assert "setting promote" in answer.context["form"].choices.errors["checkpoint"][0]
     assert not EvalRun.objects.exists() and not server.requests

@@ -124,7 +124,7 @@ def test_nobody_pays_who_did_not_say_so(server: FireworksServer) -> None:
 
 
 def test_a_checkpoint_that_is_no_model_there_is_refused_before_anything_is_asked(server: FireworksServer) -> None:
-    with pytest.raises(ConfigError, match="must be promoted there first"):
+    with pytest.raises(ConfigError, match="setting promote says"):
         config(server, checkpoint=f"fireworks://{ACCOUNT}/run-0123456789abcdef0123456789abcdef/final")
 
 
