@@ -74,21 +74,22 @@ def test_what_is_ordered_is_what_the_vendors_own_manager_orders(
 ) -> None:
     assert trained(dedicated(trainers, max_steps=1, backend={"training_shape": chosen}), tmp_path, Witness()).error is None
     ours = trainers.control.last("POST", CREATE)
-    with sdk.TrainerJobManager(api_key=KEY, base_url=trainers.url) as manager:
-        profile = manager.resolve_training_profile(chosen) if chosen else None
-        manager.create(
-            sdk.TrainerJobConfig(
-                base_model=MODEL,
-                lora_rank=4,
-                learning_rate=3e-3,
-                max_context_length=None if chosen else ours.json["trainingConfig"]["maxContextLength"],
-                training_shape_ref=profile.training_shape if profile else None,
-                auto_select_training_shape=chosen is None,
-                inactivity_timeout="900s",
-                display_name=ours.json["displayName"],
-                requested_job_id="another-id",
-            )
+    manager: Any = sdk.TrainerJobManager(api_key=KEY, base_url=trainers.url)
+    profile = manager.resolve_training_profile(chosen) if chosen else None
+    manager.create(
+        sdk.TrainerJobConfig(
+            base_model=MODEL,
+            lora_rank=4,
+            learning_rate=3e-3,
+            max_context_length=None if chosen else ours.json["trainingConfig"]["maxContextLength"],
+            training_shape_ref=profile.training_shape if profile else None,
+            auto_select_training_shape=chosen is None,
+            inactivity_timeout="900s",
+            display_name=ours.json["displayName"],
+            requested_job_id="another-id",
         )
+    )
+    manager.close()
     theirs = trainers.control.last("POST", CREATE)
     assert ours.json == theirs.json
     assert {**ours.query, "rlorTrainerJobId": "another-id"} == theirs.query

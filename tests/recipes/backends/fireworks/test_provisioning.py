@@ -46,13 +46,14 @@ def trained(server: FireworksServer, folder: Path, *callbacks: Witness, **backen
 
 def of(server: FireworksServer, folder: Path, told: list[str] | None = None, **backend: Any) -> DedicatedTrainer:
     values = {"base_url": server.url, "training_shape": SHAPE, "outage_seconds": 120, "ready_seconds": 120, **backend}
+    heard = told if told is not None else []
     return DedicatedTrainer(
         FireworksConfig(**values),
         KEY,
         model=ModelConfig(name=MODEL),
         algorithm=BaseAlgorithmConfig(lora_rank=4),
         run_dir=folder,
-        tell=lambda level, sentence: told.append(sentence) if told is not None else None,
+        tell=lambda level, sentence: heard.append(sentence),
     )
 
 
