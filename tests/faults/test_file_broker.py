@@ -36,6 +36,8 @@ AWAY_SECONDS = 10.0
 def test_a_run_outlives_a_file_broker_that_is_away(
     start_worker: StartWorker, alice: User, project: Project, version: DatasetVersion, settings: Settings
 ) -> None:
+    settings.CELERY_BROKER_URL = "filesystem://"  # on PostgreSQL and Redis, too
+
     def launch(steps: int) -> TrainingRun:
         config = RunConfig.from_values(mock_config(max_steps=steps, step_seconds=0.05))
         return launch_run(user=alice, project=project, config=config, dataset_version=version)
@@ -44,7 +46,7 @@ def test_a_run_outlives_a_file_broker_that_is_away(
         eventually(lambda: TrainingRun.objects.get(pk=run.pk).step >= step)
 
     first = launch(100_000)
-    worker = start_worker(CELERY_BROKER_URL="filesystem://")
+    worker = start_worker(CELERY_BROKER_URL=settings.CELERY_BROKER_URL)
     reaches(first, 2)
     pools = psutil.Process(worker.pid).children()
 
