@@ -18,6 +18,7 @@ from evsys_web.datasets.models import DatasetVersion
 from evsys_web.runs.actions import launch_run, stop_run
 from evsys_web.runs.models import Status, TrainingRun
 from recipes.config import RunConfig
+from tests.evsys_web import workers
 from tests.evsys_web.runs.conftest import mock_config
 from tests.evsys_web.runs.conftest import version as version
 from tests.evsys_web.workers import StartWorker, send_hint
@@ -34,9 +35,14 @@ AWAY_SECONDS = 10.0
     "The first goes on in the same worker, can be stopped and ends; the second begins some seconds after the folder's return.",
 )
 def test_a_run_outlives_a_file_broker_that_is_away(
-    start_worker: StartWorker, alice: User, project: Project, version: DatasetVersion, settings: Settings
+    start_worker: StartWorker,
+    alice: User,
+    project: Project,
+    version: DatasetVersion,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings.CELERY_BROKER_URL = "filesystem://"  # on PostgreSQL and Redis, too
+    monkeypatch.setattr(workers, "broker_url", lambda: "filesystem://")  # where the tests have Redis, too
 
     def launch(steps: int) -> TrainingRun:
         config = RunConfig.from_values(mock_config(max_steps=steps, step_seconds=0.05))
@@ -46,7 +52,7 @@ def test_a_run_outlives_a_file_broker_that_is_away(
         eventually(lambda: TrainingRun.objects.get(pk=run.pk).step >= step)
 
     first = launch(100_000)
-    worker = start_worker(CELERY_BROKER_URL=settings.CELERY_BROKER_URL)
+    worker = start_worker(CELERY_BROKER_URL=workers.broker_url())
     reaches(first, 2)
     pools = psutil.Process(worker.pid).children()
 
