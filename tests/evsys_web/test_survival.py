@@ -103,6 +103,7 @@ def test_a_restart_in_mid_run_hands_it_back_and_goes_on(stack: Stack, api: httpx
     assert steps_with_a_loss(api, run_id) == list(range(1, STEPS + 1))
 
 
+@pytest.mark.timeout(900)  # two starts of everything, and a lease
 @pytest.mark.fault("kill -9 of the supervisor", "All its processes end; the next start goes on.")
 def test_a_killed_supervisor_leaves_no_process_behind_even_while_training_and_the_next_start_goes_on(
     stack: Stack, api: httpx.Client
