@@ -124,11 +124,12 @@ def _give_up(run: Work, *, stood_still: bool) -> None:
         logger.warning("%s %s: its worker was lost", type(run).__name__, run.pk)
 
 
-def _let_go() -> None:
-    """Nothing stays open between sweeps: the worker may fork a process at any time, which would share the connection."""
+def _let_go(*, forks: bool) -> None:
+    """Nothing stays open between sweeps in a worker that may fork a process at any time, which would share the connection. In one
+    that works in threads the pool of connections is theirs as well: closed, it would fail what they are at."""
     for connection in connections.all(initialized_only=True):
         connection.close()
-        if close_pool := getattr(connection, "close_pool", None):
+        if forks and (close_pool := getattr(connection, "close_pool", None)):
             close_pool()
 
 
@@ -165,10 +166,12 @@ class Sweeper:
         sends: Mapping[type[Tracked], Send],
         further: Sequence[LookOver] = (),
         concurrency: int = 1,
+        forks: bool = True,
     ) -> None:
         """sends: how to announce a row, for each kind of work that this worker does. further: what is looked over besides,
-        given the worker's name. concurrency: how many rows it does at a time."""
+        given the worker's name. concurrency: how many rows it does at a time. forks: in processes, not in threads."""
         self._concurrency = concurrency
+        self._forks = forks
         self._worker = worker
         self._sends = sends
         self._further = further
@@ -203,4 +206,4 @@ class Sweeper:
         except Exception:  # noqa: BLE001 - the edge of a thread; kombu's errors are neither the database's nor the system's
             logger.warning("A sweep failed; the next one tries again", exc_info=True)
         finally:
-            _let_go()
+            _let_go(forks=self._forks)
