@@ -5,6 +5,8 @@ Round n learns from the attempts of the model that round n − 1 left, and goes 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -25,8 +27,8 @@ from recipes.config import (
 from recipes.curation import CurationSettings
 from recipes.curation import Rows as CurationRows
 from recipes.errors import ConfigError
-from recipes.eval_config import EvalConfig, EvalModel, SamplingSettings, VerifierChoice
-from recipes.registry import algorithms, backends, backends_for, check_samples, serves, verifiers
+from recipes.eval_config import EvalConfig, EvalModel, SamplingSettings, Serving, VerifierChoice
+from recipes.registry import algorithms, backends, backends_for, check_samples, serves, uses_backend, verifiers
 from recipes.rows import RowFormat
 
 Side = Literal["learn", "judge"]
@@ -85,6 +87,30 @@ class StopRule(Settings):
     )
 
 
+def evals_of(rounds: int) -> int:
+    """The baseline, and two a round."""
+    return 2 * rounds + 1
+
+
+def trains_on(training: str, backend: str) -> bool:
+    """Whether a cycle can train by this algorithm where it samples. What only a service can serve must be trained there. Raises
+    ConfigError for what there is not."""
+    if backend not in backends_for(training):
+        return False
+    return not serves(backend) or uses_backend(algorithms.get(training))
+
+
+@contextmanager
+def _as_of_the_cycle() -> Iterator[None]:
+    """What is wrong with a training run is told at the cycle's own settings."""
+    try:
+        yield
+    except ConfigError as error:
+        places: dict[tuple[str | int, ...], tuple[str, ...]] = {("model", "init_from_checkpoint"): ("model", "checkpoint")}
+        path = places.get(error.path, error.path)
+        raise ConfigError(str(error), path=("training", *path[1:]) if path[:1] == ("algorithm",) else path) from None
+
+
 class CycleConfig(Document):
     """One cycle. `learn` and `judge` share no task."""
 
@@ -92,6 +118,10 @@ class CycleConfig(Document):
     name: str = Field("cycle", min_length=1, max_length=200, description="What people call this cycle.")
     model: EvalModel = Field(default_factory=lambda: EvalModel(), description="What the cycle begins with.")
     backend: BackendChoice = Field(default_factory=lambda: BackendChoice(), description="Where it is sampled and trained.")
+    serving: Serving | None = Field(
+        None,
+        description="For a backend that answers from deployments only (fireworks): the one to make for each eval, each billed.",
+    )
     learn: TasksChoice = Field(description="Tasks whose attempts become training rows.")
     judge: TasksChoice = Field(description="Held-out tasks that say whether the model got better.")
     rounds: int = knob(3, "Most rounds of eval, curation, training and re-eval.", unit="rounds", ge=1, le=100, essential=True)
@@ -117,24 +147,22 @@ class CycleConfig(Document):
                     validated(verifiers.get(choice.verifier.kind).Config, choice.verifier.params, ("params",))
         with below("backend"):
             chosen = validated(backends.get(self.backend.kind).Config, self.backend.params, ("params",))
-        if serves(self.backend.kind):
-            raise ConfigError(
-                f"A cycle makes no deployments, and models on {self.backend.kind} answer from nothing else: each round would need"
-                " two, billed by the second. Choose another backend, or take the steps by hand: an eval, rows, a run, an eval.",
-                path=("backend", "kind"),
-            )
-        check_samples(self.backend.kind)
+        self._check_model()
         with below("training"):
             algorithm = algorithms.get(self.training.kind)
             settings = validated(algorithm.Config, self.training.params, ("params",))
-        if self.backend.kind not in backends_for(self.training.kind):
+        if not trains_on(self.training.kind, self.backend.kind):
             raise ConfigError(
                 f"{self.training.kind} does not train on {self.backend.kind}, and a cycle trains where it samples. Choose another"
                 " algorithm, such as sft.",
                 path=("training", "kind"),
             )
+        backend = backends.get(self.backend.kind)
         begun = ModelConfig(name=self.model.name, init_from_checkpoint=self.model.checkpoint)
-        check_pair(algorithm, settings, backends.get(self.backend.kind), chosen, begun)
+        with _as_of_the_cycle():
+            if (check_served := getattr(backend, "check_served", None)) is not None:
+                check_served(settings, chosen)
+            check_pair(algorithm, settings, backend, chosen, begun)
         if self.curation.rows is not CurationRows.ATTEMPTS:
             raise ConfigError(
                 "A cycle learns from attempts as chats. Set rows to attempts; pairs are curated and trained on by hand.",
@@ -147,15 +175,41 @@ class CycleConfig(Document):
                 "from messages, such as sft.",
                 path=("training", "kind"),
             )
+        self._check_consent()
+
+    def _check_model(self) -> None:
+        """Whether what the cycle begins with can be asked."""
+        kind = self.backend.kind
+        if serves(kind):
+            backends.get(kind).served_name(self.model.name, self.model.checkpoint)
+            return
+        check_samples(kind)
+        if self.serving is not None:
+            raise ConfigError(
+                f"serving is for a backend that answers from deployments only, and {kind} does not; leave it away.",
+                path=("serving",),
+            )
+
+    def _check_consent(self) -> None:
+        """After everything else: whoever agrees to pay agrees to a cycle that can run."""
+        serving = self.serving or Serving()
+        if serves(self.backend.kind) and not serving.accept_billing:
+            raise ConfigError(
+                f"{self.backend.kind} answers from deployments only, billed for every second that their GPUs are up. This cycle"
+                f" makes one for each of its evals, {self.num_evals:,} at most, and deletes it after the eval, or after"
+                f" {serving.longest_hours:g} hours. Agree to that (serving.accept_billing: true).",
+                path=("serving", "accept_billing"),
+            )
+
+    @property
+    def num_evals(self) -> int:
+        """At most."""
+        return evals_of(self.rounds)
 
     def check_weights(self) -> None:
         """Whether training can begin from the weights that the cycle does; see `RunConfig.check_weights`. Raises ConfigError."""
-        first = self.run_config(name="round 1", dataset="rows", checkpoint=self.model.checkpoint)
-        try:
-            first.check_weights()
-        except ConfigError as error:
-            path = {"algorithm": ("training",), "model": ("model", "checkpoint")}.get(str(error.path[0]), error.path[:1])
-            raise ConfigError(str(error), path=(*path, *(() if path[0] == "model" else error.path[1:]))) from None
+        with _as_of_the_cycle():
+            self.run_config(name="round 1", dataset="rows", checkpoint=self.model.checkpoint).check_weights()
 
     def attempts_at(self, side: Side) -> int:
         """k of the evals on that side."""
@@ -168,6 +222,7 @@ class CycleConfig(Document):
             name=name,
             model=EvalModel(name=self.model.name, checkpoint=checkpoint),
             backend=self.backend,
+            serving=self.serving,
             data=choice.data or DataConfig(dataset=choice.benchmark),
             verifier=choice.verifier or VerifierChoice(),
             sampling=self.sampling,

@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 
 from recipes.config import BackendChoice
 from recipes.estimate import SPREAD_OF_MEASURED, STARTUP_SECONDS, TokenSample, bills, per_row
-from recipes.eval_config import EvalConfig, Serving
+from recipes.eval_config import EvalConfig
 from recipes.prices import Rate, Served, machines_of, rate_at, rate_of
 from recipes.registry import verifiers
+from recipes.serving_bounds import ServingBound, bound_of
 from recipes.token_lengths import guessed
 from recipes.token_use import Range
 
@@ -40,9 +41,15 @@ class EvalEstimate:
 
 
 def estimate_eval(
-    config: EvalConfig, *, num_rows: int, sample: TokenSample | None = None, measured: MeasuredEval | None = None
+    config: EvalConfig,
+    *,
+    num_rows: int,
+    sample: TokenSample | None = None,
+    measured: MeasuredEval | None = None,
+    num_evals: int = 1,
 ) -> EvalEstimate:
-    """num_rows: tasks that there are, of which `sample` was taken. Raises ConfigError when the settings are wrong."""
+    """num_rows: tasks that there are, of which `sample` was taken. num_evals: how many there will be that each have a deployment
+    made, for what is said of those; the rest is of this one. Raises ConfigError when the settings are wrong."""
     measured = measured or MeasuredEval()
     num_tasks = min(num_rows, config.max_tasks or num_rows)
     num_attempts = num_tasks * config.attempts
@@ -65,7 +72,7 @@ def estimate_eval(
         notes.append("Replies may have any length up to the cap; the first eval will tell better.")
     said = reply.times(num_attempts)
     seconds, note = _time(measured, num_attempts)
-    dollars, price_notes = _dollars(config, prompts, said)
+    dollars, price_notes = _dollars(config, prompts, said, num_evals)
     if getattr(verifiers.get(config.verifier.kind), "asks_service", False):
         price_notes.append("The judge is asked about every reply besides: what it reads and says is not counted here.")
     return EvalEstimate(num_tasks, num_attempts, prompts, said, seconds, dollars, [*notes, note, *price_notes])
@@ -79,7 +86,7 @@ def _time(measured: MeasuredEval, num_attempts: int) -> tuple[Range | None, str]
     return seconds.plus(Range(*STARTUP_SECONDS)), f"Time from the last eval like this one here: {each:.3g} seconds per attempt."
 
 
-def _dollars(config: EvalConfig, read: Range | None, said: Range) -> tuple[Range | None, list[str]]:
+def _dollars(config: EvalConfig, read: Range | None, said: Range, num_evals: int) -> tuple[Range | None, list[str]]:
     """What the host bills, and on what the figure rests; None where nothing is billed or known."""
     if config.endpoint is not None:
         host = urlsplit(config.endpoint.base_url).hostname or ""
@@ -88,7 +95,7 @@ def _dollars(config: EvalConfig, read: Range | None, said: Range) -> tuple[Range
     else:
         assert config.model is not None
         if config.serving is not None:
-            return None, [_serving_note(config.backend.kind, config.serving)]
+            return None, [_serving_note(config.backend.kind, bound_of(config.serving, num_evals=num_evals))]
         if not bills(config.backend.kind, config.backend_config()):
             return None, []
         rate = rate_of(config.backend.kind, EVAL, config.model.name)
@@ -104,16 +111,12 @@ def _dollars(config: EvalConfig, read: Range | None, said: Range) -> tuple[Range
     return dollars, [f"Price at {of_list}. The host's bill decides."]
 
 
-def _serving_note(backend: str, serving: Serving) -> str:
+def _serving_note(backend: str, bound: ServingBound) -> str:
     """Which accelerators it takes is known once the service was asked, before it makes one."""
-    replicas = "1 replica" if serving.max_replicas == 1 else f"{serving.max_replicas} replicas"
     rows = machines_of(backend)
     known = {
         said: ", ".join(f"{row.accelerator} ${row.per_hour:,.2f}" for row in rows if row.said == said)
         for said in dict.fromkeys(row.said for row in rows)
     }
     prices = "; ".join(f"{listed} an hour, {said}" for said, listed in known.items()) or "no price is known"
-    return (
-        f"A deployment is made: at most {replicas} for at most {serving.longest_hours:g} hours, billed per GPU-second."
-        f" Each accelerator of a replica: {prices}."
-    )
+    return f"{bound.sentence()} Each accelerator of a replica: {prices}."

@@ -52,7 +52,19 @@ class ResourceLog:
 
     def left(self) -> list[Resource]:
         """What was planned and is not gone, oldest first. A line that a crash tore announced nothing that was made."""
-        left: dict[Resource, None] = {}
+        return list(self._left())
+
+    def seconds_since_planned(self, resource: Resource) -> float:
+        """Of one that is left; 0 where the line does not say when."""
+        try:
+            at = datetime.fromisoformat(self._left().get(resource, ""))
+            return max(0.0, (datetime.now(UTC) - at).total_seconds())
+        except (ValueError, TypeError):  # no time, or one without its zone
+            return 0.0
+
+    def _left(self) -> dict[Resource, str]:
+        """With when each was planned."""
+        left: dict[Resource, str] = {}
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
             try:
                 found = json.loads(line)
@@ -61,10 +73,10 @@ class ResourceLog:
             except (ValueError, KeyError, TypeError):
                 continue
             if change == PLANNED:
-                left[resource] = None
+                left[resource] = str(found.get("at", ""))
             else:
                 left.pop(resource, None)
-        return list(left)
+        return left
 
     def _write(self, change: str, resource: Resource) -> None:
         line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), "change": change, **resource._asdict()})

@@ -76,6 +76,19 @@ class ServingOffer(NamedTuple):
         return f"{machine} per replica, billed per GPU-second while it is up: {price}"
 
 
+def refuse_dear(offer: ServingOffer, serving: Serving, *, backend: str, model: str, place: str) -> None:
+    """Raises ConfigError, before anything is made."""
+    most, one = serving.max_dollars_per_hour, offer.dollars_per_hour(backend)
+    if most is None or (one is not None and one * serving.max_replicas <= most):
+        return
+    found = "is not known" if one is None else f"is about ${one * serving.max_replicas:,.2f}"
+    raise ConfigError(
+        f"{place} would serve {model} on {offer.accelerators} × {offer.accelerator}, whose price an hour"
+        f" {found}, and serving.max_dollars_per_hour allows ${most:,.2f}. Nothing was made.",
+        path=("serving", "max_dollars_per_hour"),
+    )
+
+
 class Deployments(Protocol):
     """What a service that serves is asked. All raise BackendError; `offer` also ConfigError where nothing fits."""
 
@@ -112,6 +125,11 @@ class Serves(Protocol):
 
     def served_name(self, name: str, checkpoint: str | None) -> str:
         """What a deployment of these weights is made of; asks nobody. Raises ConfigError for what cannot be served."""
+        ...
+
+    def check_served(self, settings: BaseModel, chosen: BaseModel) -> None:
+        """Whether what is trained by these settings of an algorithm can be served. chosen: settings of the backend. Raises
+        ConfigError with the path in a run's config."""
         ...
 
     def key(self, config: BaseModel, secrets: Mapping[str, str]) -> str:
@@ -169,7 +187,7 @@ class Deployed:
         if self.is_overdue:
             raise BackendError(
                 f"The deployment was up for {self._serving.longest_hours:g} hours, as long as serving.longest_hours allows,"
-                " and is deleted. Resume the eval to make the rest.",
+                " and is deleted. Resume to make the rest on another one.",
                 permanent=False,
                 kind=ErrorKind.TIMEOUT,
             )
@@ -224,6 +242,7 @@ class Deployed:
             elif standing.phase is DeploymentPhase.FAILED:
                 self._remove()
             else:
+                self._up_since = time.monotonic() - self._log.seconds_since_planned(resource)
                 self._report("info", f"Found the deployment {resource.name} again at {self._asked.place}.")
                 return True
         self._resource = None
@@ -232,24 +251,12 @@ class Deployed:
     def _make(self) -> None:
         offer = self._patience.ask(lambda: self._asked.offer(self._model, self._serving.shape))
         self._report("info", f"{self._asked.place} serves {self._model} on {offer.cost(self._kind)}.")
-        self._refuse_dear(offer)
+        refuse_dear(offer, self._serving, backend=self._kind, model=self._model, place=self._asked.place)
         resource = Resource(DEPLOYMENT, f"evsys-eval-{uuid.uuid4().hex[:12]}", self._asked.account)
         self._log.plan(resource)
-        self._resource = resource
+        self._resource, self._up_since = resource, time.monotonic()
         self._patience.ask(lambda: self._asked.create(resource.name, self._model, offer, self._serving))
         self._report("info", f"Ordered the deployment {resource.name}, account {resource.account}. It is deleted after the eval.")
-
-    def _refuse_dear(self, offer: ServingOffer) -> None:
-        """Raises ConfigError, before anything is made."""
-        most, one = self._serving.max_dollars_per_hour, offer.dollars_per_hour(self._kind)
-        if most is None or (one is not None and one * self._serving.max_replicas <= most):
-            return
-        found = "is not known" if one is None else f"is about ${one * self._serving.max_replicas:,.2f}"
-        raise ConfigError(
-            f"{self._asked.place} would serve {self._model} on {offer.accelerators} × {offer.accelerator}, whose price an hour"
-            f" {found}, and serving.max_dollars_per_hour allows ${most:,.2f}. Nothing was made.",
-            path=("serving", "max_dollars_per_hour"),
-        )
 
     def _await_ready(self) -> None:
         deadline, told = time.monotonic() + self._serving.ready_seconds, ""
@@ -308,11 +315,13 @@ class Deployed:
         return self._asked.endpoint(self._resource.name)
 
     def _wait(self, seconds: float) -> None:
-        """Raises ServingStopped as soon as a stop is asked for."""
+        """Raises ServingStopped as soon as a stop is asked for, BackendError once what is waited for may be up no longer."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if self._was_asked():
                 raise ServingStopped
+            if self._resource is not None:
+                self.refuse_overdue()
             time.sleep(min(left, LISTEN_SECONDS))
 
     # the way back

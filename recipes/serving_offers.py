@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 from recipes.errors import BackendError, ErrorKind, RecipeError
+from recipes.eval_config import Serving
 from recipes.isolation import Isolated, IsolationTimeout
 from recipes.outbound import guard_this_process, may_be_asked
 from recipes.registry import backends
+from recipes.serving import refuse_dear
+from recipes.serving_bounds import bound_of
 
 SECONDS = 60.0
 """For reading the SDK on a busy machine, and for the service's answers."""
@@ -26,12 +31,15 @@ def cost_of(
     *,
     model: str,
     checkpoint: str | None,
-    shape: str | None,
+    serving: Serving,
+    num_evals: int,
     key: str,
     allowed: Mapping[str, bool],
 ) -> str:
-    """A sentence. allowed: kinds of addresses, as `may_be_asked` takes them. Raises BackendError."""
-    return asked_apart("recipes.serving_offers:answer", backend, dict(params), model, checkpoint, shape, key, dict(allowed))
+    """Two sentences: what the model would be served on, and the most that so many evals can cost. allowed: kinds of addresses,
+    as `may_be_asked` takes them. Raises BackendError."""
+    chosen = (model, checkpoint, serving.model_dump(), num_evals)
+    return asked_apart("recipes.serving_offers:answer", backend, dict(params), *chosen, key, dict(allowed))
 
 
 def answer(
@@ -39,7 +47,8 @@ def answer(
     params: dict[str, Any],
     model: str,
     checkpoint: str | None,
-    shape: str | None,
+    serving: dict[str, Any],
+    num_evals: int,
     key: str,
     allowed: dict[str, bool],
 ) -> tuple[bool, str]:
@@ -47,15 +56,33 @@ def answer(
 
     def ask() -> str:
         config = config_for_an_answer(backend, params, allowed)
-        backend_class: Any = backends.get(backend)
-        deployments = backend_class.deployments(config, secrets={"backend_api_key": key})
-        try:
-            offer = deployments.offer(backend_class.served_name(model, checkpoint), shape)
-        finally:
-            deployments.close()
-        return f"{deployments.place} would serve it on {offer.cost(backend)}."
+        return told(backend, config, model=model, checkpoint=checkpoint, serving=serving, num_evals=num_evals, key=key)
 
     return in_a_sentence(ask, key=key)
+
+
+def told(
+    backend: str,
+    config: BaseModel,
+    *,
+    model: str,
+    checkpoint: str | None,
+    serving: Mapping[str, Any],
+    num_evals: int,
+    key: str,
+) -> str:
+    """What is offered, and the most that so many evals can cost. Raises ConfigError, BackendError."""
+    backend_class: Any = backends.get(backend)
+    wanted = Serving.model_validate(serving)
+    deployments = backend_class.deployments(config, secrets={"backend_api_key": key})
+    try:
+        served = backend_class.served_name(model, checkpoint)
+        offer = deployments.offer(served, wanted.shape)
+    finally:
+        deployments.close()
+    refuse_dear(offer, wanted, backend=backend, model=served, place=deployments.place)
+    bound = bound_of(wanted, num_evals=num_evals, replica_dollars=offer.dollars_per_hour(backend))
+    return f"{deployments.place} would serve it on {offer.cost(backend)}. {bound.sentence()}"
 
 
 def asked_apart(function: str, *arguments: Any) -> str:

@@ -27,7 +27,8 @@ class Deployment:
 @dataclass
 class Serving:
     """walk: states of every deployment made from now on, one per look. num_deaf: so many chats find a ready one that does not
-    answer yet. reply: what it says to a conversation. keeps_what_was_asked: deleting is refused even with ignoreChecks."""
+    answer yet. reply: what it says to a conversation. tuned_reply: the same of what jobs made, given the model's name; None: as
+    any other. keeps_what_was_asked: deleting is refused even with ignoreChecks."""
 
     walk: list[str] = field(default_factory=lambda: ["CREATING", "CREATING", "READY"])
     message: str = ""
@@ -36,6 +37,7 @@ class Serving:
     num_deaf: int = 2
     keeps_what_was_asked: bool = False
     reply: Callable[[list[dict[str, Any]]], str] = lambda messages: "I do not know."
+    tuned_reply: Callable[[str, list[dict[str, Any]]], str] | None = None
     deployments: dict[str, Deployment] = field(default_factory=dict)
 
     @property
@@ -101,7 +103,12 @@ class Serving:
             self.num_deaf -= 1
             return (404 if self.num_deaf % 2 else 503), {"error": {"message": "not serving yet"}}
         found.num_asked += 1
-        said = {"role": "assistant", "content": self.reply(request.json["messages"])}
+        said = {"role": "assistant", "content": self._reply(found.body["baseModel"], request.json["messages"])}
         choice = {"index": 0, "finish_reason": "stop", "message": said}
         usage = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
         return 200, {"id": "c", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+
+    def _reply(self, model: str, messages: list[dict[str, Any]]) -> str:
+        if self.tuned_reply is not None and model.startswith(f"accounts/{ACCOUNT}/"):
+            return self.tuned_reply(model, messages)
+        return self.reply(messages)

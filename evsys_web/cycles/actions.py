@@ -13,9 +13,9 @@ from evsys_web.cycles.tasks import advance_cycle
 from evsys_web.evals.actions import checked_verifier
 from evsys_web.evals.models import Benchmark
 from evsys_web.runs.actions import RunRefused, refuse_expired, refuse_foreign_folder
+from evsys_web.runs.backends import check_backend, check_model_name
 from evsys_web.runs.launches import announce, made_before, queue_once
 from evsys_web.runs.work import storable
-from recipes.backends.local.models import resolve
 from recipes.config import below
 from recipes.cycle_config import CycleConfig, Side
 from recipes.errors import ConfigError, DataError
@@ -39,7 +39,8 @@ def launch_cycle(
         refuse_foreign_folder(user, name, path=("model", field))
     refuse_expired(user, config.model.checkpoint, path=("model", "checkpoint"))
     config.check_weights()
-    resolve(config.model.name)
+    check_model_name(config.backend.kind, config.model.name)
+    check_backend(project, config.backend)
     with transaction.atomic():
         learn, judge = (_benchmark(user, project, config, side) for side in ("learn", "judge"))
         refuse_unfit_sides(config, learn, judge)

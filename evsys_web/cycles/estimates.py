@@ -13,11 +13,13 @@ from recipes.effects import effectless
 from recipes.estimate import Range, TokenSample, bills, estimate
 from recipes.eval_config import VerifierChoice
 from recipes.eval_estimate import EvalEstimate
+from recipes.serving_bounds import ServingBound, bound_of
 
 
 class CycleEstimate(NamedTuple):
     """None is "not known". num_attempts, sampled_tokens, seconds: of all evals, the baseline too. sampling, training: dollars
-    that the host bills for them, and for the training of all rounds, from none to every attempt being kept."""
+    that the host bills for them, and for the training of all rounds, from none to every attempt being kept. deployments: None
+    where none are made."""
 
     num_rounds: int
     learn: EvalEstimate
@@ -27,6 +29,7 @@ class CycleEstimate(NamedTuple):
     seconds: Range | None
     sampling: Range | None
     training: Range | None
+    deployments: ServingBound | None
     notes: list[str]
 
 
@@ -48,6 +51,7 @@ def estimate_cycle(config: CycleConfig, learn: Benchmark, judge: Benchmark, user
         _together(of_learn.seconds, of_judge.seconds, rounds),
         _together(of_learn.dollars, of_judge.dollars, rounds),
         training.times(rounds) if training else None,
+        bound_of(config.serving, num_evals=config.num_evals) if config.serving is not None else None,
         list(dict.fromkeys(notes)),
     )
 
@@ -69,7 +73,7 @@ def _eval(config: CycleConfig, side: Side, benchmark: Benchmark, user: User) -> 
         "verifier": VerifierChoice.model_validate(benchmark.verifier),
     }
     evaluated = config.eval_config(side, name=side, checkpoint=config.model.checkpoint).model_copy(update=tasks)
-    return estimate_for(evaluated, version, user)
+    return estimate_for(evaluated, version, user, num_evals=config.num_evals)
 
 
 def _training(run: RunConfig, config: CycleConfig, learn: EvalEstimate) -> Range | None:

@@ -17,16 +17,18 @@ from evsys_web.accounts.views import signed_in
 from evsys_web.cycles.actions import launch_cycle
 from evsys_web.cycles.estimates import estimate_cycle
 from evsys_web.cycles.first import launch_first_cycle
-from evsys_web.cycles.forms import CycleForm, start_from
+from evsys_web.cycles.forms import CycleForm, moved, start_from
 from evsys_web.cycles.models import Cycle
-from evsys_web.evals.forms import benchmarks_for
+from evsys_web.evals.forms import as_agreed, benchmarks_for
+from evsys_web.evals.offers import offer_for
 from evsys_web.evals.starter import import_starter_benchmark, import_starter_learning_benchmark
+from evsys_web.rates import TooOften
 from evsys_web.runs.form_views import asked_number, next_name
 from evsys_web.runs.forms import checkpoints_for, models_on_offer
 from evsys_web.runs.launches import submission_of
 from evsys_web.runs.work_pages import export_of
 from recipes.cycle_config import CycleConfig
-from recipes.errors import ConfigError, DataError
+from recipes.errors import BackendError, ConfigError, DataError
 from recipes.registry import algorithms, backends, callbacks, load_failures, verifiers
 
 
@@ -79,9 +81,12 @@ def settings_fragment(request: HttpRequest) -> HttpResponse:
         part: {name: request.POST[form.add_prefix(name)] for name in form.fields if form.add_prefix(name) in request.POST}
         for part, form in typed.settings.items()
     }
-    if request.POST.get("shown_for") != shown_for(typed):
-        start["params"]["training"] = typed.preset.params
-    return render(request, "cycles/_settings.html", _shown(CycleForm(user, start=start)))
+    start |= moved(start, was_on=request.POST.get("shown_backend", typed.text("backend")))
+    form = CycleForm(user, start=start)
+    if request.POST.get("shown_for") != shown_for(form):
+        start["params"]["training"] = form.preset.params
+        form = CycleForm(user, start=start)
+    return render(request, "cycles/_settings.html", _shown(form))
 
 
 @require_POST
@@ -89,12 +94,28 @@ def settings_fragment(request: HttpRequest) -> HttpResponse:
 def size_fragment(request: HttpRequest) -> HttpResponse:
     """What the settings as typed will take at most."""
     user = signed_in(request)
-    form = CycleForm(user, request.POST)
+    form = CycleForm(user, as_agreed(request.POST))
     if not form.is_valid():
         return render(request, "cycles/_size.html", {"mistakes": form.mistakes()})
     chosen = form.choices.cleaned_data
     found = estimate_cycle(form.config, chosen["learn"], chosen["judge"], user)
     return render(request, "cycles/_size.html", {"estimate": found})
+
+
+@require_POST
+@editors_only
+def offer_fragment(request: HttpRequest) -> HttpResponse:
+    """What all deployments would cost at most; makes none, and needs no consent."""
+    user = signed_in(request)
+    form = CycleForm(user, request.POST)
+    if "serving" not in form.settings:
+        return render(request, "runs/_offer.html", {"refusal": "What is chosen answers without a deployment."})
+    try:
+        asked, serving = form.asked(), form.settings["serving"].params()
+        context = {"sentence": offer_for(asked, user, serving=serving, num_evals=form.num_evals())}
+    except (BackendError, ConfigError, TooOften) as error:
+        context = {"refusal": str(error)}
+    return render(request, "runs/_offer.html", context)
 
 
 @require_POST

@@ -13,18 +13,20 @@ from pydantic import BaseModel
 from evsys_web.accounts.models import User
 from evsys_web.config_forms import ConfigForm, mistakes_in
 from evsys_web.cycles.models import Cycle
-from evsys_web.evals.forms import BenchmarkField, benchmarks_for, part_of, words
+from evsys_web.evals.forms import Asked, BenchmarkField, benchmarks_for, part_of, words
 from evsys_web.evals.models import Benchmark
-from evsys_web.runs.forms import CheckpointField, checkpoints_for
+from evsys_web.runs.backends import check_model_name
+from evsys_web.runs.forms import CheckpointField, checkpoints_for, model_fitting
 from evsys_web.runs.models import Checkpoint
-from recipes.backends.local.models import STARTER_NAME, resolve
+from recipes.backends.local.models import STARTER_NAME
+from recipes.config import BackendChoice
 from recipes.curation import CurationSettings
-from recipes.cycle_config import CycleConfig, StopRule, TasksChoice
+from recipes.cycle_config import CycleConfig, StopRule, TasksChoice, evals_of, trains_on
 from recipes.effects import ignored_by
 from recipes.errors import ConfigError
-from recipes.eval_config import EvalModel, SamplingSettings
+from recipes.eval_config import EvalModel, SamplingSettings, Serving
 from recipes.presets import Preset, recommended
-from recipes.registry import algorithms, backends, backends_for, sampling_backends, serves, uses_backend
+from recipes.registry import algorithms, backends, evaluated_backends, serves, uses_backend
 from recipes.rows import RowFormat
 
 NUM_CHECKPOINTS_OFFERED = 50
@@ -70,16 +72,13 @@ class ChoicesForm(forms.Form):
         self._offer("cloned_from", Cycle.objects.visible_to(user))
         self._offer_checkpoints(checkpoints_for(user))
         self._choose("training", trainable())
-        self._choose("backend", sampling_backends())
-        if served := [kind for kind in backends.kinds() if serves(kind)]:
-            sentence = f"{' and '.join(served)} is not among them: it answers from deployments, and a cycle makes none."
-            self.fields["backend"].help_text += f" {sentence[0].upper()}{sentence[1:]}"
+        self._choose("backend", evaluated_backends())
         self.fields["model_name"].widget.attrs.update({"list": "models", "autocomplete": "off", "spellcheck": "false"})
 
     def clean_model_name(self) -> str:
         name = str(self.cleaned_data["model_name"]).strip()
         try:
-            resolve(name)
+            check_model_name(self.backend_kind, name)
         except ConfigError as error:
             raise forms.ValidationError(str(error)) from None
         return name
@@ -91,6 +90,12 @@ class ChoicesForm(forms.Form):
         if learn is not None and judge is not None and learn.project_id != judge.project_id:
             self.add_error("judge", "Choose a benchmark of the same project.")
         return found
+
+    @property
+    def backend_kind(self) -> str:
+        """Any other than a registered one is left to the choice itself."""
+        chosen = str(self["backend"].value() or "local")
+        return chosen if chosen in evaluated_backends() else "local"
 
     def _offer(self, name: str, allowed: QuerySet[Any]) -> None:
         self.fields[name].queryset = allowed  # type: ignore[attr-defined]
@@ -132,6 +137,8 @@ class CycleForm:
                 else frozenset()
             )
             self.settings[part] = ConfigForm(config_class, data, prefix=part, initial=params.get(part), ignored=ignored)
+        for name in getattr(algorithm, "unused_backend_fields", frozenset()) & getattr(backend, "unused_by_evals", frozenset()):
+            self.settings["backend"].fields.pop(name, None)
 
     def _parts(self) -> list[tuple[str, type[BaseModel]]]:
         parts: list[tuple[str, type[BaseModel]]] = [(side, SideSettings) for side in SIDES]
@@ -139,6 +146,8 @@ class CycleForm:
         for part, registry in (("training", algorithms), ("backend", backends)):
             if (registered := _registered(registry, self.text(part))) is not None:
                 parts.append((part, registered.Config))
+        if serves(self.choices.backend_kind):
+            parts.append(("serving", Serving))
         return parts
 
     def text(self, name: str) -> str:
@@ -146,6 +155,19 @@ class CycleForm:
 
     def training_sentence(self) -> str:
         return str(getattr(_registered(algorithms, self.text("training")), "summary", ""))
+
+    def asked(self) -> Asked:
+        """Who would answer, for a form whose consent is still missing. Raises ConfigError with what else is."""
+        if mistakes := mistakes_in(self.choices, *(self.settings[part] for part in ("round", "backend", "serving"))):
+            raise ConfigError(" ".join(mistakes))
+        chosen = self.choices.cleaned_data
+        checkpoint: Checkpoint | None = chosen["checkpoint"]
+        backend = BackendChoice(kind=chosen["backend"], params=self.settings["backend"].params())
+        return Asked(chosen["judge"].project, backend, chosen["model_name"], checkpoint.sampler_uri if checkpoint else None)
+
+    def num_evals(self) -> int:
+        """After `asked`: how many there will be at most."""
+        return evals_of(int(self.settings["round"].params()["rounds"]))
 
     def num_errors(self) -> int:
         return len(self.choices.errors) + sum(len(form.errors) for form in self.settings.values())
@@ -161,12 +183,13 @@ class CycleForm:
         self.judge: Benchmark = chosen["judge"]
         checkpoint: Checkpoint | None = chosen["checkpoint"]
         values = {
-            "name": chosen["name"].strip() or f"{chosen['model_name']} on {self.judge.name}"[:200],
+            "name": chosen["name"].strip() or f"{short_name(chosen['model_name'])} on {self.judge.name}"[:200],
             "model": {"name": chosen["model_name"], "checkpoint": checkpoint.sampler_uri if checkpoint else None},
             **{side: {"benchmark": str(chosen[side].pk), **self.settings[side].params()} for side in SIDES},
             **self.settings["round"].params(),
             **{part: self.settings[part].params() for part in ("sampling", "curation", "stop")},
             **{part: {"kind": chosen[part], "params": self.settings[part].params()} for part in ("training", "backend")},
+            **({"serving": self.settings["serving"].params()} if "serving" in self.settings else {}),
         }
         try:
             self.config = CycleConfig.from_values(values)
@@ -187,10 +210,17 @@ class CycleForm:
         self.choices.add_error(field if field in self.choices.fields else None, str(error))
 
 
+def short_name(model_name: str) -> str:
+    """Without the folder, organisation or account that it belongs to."""
+    return model_name.rpartition("/")[2] or model_name
+
+
 def start_from(config: CycleConfig) -> dict[str, Any]:
     """Starting values for a form that repeats this cycle; benchmarks and checkpoint are for the caller to find."""
     sides = {side: {"max_tasks": getattr(config, side).max_tasks} for side in SIDES}
     parts = {part: getattr(config, part).model_dump() for part in ("sampling", "curation", "stop")}
+    if config.serving is not None:  # but for the consent, which is of one cycle
+        parts["serving"] = config.serving.model_dump(exclude={"accept_billing"})
     chosen = {part: getattr(config, part).params for part in ("training", "backend")}
     return {
         "name": config.name,
@@ -205,7 +235,33 @@ def trainable() -> list[str]:
     """Algorithms that learn from what attempts become, chats, on a backend that makes attempts too."""
     formats = (None, RowFormat.MESSAGES)
     fitting = [kind for kind in algorithms.kinds() if getattr(algorithms.get(kind), "row_format", None) in formats]
-    return [kind for kind in fitting if set(backends_for(kind)) & set(sampling_backends())]
+    return [kind for kind in fitting if any(trains_on(kind, backend) for backend in evaluated_backends())]
+
+
+def moved(start: Mapping[str, Any], *, was_on: str) -> dict[str, str]:
+    """What follows a choice that was just changed, so that all fit: another backend than `was_on` gets an algorithm that trains
+    there, another algorithm a backend that it trains on, and both a model that is to be had there."""
+    backend, training = str(start["backend"]), str(start["training"])
+    if backend not in evaluated_backends() or training not in trainable():
+        return {}
+    if not trains_on(training, backend):
+        if backend == was_on:
+            backend = next((kind for kind in evaluated_backends() if trains_on(training, kind)), backend)
+        else:
+            training = _algorithm_for(backend) or training
+    model_name = str(start["model_name"])
+    return {
+        "backend": backend,
+        "training": training,
+        "model_name": model_name if backend == was_on else model_fitting(backend, model_name),
+    }
+
+
+def _algorithm_for(backend: str) -> str:
+    """One made for this backend alone, else sft; "" where there is none."""
+    fitting = [kind for kind in trainable() if trains_on(kind, backend)]
+    own = [kind for kind in fitting if getattr(algorithms.get(kind), "runs_on", None)]
+    return next(iter([*own, *(kind for kind in fitting if kind == "sft"), *fitting]), "")
 
 
 def _registered(registry: Any, kind: str) -> Any:

@@ -75,7 +75,7 @@ class _Importer:
     def __init__(self, archive: ArchiveFile, user: User, project: Project, undo: ExitStack) -> None:
         self._archive, self._user, self._project, self._undo = archive, user, project, undo
         self._record = archive.manifest
-        self._config = CycleConfig.from_values(self._record.config)
+        self._config = CycleConfig.from_values(_with_consent(self._record.config, True))
         self._refuse_incomplete()
 
     def cycle(self) -> Cycle:
@@ -87,7 +87,7 @@ class _Importer:
             project=self._project,
             created_by=self._user,
             name=storable(record.name),
-            config=self._config.model_copy(update=sides).model_dump(mode="json"),
+            config=_with_consent(self._config.model_copy(update=sides).model_dump(mode="json"), False),
             learn=learn,
             judge=judging,
             status=record.status,
@@ -249,6 +249,12 @@ class _Importer:
         values = {"step": record.step, "sampler_uri": uri, "metrics": storable_json(record.metrics)}
         checkpoint: Checkpoint = Checkpoint.objects.create(run=run, seq=run.next_seqs(1), name=record.name, **values)
         return checkpoint
+
+
+def _with_consent(values: dict[str, Any], is_given: bool) -> dict[str, Any]:
+    """A price that somebody agreed to elsewhere is agreed to by nobody here."""
+    serving = values.get("serving")
+    return values | {"serving": serving | {"accept_billing": is_given}} if isinstance(serving, dict) else values
 
 
 def _spelled_out(benchmark: Benchmark, choice: TasksChoice) -> TasksChoice:

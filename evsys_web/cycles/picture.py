@@ -18,7 +18,7 @@ from evsys_web.runs.models import TrainingRun
 WIDTH, HEIGHT = 152, 54
 GAP_X, GAP_Y = 28, 44
 TALL_WIDTH, TALL_GAP, MARGIN = 300, 20, 34
-LONGEST = 20
+LONGEST = 18
 COLUMNS = 6
 
 
@@ -55,7 +55,8 @@ class Picture(NamedTuple):
 
 
 def pictures_of(cycle: Cycle, rounds: Sequence[CycleRound]) -> list[Picture]:
-    start = [Box("Model", cycle.model_name, full=f"The model {cycle.model_name} as it was"), _eval("Baseline", cycle.baseline)]
+    short = cycle.model_name.rpartition("/")[2] or cycle.model_name
+    start = [Box("Model", short, full=f"The model {cycle.model_name} as it was"), _eval("Baseline", cycle.baseline)]
     lines = [_line(cycle, round_) for round_ in rounds or [CycleRound(number=1)]]
     return [_wide(start, lines), _tall(start, lines)]
 

@@ -66,6 +66,8 @@ def _eval_step(title: str, why: str, run: EvalRun | None) -> Step:
     if not run.has_ended:
         so_far = f", {percent(avg['value'])} right so far" if avg else ""
         came_of = f"{made:,} of {run.num_attempts:,} attempts{so_far}." if run.num_attempts else "Getting ready."
+        if run.config.get("serving") and not made:
+            came_of = "Its deployment comes up first, which may take minutes."
     return Step(title, why, str(run.status), run.get_absolute_url(), came_of, None if run.has_ended else run.progress or 0.0)
 
 

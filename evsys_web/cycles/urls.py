@@ -11,6 +11,7 @@ urlpatterns = [
     path("new", form_views.new_cycle, name="new"),
     path("new/settings", form_views.settings_fragment, name="settings"),
     path("new/size", form_views.size_fragment, name="size"),
+    path("new/offer", form_views.offer_fragment, name="offer"),
     path("new/export", form_views.export_fragment, name="export"),
     path("new/starter", form_views.starter, name="starter"),
     path("<int:pk>/", views.cycle_detail, name="detail"),

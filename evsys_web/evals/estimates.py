@@ -15,8 +15,8 @@ from recipes.eval_config import EvalConfig
 from recipes.eval_estimate import EvalEstimate, MeasuredEval, estimate_eval
 
 
-def estimate_for(config: EvalConfig, version: DatasetVersion, user: User) -> EvalEstimate:
-    """Raises ConfigError when the settings are wrong, or the split is none of the version's."""
+def estimate_for(config: EvalConfig, version: DatasetVersion, user: User, *, num_evals: int = 1) -> EvalEstimate:
+    """num_evals: see `estimate_eval`. Raises ConfigError when the settings are wrong, or the split is none of the version's."""
     split = config.data.split
     tokenizer = None
     if config.model is not None:
@@ -26,6 +26,7 @@ def estimate_for(config: EvalConfig, version: DatasetVersion, user: User) -> Eva
         num_rows=version.stretch(split).num_rows,
         sample=sample_of(version, split, tokenizer=tokenizer),
         measured=measured(config, version, user),
+        num_evals=num_evals,
     )
 
 

@@ -16,7 +16,7 @@ from evsys_web.accounts.views import signed_in
 from evsys_web.config_forms import mistakes_in
 from evsys_web.evals.actions import benchmark_of, launch_eval
 from evsys_web.evals.estimates import estimate_for
-from evsys_web.evals.forms import EvalForm, benchmarks_for, start_from, task_versions_for
+from evsys_web.evals.forms import EvalForm, as_agreed, benchmarks_for, start_from, task_versions_for
 from evsys_web.evals.models import EvalRun
 from evsys_web.evals.offers import offer_for
 from evsys_web.evals.starter import import_starter_benchmark
@@ -77,7 +77,7 @@ def settings_fragment(request: HttpRequest) -> HttpResponse:
 def size_fragment(request: HttpRequest) -> HttpResponse:
     """What the settings as typed will take, and whether the verifier can judge the tasks."""
     user = signed_in(request)
-    form = EvalForm(user, request.POST)
+    form = EvalForm(user, as_agreed(request.POST))
     if not form.is_valid():
         return render(request, "evals/_size.html", {"mistakes": form.mistakes()})
     config, estimate = form.config, estimate_for(form.config, form.version, user)
@@ -104,9 +104,13 @@ def offer_fragment(request: HttpRequest) -> HttpResponse:
     if not form.settings["serving"].is_valid():
         return render(request, "runs/_offer.html", {"refusal": " ".join(mistakes_in(form.settings["serving"]))})
     try:
-        return render(request, "runs/_offer.html", {"sentence": offer_for(form, user)})
+        return render(request, "runs/_offer.html", {"sentence": _offer(form, user)})
     except (BackendError, ConfigError, TooOften) as error:
         return render(request, "runs/_offer.html", {"refusal": str(error)})
+
+
+def _offer(form: EvalForm, user: User) -> str:
+    return offer_for(form.asked(), user, serving=form.settings["serving"].params())
 
 
 @require_POST

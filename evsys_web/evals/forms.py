@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from django import forms
 from django.db.models import QuerySet
+from django.http import QueryDict
 from pydantic import BaseModel, create_model
 
 from evsys_web.accounts.models import BackendCredential, Project, User
@@ -359,6 +360,13 @@ def start_from(config: EvalConfig) -> dict[str, Any]:
         params["serving"] = config.serving.model_dump(exclude={"accept_billing"})
     params["backend"] = config.backend.params
     return {**start, "source": "model", "backend": config.backend.kind, "model_name": config.model.name}
+
+
+def as_agreed(data: QueryDict) -> QueryDict:
+    """What was typed, as if the price were agreed to: whoever is to agree sees first to what."""
+    typed = data.copy()
+    typed["serving-accept_billing"] = "true"
+    return typed
 
 
 def benchmarks_for(user: User) -> QuerySet[Benchmark]:

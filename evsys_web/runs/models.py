@@ -25,6 +25,7 @@ from evsys_web.runs.work import Work, WorkQuerySet
 from evsys_web.runs.work import storable as storable
 from recipes.config import RunConfig
 from recipes.errors import DataError
+from recipes.registry import sampling_backends
 from recipes.types import Row
 
 
@@ -189,6 +190,12 @@ class Checkpoint(models.Model):
     def is_expired(self) -> bool:
         """The provider has removed the weights."""
         return self.expires_at is not None and self.expires_at <= now()
+
+    @property
+    def can_chat(self) -> bool:
+        """Its weights are there, and where they are can be sampled from here."""
+        kind = self.run.config.get("backend", {}).get("kind", "local")
+        return bool(self.sampler_uri) and not self.is_expired and kind in sampling_backends()
 
     @property
     def expires_soon(self) -> bool:

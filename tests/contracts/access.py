@@ -180,6 +180,7 @@ PAGES: dict[str, Methods] = {
     "cycles/new": form,
     "cycles/new/settings": edit,
     "cycles/new/size": edit,
+    "cycles/new/offer": edit,
     "cycles/new/export": edit,
     "cycles/new/starter": edit,
     "cycles/<int:pk>/": look,

@@ -10,6 +10,17 @@ from recipes.cycle_config import CycleConfig
 from recipes.errors import ConfigError
 
 SIDES = {"learn": {"dataset": "a@1"}, "judge": {"path": "b.jsonl", "verifier": {"kind": "numeric"}}}
+FIREWORKS: dict[str, Any] = {
+    "model": {"name": "accounts/fireworks/models/qwen3-8b"},
+    "backend": {"kind": "fireworks"},
+    "training": {"kind": "fireworks_sft"},
+    "rounds": 2,
+}
+STEPS = {"training": {"kind": "sft"}}
+
+
+def promoted(which: str) -> dict[str, Any]:
+    return {"backend": {"kind": "fireworks", "params": {"tokenizer": "Qwen/Qwen3-8B", "promote": which}}}
 
 
 def test_yaml_goes_in_and_comes_out_the_same() -> None:
@@ -34,7 +45,26 @@ def test_yaml_goes_in_and_comes_out_the_same() -> None:
         ),
         ({"training": {"kind": "none_such"}}, "none_such", ("training", "kind")),
         ({"backend": {"kind": "none_such"}}, "none_such", ("backend", "kind")),
-        ({"backend": {"kind": "fireworks"}}, "A cycle makes no deployments", ("backend", "kind")),
+        ({"serving": {"accept_billing": True}}, "local does not; leave it away", ("serving",)),
+        (FIREWORKS | {"serving": None}, "one for each of its evals, 5 at most", ("serving", "accept_billing")),
+        (FIREWORKS | {"serving": {"longest_hours": 2}}, "or after 2 hours. Agree to that", ("serving", "accept_billing")),
+        (FIREWORKS | {"model": {"name": "starter"}}, "no model of Fireworks", ("model", "name")),
+        (
+            FIREWORKS | {"model": FIREWORKS["model"] | {"checkpoint": "fireworks://acme/run-0/final"}},
+            "is no model at Fireworks",
+            ("model", "checkpoint"),
+        ),
+        (
+            FIREWORKS | STEPS | {"backend": {"kind": "fireworks"}},
+            "name the model's tokenizer",
+            ("backend", "params", "tokenizer"),
+        ),
+        (FIREWORKS | STEPS | promoted("none"), "Set promote to final", ("backend", "params", "promote")),
+        (FIREWORKS | STEPS | promoted("final"), "Agree to that", ("serving", "accept_billing")),
+        (FIREWORKS | {"training": {"kind": "fireworks_dpo"}}, "learns from preference rows", ("training", "kind")),
+        (FIREWORKS | {"training": {"kind": "local_sft"}}, "does not train on fireworks", ("training", "kind")),
+        (FIREWORKS | {"training": {"kind": "mock_sft"}}, "does not train on fireworks", ("training", "kind")),
+        (FIREWORKS | {"backend": {"kind": "tinker"}}, "fireworks_sft does not train on tinker", ("training", "kind")),
         ({"curation": {"rows": "pairs"}}, "A cycle learns from attempts as chats", ("curation", "rows")),
         ({"training": {"kind": "dpo"}}, "dpo learns from preference rows", ("training", "kind")),
         ({"stop": {"target": 0}}, "greater than 0", ("stop", "target")),
@@ -65,3 +95,16 @@ def test_its_evals_and_runs_have_its_settings() -> None:
     assert learn.model is not None and learn.model.checkpoint == "w"
     run = config.run_config(name="r", dataset="rows@1", checkpoint="w")
     assert (run.data.dataset, run.model.init_from_checkpoint, run.algorithm.kind) == ("rows@1", "w", "sft")
+
+
+def test_on_a_backend_that_serves_each_eval_has_the_deployment_that_was_agreed_to_and_no_run_knows_of_it() -> None:
+    serving = {"accept_billing": True, "longest_hours": 0.5, "max_dollars_per_hour": 20}
+    config = CycleConfig.from_values({**SIDES, **FIREWORKS, "serving": serving})
+    assert CycleConfig.from_yaml(config.to_yaml()) == config and config.num_evals == 5
+    for side in ("learn", "judge"):
+        made = config.eval_config(side, name="e", checkpoint="fireworks://accounts/acme/models/m")  # type: ignore[arg-type]
+        assert made.serving == config.serving
+        made.check()
+    run = config.run_config(name="r", dataset="rows@1", checkpoint="fireworks://accounts/acme/models/m")
+    run.check()
+    assert "serving" not in run.model_dump()

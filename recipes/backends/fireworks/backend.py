@@ -16,6 +16,7 @@ from recipes.backends.fireworks.config import (
     PROMOTE,
     SCHEME,
     FireworksConfig,
+    Promoted,
     Trainer,
     check_model_name,
     check_steps,
@@ -130,6 +131,16 @@ class FireworksBackend:
                 path=("model", "checkpoint"),
             )
         return checkpoint.removeprefix(SCHEME)
+
+    @staticmethod
+    def check_served(settings: BaseModel, chosen: BaseModel) -> None:
+        """A job leaves a model there; what is trained step by step becomes one, unless that is turned off. Raises ConfigError."""
+        is_promoted = FireworksConfig.model_validate(chosen.model_dump()).promote is not Promoted.NONE
+        if isinstance(settings, BaseAlgorithmConfig) and not is_promoted:
+            raise ConfigError(
+                "Weights of training step by step are served once they are a model there. Set promote to final.",
+                path=("backend", "params", "promote"),
+            )
 
     @staticmethod
     def key(config: BaseModel, secrets: Mapping[str, str]) -> str:

@@ -65,7 +65,7 @@ def test_the_form_says_what_is_billed_and_starts_nothing_without_consent(
     assert "billed per GPU-second" in shown and 'name="serving-accept_billing"' in shown
     answer = alice_client.post("/evals/new", typed(benchmark_row, checkpoint))
     assert answer.status_code == 422 and "Agree to that" in answer.content.decode() and not EvalRun.objects.exists()
-    size = alice_client.post("/evals/new/size", typed(benchmark_row, checkpoint, **{"serving-accept_billing": "on"}))
+    size = alice_client.post("/evals/new/size", typed(benchmark_row, checkpoint))
     assert (
         "at most 1 replica for at most 4 hours, billed per GPU-second" in size.content.decode()
         and "NVIDIA_H100_80GB $8.00, " in size.content.decode()

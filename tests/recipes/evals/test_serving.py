@@ -247,6 +247,21 @@ def test_it_is_not_up_for_longer_than_was_allowed(server: FireworksServer, tmp_p
     assert not server.serving.up
 
 
+def test_the_wait_for_it_counts_and_whoever_takes_it_up_has_what_is_left_of_its_time(
+    server: FireworksServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = left_by_a_killed_worker(server, tmp_path, monkeypatch)
+    path = tmp_path / RESOURCES_FILE
+    planned = json.loads(path.read_text())
+    path.write_text(json.dumps(planned | {"at": "2026-01-01T00:00:00+00:00"}) + "\n")
+    result = evaluated(server, tmp_path, config=slow)
+    assert "as long as serving.longest_hours allows" in (result.error or "") and not server.serving.up
+    assert evaluated(server, tmp_path, config=slow).status == "completed" and len(server.serving.deployments) == 2
+    server.serving.walk = ["CREATING"]
+    result = evaluated(server, tmp_path / "coming", config=config(server, longest_hours=1e-9))
+    assert "as long as serving.longest_hours allows" in (result.error or "") and not server.serving.up
+
+
 def test_a_finished_eval_makes_none(server: FireworksServer, tmp_path: Path) -> None:
     assert evaluated(server, tmp_path).status == "completed"
     asked = len(server.requests)
