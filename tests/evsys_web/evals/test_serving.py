@@ -203,7 +203,7 @@ def test_an_untouched_model_is_served_as_well_once_its_price_is_agreed_to(
 def test_weights_that_no_deployment_can_serve_are_refused_before_anybody_is_asked_to_pay(
     server: FireworksServer, alice_client: Client, checkpoint: Checkpoint, benchmark_row: Benchmark
 ) -> None:
-    Checkpoint.objects.update(sampler_uri="fireworks://acme/run-0/final")  # of the pool, where nothing promotes it
+    Checkpoint.objects.update(sampler_uri="fireworks://acme/run-0/final")  # of the pool, and not promoted
     size = alice_client.post("/evals/new/size", typed(benchmark_row, checkpoint)).content.decode()
     assert "is no model at Fireworks" in size and "Agree to that" not in size
     answer = alice_client.post("/evals/new", typed(benchmark_row, checkpoint, **{"serving-accept_billing": "on"}))
