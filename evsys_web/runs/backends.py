@@ -33,7 +33,8 @@ def without_consents(config: Mapping[str, Any]) -> dict[str, Any]:
     backend = config.get("backend")
     if not isinstance(backend, dict) or backend.get("kind") not in backends.kinds() or not backend.get("params"):
         return dict(config)
-    consents = getattr(backends.get(backend["kind"]), "consents", frozenset())  # an installed backend need not know the word
+    # An installed backend need not know the word.
+    consents: frozenset[str] = getattr(backends.get(backend["kind"]), "consents", frozenset())
     params = {name: value for name, value in backend["params"].items() if name not in consents}
     return {**config, "backend": {**backend, "params": params}}
 
