@@ -47,7 +47,8 @@ class Verifier:
     """Base of all: built with its Config's fields as keyword arguments, `self.cfg` is the Config.
 
     needs_answer: a task without an answer cannot be verified. is_slow: `verify` is called in a thread, beside the sampling.
-    is_pure: it says the same of the same reply to a task, so that attempts which say the same are judged once.
+    is_pure: it says the same of the same reply to a task, so that attempts which say the same are judged once. Not inherited by
+    a class with a `verify` of its own.
     asks_service: it asks a server about each reply, under keys and addresses that `open` is given.
     """
 
@@ -58,6 +59,11 @@ class Verifier:
     is_slow: ClassVar[bool] = False
     is_pure: ClassVar[bool] = False
     asks_service: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "verify" in cls.__dict__ and "is_pure" not in cls.__dict__:
+            cls.is_pure = False
 
     def __init__(self, **params: Any) -> None:
         self.cfg: Any = self.Config(**params)

@@ -176,7 +176,8 @@ class _Endpoints:
         return {"type": "cancel_future"}
 
     async def finish(self, request: Request) -> Response:
-        self.do.end_session(request.path_params["session_id"])
+        run_ids = self.do.end_session(request.path_params["session_id"])
+        await asyncio.to_thread(self.do.drop_snapshots, run_ids)
         return JSONResponse({})
 
     async def sessions(self, request: Request) -> Response:

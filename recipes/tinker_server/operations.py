@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -207,6 +207,9 @@ class Operations:
             sampler.client = self.models.sampler_of(run.base_model, engine)
             self.held.use(sampler)
             session.samplers[sampler_id] = sampler
+            if not self.sessions.is_open(session.session_id):  # it ended meanwhile, and with it went what was held then
+                self.held.forget(session.session_id)
+                self.store.drop_snapshots(run.run_id)
             return {"type": "save_weights_for_sampler", "path": None, "sampling_session_id": sampler_id}
 
         return self._in_turn(run.run_id, field(values, "seq_id", int, None), content, compute)
@@ -330,17 +333,23 @@ class Operations:
 
     # ------------------------------------------------------------------ sessions and what they leave
 
-    def end_session(self, session_id: str) -> None:
+    def end_session(self, session_id: str) -> list[str]:
+        """Gives the ids of its runs, whose snapshots are to be dropped."""
+        run_ids = self.sessions.end(session_id)
         self.promises.drop_session(session_id)
         self.held.forget(session_id)
-        for run_id in self.sessions.end(session_id):
+        return run_ids
+
+    def drop_snapshots(self, run_ids: Iterable[str]) -> None:
+        """Of an RL run there is one for each step."""
+        for run_id in run_ids:
             self.store.drop_snapshots(run_id)
 
     def sweep(self) -> None:
         """Now and then: end silent sessions, forget old results, remove expired checkpoints."""
         for session_id in self.sessions.silent():
             log.info("session %s was not heard of any more", session_id)
-            self.end_session(session_id)
+            self.drop_snapshots(self.end_session(session_id))
         self.promises.sweep()
         self.store.sweep({run_id for session in self.sessions.all() for run_id in session.runs})
 

@@ -88,6 +88,9 @@ class Sessions:
         session.heard_at = time.monotonic()
         return session
 
+    def is_open(self, session_id: str) -> bool:
+        return session_id in self._open
+
     def run(self, run_id: Any) -> TrainingRun:
         """Raises RequestRefused for a run of no open session."""
         run = self.run_if_open(run_id)

@@ -12,7 +12,7 @@ from recipes.chat import LocalChat, Reply
 from recipes.errors import VerifierError
 from recipes.rendering import load_tokenizer
 from recipes.types import SampledSequence, SampleResult, SamplingParams, StopReason
-from recipes.verifiers import Verdict
+from recipes.verifiers import ExactMatch, Verdict
 from tests.recipes.test_rollouts import Custom, Fake, run
 
 
@@ -43,6 +43,17 @@ def test_only_a_pure_verifier_is_spared_a_reply_that_it_has_judged(pure: bool) -
     results[0].info["found"] = "changed by who was told"
     assert results[2].info["found"] == "yes"
     assert len({id(result.messages) for result in results}) == 12
+
+
+def test_whoever_verifies_in_a_way_of_his_own_says_anew_whether_it_is_pure() -> None:
+    class Stricter(ExactMatch):
+        def verify(self, completion: str, expected: Any, *, messages: Sequence[Any] = ()) -> Verdict:
+            return super().verify(completion, expected, messages=messages)
+
+    class Renamed(ExactMatch):
+        summary = "As ExactMatch, by another name."
+
+    assert (ExactMatch.is_pure, Renamed.is_pure, Stricter.is_pure) == (True, True, False)
 
 
 def test_replies_of_the_same_tokens_have_their_own_message_and_turn() -> None:

@@ -74,7 +74,7 @@ class Request:
 
     def finish(self, sample: int, sequence: SampledSequence) -> None:
         self.sequences[sample] = sequence
-        if len(self.sequences) == self.num_samples:
+        if len(self.sequences) == self.num_samples and not self.done.done():
             self.done.set_result([self.sequences[index] for index in range(self.num_samples)])
 
 

@@ -12,9 +12,9 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -229,13 +229,10 @@ class LocalSampler:
             if self._num_waiting is not None and not decoder.is_busy:
                 decoder.measure_memory()
             while self._to_score or self._waiting or decoder.is_busy:
-                try:
+                with _failing(self._scoring):
                     self._score()
+                with _failing(decoder.started):
                     decoder.run(self._waiting, is_over)
-                except (RecipeError, RuntimeError, MemoryError) as error:
-                    futures: list[Future[Any]] = [request.done for request in self._scoring]
-                    for future in futures + [request.done for request in decoder.started]:
-                        fail(future, error)
                 if is_over():
                     self._submit()
                     return
@@ -257,7 +254,7 @@ class LocalSampler:
         return self._decoder
 
     def _score(self) -> None:
-        self._scoring = []
+        self._scoring.clear()
         while self._to_score:
             request = self._to_score.popleft()
             if request.done.set_running_or_notify_cancel():
@@ -278,6 +275,16 @@ class LocalSampler:
             concerned.append(self._to_score.popleft().done)
         for future in concerned:
             fail(future, error)
+
+
+@contextmanager
+def _failing(concerned: Collection[Request | _ScoreRequest]) -> Iterator[None]:
+    """An error that can be foreseen is told to those it concerns. Rows that rest beside them go on."""
+    try:
+        yield
+    except (RecipeError, RuntimeError, MemoryError) as error:
+        for request in concerned:
+            fail(request.done, error)
 
 
 def check_params(params: SamplingParams, num_samples: int) -> None:

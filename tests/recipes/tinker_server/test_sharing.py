@@ -6,6 +6,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,37 @@ def test_whoever_samples_on_and_on_lets_others_have_the_thread(engine: Engine, m
     with ThreadPoolExecutor(max_workers=1) as own:
         alone = LocalSampler(own, engine.plain_model, None)
         assert asyncio.run(alone.sample_async(prompt=[5, 6], params=sampling)).sequences[0].tokens == found.tokens
+
+
+def test_scoring_that_fails_beside_a_resting_sample_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*args: Any, **options: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(sampler_module, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(sampler_module, "score", out_of_memory)
+    thread = EngineThread()
+    sampler = LocalSampler(thread, engine.plain_model, None, num_waiting=thread.num_waiting)
+    params = SamplingParams(max_tokens=40, temperature=2.0, seed=1)
+
+    async def both() -> tuple[SampledSequence, str]:
+        later: list[asyncio.Future[Any]] = []
+
+        def come(_: int) -> None:
+            if not later:
+                later.append(asyncio.wrap_future(thread.submit(lambda: None)))
+                later.append(asyncio.ensure_future(sampler.compute_logprobs_async([5, 6])))
+
+        found = await sampler.stream_async(prompt=[5, 6], params=params, on_token=come)
+        _, error = await asyncio.gather(*later, return_exceptions=True)
+        return found, str(error)
+
+    try:
+        found, sentence = asyncio.run(both())
+        alone = asyncio.run(sampler.sample_async(prompt=[5, 6], params=params))
+    finally:
+        thread.shutdown()
+    assert sentence.startswith("Out of memory while sampling.")
+    assert found.tokens == alone.sequences[0].tokens
 
 
 def test_work_that_is_called_off_counts_no_more() -> None:
