@@ -107,7 +107,8 @@ class FireworksConfig(HostedSettings):
     )
     longest_hours: float = knob(
         12.0,
-        "A dedicated trainer is deleted after so long, done or not; what was trained until then is saved and can be resumed.",
+        "A dedicated trainer is deleted so long after its order, done or not, whoever has taken it up since; the last minutes are"
+        " for saving, and a run that is resumed then has another one.",
         unit="hours",
         gt=0,
         le=168,
@@ -164,8 +165,8 @@ class FireworksConfig(HostedSettings):
         when = "when the run orders it, before anything is made" if self.training_shape else name_one
         return (
             "A dedicated trainer is billed per GPU-second while it is up, while it starts too, for"
-            f" {self.longest_hours:g} hours at most. A GPU costs an hour: {rates or 'not known'}. How many of which it has, its"
-            f" training shape says {when}. The host's bill decides."
+            f" {self.longest_hours:g} hours at most after its order. A GPU costs an hour: {rates or 'not known'}. How many of"
+            f" which it has, its training shape says {when}. The host's bill decides."
         )
 
     @field_validator("account_id")

@@ -5,6 +5,8 @@
 2. It is deleted however the run ends, also while it is still waited for: the vendor's SDK leaves one behind that waits for
    capacity, which then comes, and costs. Gone is what reads as gone.
 3. A worker that finds one of an earlier worker trains on in it, if it is made for the same; any other is deleted.
+4. `longest_hours` are counted from the order, also by whoever takes the trainer up. Shortly before they are over nothing new is
+   begun, so that what was trained is saved; when they are over it is deleted by a clock of its own, whatever the run does.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ POLL_SECONDS = 5.0
 NOTE_SECONDS = 60.0
 DELETE_SECONDS = 300.0
 """How long the service may be out of reach when the trainer is to be deleted."""
+LAST_SECONDS, LAST_SHARE = 600.0, 0.1
+"""What is kept of `longest_hours` for the step that is under way and for saving: so long, and no more than this share of them."""
 GRANTED = " Dedicated trainers are granted per account; ask Fireworks for the Training API, or train in the serverless pool."
 
 
@@ -70,6 +74,9 @@ class DedicatedTrainer:
         self._trainers: FireworksTrainers | None = None
         self._resource: Resource | None = None
         self._up_since = time.monotonic()
+        self._end: threading.Timer | None = None
+        self._is_overdue = self._is_removed = False
+        self._ordering, self._removing = threading.Lock(), threading.Lock()
         self.context_length: int | None = None
         """Tokens that it reads at once; None where the service does not say."""
 
@@ -97,19 +104,21 @@ class DedicatedTrainer:
         return self._asked.address(self.name)
 
     def overdue(self) -> BackendError | None:
-        """It has been up, under this worker, for as long as it may cost."""
-        hours = self._settings.longest_hours
-        if time.monotonic() - self._up_since <= hours * 3600:
+        """It has been up for as long as it may cost, but for what saving may take."""
+        longest = self._settings.longest_hours * 3600
+        if time.monotonic() - self._up_since <= longest - min(LAST_SECONDS, LAST_SHARE * longest):
             return None
         return BackendError(
-            f"The trainer {self.name} was up for {hours:g} hours, as long as longest_hours allows, and is deleted. Resume the run"
-            " to go on in another one.",
+            f"The trainer {self.name} was up for {self._settings.longest_hours:g} hours, as long as longest_hours allows"
+            " (the last minutes are for saving), and is deleted. Resume the run to go on in another one.",
             permanent=False,
             kind=ErrorKind.TIMEOUT,
         )
 
     def end_in_words(self) -> str:
-        """Why it does not answer, where the service says that it has ended; else empty."""
+        """Why it does not answer, where it was deleted here or the service says that it has ended; else empty."""
+        if self._is_overdue:
+            return str(self.overdue() or "")
         try:
             standing = self._asked.look(self.name)
         except (BackendError, ConfigError):
@@ -121,11 +130,15 @@ class DedicatedTrainer:
     def remove(self) -> None:
         """Delete it, and what earlier workers left, patiently. What cannot be deleted stays written down, and whoever reads the
         run is told. Raises nothing of the service's."""
+        if self._end is not None:
+            self._end.cancel()
         if self._trainers is None:
             return
-        for resource in self._left():
-            if resource.account == self._trainers.account:
-                self._remove(resource)
+        with self._removing:
+            for resource in self._left():
+                if resource.account == self._trainers.account:
+                    self._remove(resource)
+            self._is_removed = True
         self._trainers.close()
 
     # the way there
@@ -180,6 +193,7 @@ class DedicatedTrainer:
             elif standing.phase is TrainerPhase.ENDED or not self._is_made_for_this(standing):
                 self._remove(resource)
             else:
+                self._count_from(time.monotonic() - self._log.seconds_since_planned(resource))
                 self._tell("info", f"Found the trainer {resource.name} again at {self._asked.place}.")
                 return True
         self._resource = None
@@ -209,21 +223,56 @@ class DedicatedTrainer:
         )
         self._log.plan(resource)
         self._resource, num_outages = resource, self._patience.num_outages
+        self._count_from(time.monotonic())
+
+        def create() -> None:
+            with self._ordering:  # what is deleted meanwhile would come after its deletion
+                if self._is_overdue and (error := self.overdue()) is not None:
+                    raise error
+                self._asked.create(order)
+
         try:
-            self._patience.ask(lambda: self._asked.create(order))
+            self._patience.ask(create)
         except BackendError as error:
-            if error.permanent and self._patience.num_outages == num_outages:  # it was heard, and refused
-                self._log.gone(resource)
-                self._resource = None
+            if error.permanent and self._patience.num_outages == num_outages:
+                self._strike(resource, error)
             if error.kind is ErrorKind.AUTH:
                 raise BackendError(f"{error}{GRANTED}", permanent=True, kind=error.kind) from error
             raise
         self._tell("info", f"Ordered the trainer {resource.name}, account {resource.account}. It is deleted after the run.")
 
+    def _strike(self, resource: Resource, refusal: BackendError) -> None:
+        """An order that was heard once, and refused. What is gone is what was never allowed, or what a deletion has found to be
+        so; else it stays written down, and `remove` tries again."""
+        if refusal.kind is not ErrorKind.AUTH:
+            try:
+                self._asked.delete(resource.name)
+            except (BackendError, ConfigError):
+                return
+        self._log.gone(resource)
+        self._resource = None
+
+    def _count_from(self, up_since: float) -> None:
+        """It may be up for `longest_hours` from then on, in time.monotonic()."""
+        self._up_since = up_since
+        left = up_since + self._settings.longest_hours * 3600 - time.monotonic()
+        self._end = threading.Timer(max(0.0, left), self._remove_overdue)
+        self._end.daemon = True
+        self._end.start()
+
+    def _remove_overdue(self) -> None:
+        """Whatever is under way: a step that hangs, a wait, somebody's evaluator."""
+        self._is_overdue = True
+        with self._ordering, self._removing:
+            for resource in self._left():
+                if resource == self._resource and not self._is_removed:
+                    self._remove(resource)
+
     def _await_ready(self, shape: TrainingShape | None) -> None:
-        self._up_since = time.monotonic()
-        longest, told, told_at = self._settings.ready_seconds, "", self._up_since
-        deadline, pause = self._up_since + longest, POLL_SECONDS * SHORTEST_PAUSE / 10
+        began = time.monotonic()
+        longest, told, told_at = self._settings.ready_seconds, "", began
+        deadline, pause = began + longest, POLL_SECONDS * SHORTEST_PAUSE / 10
+        self._pause(0)
         while True:
             standing = self._patience.ask(lambda: self._asked.look(self.name))
             if standing is None:
@@ -235,7 +284,7 @@ class DedicatedTrainer:
             now = time.monotonic()
             said = f"{standing.state}{f': {standing.message}' if standing.message else ''}"
             if said != told or now - told_at >= NOTE_SECONDS:
-                waited = f" It has been waited for {now - self._up_since:,.0f} of {longest:,.0f} seconds." if said == told else ""
+                waited = f" It has been waited for {now - began:,.0f} of {longest:,.0f} seconds." if said == told else ""
                 self._tell("info", f"{self._asked.place} says of the trainer {said.rstrip('.')}.{waited}")
                 told, told_at = said, now
             if now >= deadline:
@@ -245,15 +294,17 @@ class DedicatedTrainer:
             self._pause(pause)
             pause = min(POLL_SECONDS, pause * 1.5)
         self.context_length = standing.context_length or (shape.context_length if shape else None)
-        self._tell("info", f"The trainer answers, after {time.monotonic() - self._up_since:,.0f} seconds.")
+        self._tell("info", f"The trainer answers, after {time.monotonic() - began:,.0f} seconds.")
 
     def _failure(self, what: str, kind: ErrorKind = ErrorKind.TIMEOUT) -> BackendError:
         return BackendError(f"The trainer {self.name} at {self._asked.place} {what}.", permanent=False, kind=kind)
 
     def _pause(self, seconds: float) -> None:
-        """Raises ProvisioningStopped as soon as nobody waits any more."""
+        """Raises ProvisioningStopped as soon as nobody waits any more, BackendError once the trainer may be up no longer."""
         if self._abandoned.wait(seconds):
             raise ProvisioningStopped
+        if self._end is not None and (error := self.overdue()) is not None:
+            raise error
 
     # the way back
 

@@ -139,7 +139,8 @@ class FireworksTrainers(FireworksAccount):
             )
 
     def create(self, order: TrainerOrder) -> None:
-        """One of this name that is there already is taken for the one asked for if it is made of the same, else refused."""
+        """Asked once: the SDK would ask again by itself, and nobody would know whether the first was heard. One of this name that
+        is there already is the one asked for, since nobody else draws that name."""
         training: dict[str, Any] = {
             "base_model": order.base_model,
             "lora_rank": order.rank,
@@ -149,7 +150,7 @@ class FireworksTrainers(FireworksAccount):
             training["max_context_length"] = order.max_seq_len
         with failures("the new trainer", self.place):
             try:
-                self._client.reinforcement_fine_tuning_steps.create(
+                self._client.with_options(max_retries=0).reinforcement_fine_tuning_steps.create(
                     rlor_trainer_job_id=order.name,
                     display_name=order.name,
                     service_mode=True,
@@ -160,12 +161,11 @@ class FireworksTrainers(FireworksAccount):
                     extra_body={"useReservation": True, "inactivityTimeout": f"{order.idle_minutes * 60}s"},
                 )
             except fireworks.ConflictError:
-                there = self.look(order.name)
-                if there is None or (there.base_model, there.rank) != (order.base_model, order.rank):
+                if self.look(order.name) is None:
                     raise BackendError(
-                        f"A trainer {order.name} was at {self.place} before, and is not the one that is ordered.",
-                        permanent=True,
-                        kind=ErrorKind.REQUEST,
+                        f"{self.place} says that there is a trainer {order.name} already, and shows none.",
+                        permanent=False,
+                        kind=ErrorKind.SERVER,
                     ) from None
 
     def look(self, name: str) -> TrainerStanding | None:
