@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
+from weakref import WeakSet
 
 from celery import current_app
 from django.apps import apps
@@ -38,6 +39,7 @@ MAX_ATTEMPTS = 5
 
 Send = Callable[[int], object]
 LookOver = Callable[[str], None]
+_beside: WeakSet[threading.Thread] = WeakSet()
 
 
 def sweep(
@@ -124,12 +126,21 @@ def _give_up(run: Work, *, stood_still: bool) -> None:
         logger.warning("%s %s: its worker was lost", type(run).__name__, run.pk)
 
 
+def begin_beside(work: Callable[[], None], *, name: str) -> threading.Thread:
+    """A thread for what takes longer than a sweep may. The pool of connections stays open as long as it lives."""
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    _beside.add(thread)
+    thread.start()
+    return thread
+
+
 def _let_go(*, forks: bool) -> None:
-    """Nothing stays open between sweeps in a worker that may fork a process at any time, which would share the connection. In one
-    that works in threads the pool of connections is theirs as well: closed, it would fail what they are at."""
+    """Nothing stays open between sweeps in a worker that may fork a process at any time, which would share the connection. Where
+    threads or this very process do the work, the pool of connections is theirs as well: closed, it would fail their work."""
+    closes_pools = forks and not any(thread.is_alive() for thread in _beside)
     for connection in connections.all(initialized_only=True):
         connection.close()
-        if forks and (close_pool := getattr(connection, "close_pool", None)):
+        if closes_pools and (close_pool := getattr(connection, "close_pool", None)):
             close_pool()
 
 
@@ -169,7 +180,7 @@ class Sweeper:
         forks: bool = True,
     ) -> None:
         """sends: how to announce a row, for each kind of work that this worker does. further: what is looked over besides,
-        given the worker's name. concurrency: how many rows it does at a time. forks: in processes, not in threads."""
+        given the worker's name. concurrency: how many rows it does at a time. forks: in processes of their own."""
         self._concurrency = concurrency
         self._forks = forks
         self._worker = worker

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from evsys_web.accounts.models import Project
 from evsys_web.runs.backends import backend_secrets
-from evsys_web.runs.leases import kinds, rows
+from evsys_web.runs.leases import begin_beside, kinds, rows
 from evsys_web.runs.models import ENDED
 from evsys_web.runs.work import Work
 from recipes.config import BackendChoice
@@ -37,9 +37,10 @@ from recipes.stores import write_atomically
 logger = logging.getLogger(__name__)
 
 OWNER_FILE = "remote_owner.json"
-TIDY_SECONDS = 3600.0
+TIDY_SECONDS = 600.0
 COSTLY_AFTER = timedelta(minutes=10)
-"""So soon after the end of its work goes what costs while it is there, however long other things are kept for a resume."""
+"""So long after the end of its work what costs while it is there may go, however long other things are kept for a resume. It goes
+when a worker looks next: after 20 minutes at most."""
 
 
 @dataclass(frozen=True)
@@ -149,30 +150,36 @@ def _open(leftover: Leftover, account: str) -> ManagedJobs:
 
 
 class Tidying:
-    """What a worker of training runs does beside its work, when it starts and every hour from then on: what was left may cost,
-    and a worker may live for months. Called as one of the things that its sweeps look over."""
+    """What a worker of training runs does beside its work, when it starts and every ten minutes from then on: what was left may
+    cost, and a worker may live for months. A look reads small files; a service is asked only where something is to go. Called as
+    one of the things that its sweeps look over."""
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
-        self._begun_at = -TIDY_SECONDS
+        self._begun_at: float | None = None
 
     def __call__(self, worker: str) -> None:
-        if time.monotonic() - self._begun_at < TIDY_SECONDS or (self._thread is not None and self._thread.is_alive()):
-            return
-        self._begun_at = time.monotonic()
-        self._thread = threading.Thread(target=tidy_up, name="tidy-up", daemon=True)
-        self._thread.start()
+        is_due = self._begun_at is None or time.monotonic() - self._begun_at >= TIDY_SECONDS
+        if is_due and (self._thread is None or not self._thread.is_alive()):
+            self._begun_at = time.monotonic()
+            self._thread = begin_beside(self._tidy_up, name="tidy-up")
+
+    def _tidy_up(self) -> None:
+        if not tidy_up():
+            self._begun_at = None  # the next sweep tries again
 
 
-def tidy_up() -> None:
-    """Remove all that is left, and log it."""
+def tidy_up() -> bool:
+    """Remove all that is left, and log it. False: the database was away."""
     try:
         for leftover in leftovers():
             for resource, why in remove(leftover):
                 words = f"was not removed: {why}" if why else "was removed"
                 level = logging.WARNING if why else logging.INFO
                 logger.log(level, "%s: %s %s %s", leftover.name, resource.kind, resource.name, words)
-    except (Error, OSError, ValidationError):
+    except (Error, OSError, ValidationError) as error:
         logger.warning("What runs left elsewhere could not be looked over", exc_info=True)
+        return not isinstance(error, Error)
     finally:
         connections.close_all()
+    return True

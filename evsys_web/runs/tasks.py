@@ -67,7 +67,7 @@ def begin_sweeping(sender: Any, **kwargs: Any) -> None:
     mine = {model: app.tasks[model.TASK].delay for model, queue in queues.items() if queue in app.amqp.queues.consume_from}
     further = [import_string(path) for path in settings.SWEEPS] + ([Tidying()] if TrainingRun in mine else [])
     concurrency = sender.controller.concurrency
-    forks = type(sender.pool).__module__ != "celery.concurrency.thread"
+    forks = type(sender.pool).__module__ == "celery.concurrency.prefork"
     sweeper = Sweeper(sender.hostname, sends=mine, further=further, concurrency=concurrency, forks=forks)
     _sweepers[sender.hostname] = sweeper
     sweeper.start()

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import OperationalError, connection
 from django.utils.timezone import now
 
 from evsys_web.accounts.actions import store_credential
 from evsys_web.accounts.models import Project, User
-from evsys_web.runs import leftovers
+from evsys_web.runs import leases, leftovers
 from evsys_web.runs.actions import delete_run
-from evsys_web.runs.leftovers import Tidying, tidy_up
+from evsys_web.runs.leftovers import Leftover, Tidying, tidy_up
 from evsys_web.runs.models import Status, TrainingRun
 from evsys_web.sweeps.actions import delete_sweep
 from evsys_web.sweeps.models import Sweep, SweepRun
@@ -144,17 +145,61 @@ def test_a_key_of_another_account_removes_nothing_and_calls_nothing_gone(
     assert "2 things were removed" in reaped() and server.jobs["job-1"].ended == "CANCELLED"
 
 
-def test_a_worker_tidies_up_when_it_starts_and_every_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+def join_tidying() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "tidy-up":
+            thread.join(60)
+
+
+def test_a_worker_tidies_up_when_it_starts_and_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[int] = []
-    monkeypatch.setattr(leftovers, "tidy_up", lambda: done.append(1))
+    monkeypatch.setattr(leftovers, "tidy_up", lambda: not done.append(1))  # type: ignore[func-returns-value]
     tidying = Tidying()
-    for seconds, expected in ((3600.0, 1), (3600.0, 1), (0.0, 2)):
+    for seconds, expected in ((600.0, 1), (600.0, 1), (0.0, 2)):
         monkeypatch.setattr(leftovers, "TIDY_SECONDS", seconds)
         tidying("worker")
-        for thread in threading.enumerate():
-            if thread.name == "tidy-up":
-                thread.join(60)
+        join_tidying()
         assert len(done) == expected
+
+
+def test_a_look_that_met_no_database_is_taken_again_by_the_next_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def look() -> Iterator[Leftover]:
+        looks.append(1)
+        if len(looks) == 1:
+            raise OperationalError("the pool is closed")
+        return iter(())
+
+    monkeypatch.setattr(leftovers, "leftovers", look)
+    tidying = Tidying()
+    for expected in (1, 2, 2):
+        tidying("worker")
+        join_tidying()
+        assert len(looks) == expected
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_a_sweep_closes_no_pool_of_connections_while_something_is_tidied_beside_it(
+    db: None, monkeypatch: pytest.MonkeyPatch, forks: bool
+) -> None:
+    closed: list[int] = []
+    release = threading.Event()
+
+    def hold() -> None:
+        release.wait(60)
+
+    monkeypatch.setattr(connection, "close", lambda: None)
+    monkeypatch.setattr(connection, "close_pool", lambda: closed.append(1), raising=False)
+    thread = leases.begin_beside(hold, name="tidy-up")
+    try:
+        leases._let_go(forks=forks)
+        assert not closed
+    finally:
+        release.set()
+    thread.join(60)
+    leases._let_go(forks=forks)
+    assert len(closed) == forks
 
 
 def test_a_torn_line_announced_nothing(tmp_path: Path) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from evsys_web.accounts.models import Project, User
+from evsys_web.celery import app
 from evsys_web.datasets.models import DatasetVersion
-from evsys_web.runs import metrics
+from evsys_web.runs import metrics, tasks
 from evsys_web.runs.actions import launch_run
 from evsys_web.runs.models import Status, TrainingRun
 from evsys_web.runs.tasks import train_run
@@ -68,3 +73,26 @@ def test_a_config_that_no_longer_fits_fails_with_the_place_of_the_mistake(
     train_run.apply(args=[run.pk])
     run.refresh_from_db()
     assert run.status == Status.FAILED and "algorithm.params.learning_rate" in run.error
+
+
+@pytest.mark.parametrize(("pool", "forks"), [("prefork", True), ("solo", False), ("thread", False)])
+def test_only_a_worker_of_processes_gives_its_pool_of_connections_up(
+    monkeypatch: pytest.MonkeyPatch, pool: str, forks: bool
+) -> None:
+    """Where the work is done in the worker's own process, the pool is the work's as well."""
+    made: list[dict[str, Any]] = []
+
+    class Sweeper:
+        def __init__(self, worker: str, **options: Any) -> None:
+            made.append(options)
+
+        def start(self) -> None: ...
+
+    monkeypatch.setattr(tasks, "Sweeper", Sweeper)
+    monkeypatch.setattr(tasks, "_sweepers", {})
+    monkeypatch.setattr(tasks, "kinds", list)
+    module = import_module(f"celery.concurrency.{pool}")
+    controller = SimpleNamespace(concurrency=1)
+    sender = SimpleNamespace(app=app, hostname="w", controller=controller, pool=module.TaskPool.__new__(module.TaskPool))
+    tasks.begin_sweeping(sender)
+    assert [each["forks"] for each in made] == [forks]

@@ -24,14 +24,15 @@ def hours(text: str) -> timedelta:
 
 
 class Command(BaseCommand):
-    help = "Remove what ended and deleted runs and evals left on hosted services. Workers do it when they start, and hourly."
+    help = "Remove what ended and deleted runs and evals left on hosted services. Workers do so at once and every ten minutes."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--dry-run", action="store_true", help="Only say what would be removed; no service is asked.")
         parser.add_argument(
             "--hours",
             type=hours,
-            help="Work that ended so long ago is abandoned; unless given, 24 for runs, and minutes for the deployments of evals.",
+            help="What was left by work that ended so long ago goes; unless given, 10 minutes for what is billed by time, "
+            "24 hours for the rest.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
