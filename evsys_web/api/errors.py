@@ -14,20 +14,19 @@ from typing import Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, RequestDataTooBig
 from django.core.exceptions import ValidationError as DjangoValidationError
-from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from ninja import NinjaAPI, Schema
 from ninja.errors import AuthenticationError, HttpError, Throttled, ValidationError
 from pydantic import Field
 
 from evsys_web.api.rates import tell_rate
+from evsys_web.outages import MAKE_ROOM, RETRY_AFTER, is_database_away, is_full_disk
 from evsys_web.rates import TooOften
 from recipes.config import message_of
 from recipes.errors import BackendError, CheckpointError, ConfigError, DataError, RecipeError
 
 logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
-RETRY_AFTER = "5"  # seconds, where the database is away
 SENTENCES = {
     HTTPStatus.BAD_REQUEST: "The request could not be read.",
     HTTPStatus.UNAUTHORIZED: "Send a valid token as 'Authorization: Bearer evs_…'. Make one on the API tokens page.",
@@ -39,6 +38,7 @@ SENTENCES = {
     HTTPStatus.INTERNAL_SERVER_ERROR: "Something broke on the server. The details are in its log.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The database does not answer, or is too busy. Try again in a moment; with an "
     "Idempotency-Key nothing is made twice.",
+    HTTPStatus.INSUFFICIENT_STORAGE: f"The disk of the server, or of its database, is full. {MAKE_ROOM}, then ask again.",
 }
 
 
@@ -148,10 +148,10 @@ def install(api: NinjaAPI) -> None:
 
     def broke(error: Exception) -> HttpResponse:
         logger.error("The API failed", exc_info=error)
-        return problem(500)
-
-    def without_database(error: OperationalError | InterfaceError) -> HttpResponse:
-        logger.error("The database refused", exc_info=error)
+        if is_full_disk(error):
+            return problem(507)
+        if not is_database_away(error):
+            return problem(500)
         answer = problem(503)
         answer["Retry-After"] = RETRY_AFTER
         return answer
@@ -167,8 +167,6 @@ def install(api: NinjaAPI) -> None:
         return answer
 
     when(Exception, broke)
-    when(OperationalError, without_database)
-    when(InterfaceError, without_database)
     when(HttpError, refused)
     when(Throttled, lambda error: problem(429))
     when(TooOften, refused_for_now)

@@ -9,7 +9,6 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from django.core.exceptions import RequestDataTooBig
-from django.db import InterfaceError, OperationalError
 from django.db.models import Case, Count, Q, When
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
@@ -23,11 +22,11 @@ from django.views.decorators.vary import vary_on_headers
 from evsys_web.accounts.models import User
 from evsys_web.accounts.permissions import editors_only
 from evsys_web.accounts.views import signed_in
-from evsys_web.api.errors import RETRY_AFTER
 from evsys_web.cycles.models import Cycle
 from evsys_web.datasets.actions import import_starter_rows
 from evsys_web.datasets.models import Dataset
 from evsys_web.evals.models import EvalRun
+from evsys_web.outages import RETRY_AFTER, is_database_away, is_full_disk
 from evsys_web.runs.models import ACTIVE, Status, TrainingRun
 from evsys_web.runs.work import WorkQuerySet
 
@@ -147,8 +146,11 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def broken(request: HttpRequest) -> HttpResponse:
-    """What nobody foresaw, but for a database that is away: it comes back, and whoever waits may know. Drawn without the request,
-    whose person would be looked up in the database."""
-    if isinstance(sys.exc_info()[1], OperationalError | InterfaceError):
+    """What nobody foresaw, but for a database that is away or a disk that is full: they pass, and whoever waits may know. Drawn
+    without the request, whose person would be looked up in the database."""
+    error = sys.exc_info()[1]
+    if is_full_disk(error):
+        return HttpResponse(render_to_string("507.html"), status=507)
+    if is_database_away(error):
         return HttpResponse(render_to_string("503.html"), status=503, headers={"Retry-After": RETRY_AFTER})
     return HttpResponse(render_to_string("500.html"), status=500)

@@ -13,9 +13,7 @@ written.
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import threading
 import time
 import traceback
@@ -27,6 +25,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, transaction
 
 from evsys_web import logs
+from evsys_web.outages import MAKE_ROOM, is_full_disk
 from evsys_web.runs.models import Standing
 from evsys_web.runs.work import Work
 from evsys_web.sse import release_connections
@@ -44,10 +43,7 @@ MAX_WAITING = 20_000
 """So many items wait for the database at most; then training waits too."""
 FLUSH_SECONDS = 60.0
 
-FULL_DISK = (
-    "The disk of the worker is full. Free some space (`manage.py prune --dry-run` says what may go), then resume: "
-    "it goes on from what was saved last."
-)
+FULL_DISK = f"The disk of the worker is full. {MAKE_ROOM}, then resume: it goes on from what was saved last."
 
 Item = TypeVar("Item")
 
@@ -264,9 +260,3 @@ def rest_after(took: float, busy: float) -> float:
     """Seconds between a commit that took so long and the next. busy: share of one processor that the work took, in [0, 1]."""
     computes = max(0.0, 2 * busy - 1)  # half a processor is still work that mostly waits
     return min(COMMIT_SECONDS, max(REST_SECONDS, took * (REST + REST_WHILE_BUSY * computes)))
-
-
-def is_full_disk(error: Exception) -> bool:
-    """Libraries that write themselves (safetensors) only quote the system's words."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return (isinstance(error, OSError) and error.errno in full) or os.strerror(errno.ENOSPC) in str(error)

@@ -72,6 +72,6 @@ def test_a_full_disk_is_said_and_the_run_resumes_when_there_is_room(
 
 @pytest.mark.parametrize("error", [OSError(errno.EACCES, "Permission denied"), ValueError("no space in this name")])
 def test_other_errors_are_no_full_disk(error: Exception) -> None:
-    from evsys_web.runs.work_recorder import is_full_disk
+    from evsys_web.outages import is_full_disk
 
     assert not is_full_disk(error)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from django.db import InterfaceError, OperationalError, connection
@@ -62,22 +63,52 @@ def test_health_is_read_only(client: Client) -> None:
     assert client.post("/health/live").status_code == 405
 
 
-@pytest.mark.django_db
-@pytest.mark.parametrize("error", [OperationalError, InterfaceError])
-def test_a_database_that_is_away_is_said_on_pages_and_by_the_api(
-    alice: User, alice_headers: dict[str, str], error: type[Exception]
-) -> None:
+def refused(alice: User, headers: dict[str, str], error: Exception) -> list[Any]:
+    """What is answered, on pages and last by the API, where the database refuses everything."""
+
     def refuse(*args: object) -> None:
-        raise error("could not connect to postgresql://evsys:secret@db")
+        raise error
 
     browser = signed_in(alice)
     browser.raise_request_exception = False
     with connection.execute_wrapper(refuse):
-        answers = [browser.get("/"), browser.get("/runs/"), browser.get("/api/v1/runs", headers=alice_headers)]
+        return [browser.get("/"), browser.get("/runs/"), browser.get("/api/v1/runs", headers=headers)]
+
+
+AWAY = {
+    "sqlite": [OperationalError("database is locked"), OperationalError("unable to open database file /secret")],
+    "postgresql": [OperationalError("could not connect to postgresql://evsys:secret@db"), InterfaceError("connection closed")],
+}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_database_that_is_away_is_said_on_pages_and_by_the_api(alice: User, alice_headers: dict[str, str], number: int) -> None:
+    answers = refused(alice, alice_headers, AWAY[connection.vendor][number])
     for answer in answers:
         assert (answer.status_code, answer["Retry-After"]) == (503, "5")
         assert b"database does not answer" in answer.content and b"secret" not in answer.content
     assert answers[-1].json()["title"] == "Service Unavailable"
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("words", ["database or disk is full", "could not extend file: No space left on device"])
+def test_a_full_disk_is_said_and_is_no_matter_of_a_moment(alice: User, alice_headers: dict[str, str], words: str) -> None:
+    for answer in refused(alice, alice_headers, OperationalError(words)):
+        assert answer.status_code == 507 and "Retry-After" not in answer
+        assert b"disk" in answer.content and b"prune --dry-run" in answer.content
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "words", ["no such table: runs_trainingrun", "attempt to write a readonly database", "too many SQL variables"]
+)
+def test_what_sqlite_refuses_for_good_is_no_database_that_is_away(
+    alice: User, alice_headers: dict[str, str], monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setattr(connection, "vendor", "sqlite")
+    for answer in refused(alice, alice_headers, OperationalError(words)):
+        assert answer.status_code == 500 and "Retry-After" not in answer and words.encode() not in answer.content
 
 
 @pytest.mark.django_db
