@@ -212,9 +212,8 @@ class BackendCredential(models.Model):
 
 class IdempotencyQuerySet(models.QuerySet["IdempotencyRecord"]):
     def outdated(self, at: datetime) -> Self:
-        """Answers older than a day, and claims whose request died without an answer."""
-        kept, abandoned = at - timedelta(hours=24), at - timedelta(minutes=10)
-        return self.filter(Q(created_at__lt=kept) | Q(status=0, created_at__lt=abandoned))
+        """Older than a day. A claim whose request died without an answer is kept as long: it may have made something."""
+        return self.filter(created_at__lt=at - timedelta(hours=24))
 
 
 class IdempotencyRecord(models.Model):
@@ -238,9 +237,18 @@ class IdempotencyRecord(models.Model):
     def __str__(self) -> str:
         return self.key
 
+    @property
+    def is_abandoned(self) -> bool:
+        """Its request died without an answer: none takes so long."""
+        return not self.status and self.created_at < now() - timedelta(minutes=10)
+
     def remember(self, status: int, body: str, content_type: str) -> None:
-        self.status, self.body, self.content_type = status, body, content_type
-        self.save(update_fields=["status", "body", "content_type"])
+        """May come a while later, when the row is swept away already."""
+        type(self).objects.filter(pk=self.pk).update(status=status, body=body, content_type=content_type)
+
+    def forget(self) -> None:
+        """That it was asked: nothing was made."""
+        type(self).objects.filter(pk=self.pk).delete()
 
 
 class AuditQuerySet(models.QuerySet["AuditEntry"]):

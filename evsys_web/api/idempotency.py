@@ -2,22 +2,26 @@
 
 Two phases, because an upload may run for minutes and must not hold a transaction: a unique row claims the key, then keeps the
 answer. Whoever comes second while the first is at work waits for its answer. A refusal or a failure frees the key, since nothing
-was made. A first request that died without an answer blocks its key for ten minutes. Answers are kept veiled: one may hold a
-secret that is shown once.
+was made. Where the database went away after something was begun to be written, or the process died, nobody knows whether it was
+made: the key says so for the rest of its day, and does nothing. What could not be written of a key is written before the next one
+is looked at. Answers are kept veiled: one may hold a secret that is shown once.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import wraps
+from functools import partial, wraps
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, InterfaceError, OperationalError, connection, transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils.timezone import now
 from ninja.decorators import decorate_view
@@ -31,10 +35,18 @@ from evsys_web.api.errors import problem
 from evsys_web.api.rates import count_call
 from evsys_web.encryption import unveil, veil
 
+logger = logging.getLogger(__name__)
 HEADER = "Idempotency-Key"
 WAIT_SECONDS = 10.0
 CHUNK_BYTES = 1024 * 1024
+NOBODY_KNOWS = HTTPStatus.SERVICE_UNAVAILABLE
+"""Kept for an answer where the database went away while something was made."""
+IT_MAY_BE_MADE = (
+    f"The first request with this {HEADER} was broken off, and what it asked for may have been made. Look; if it was not, ask "
+    "anew with another key."
+)
 Operate = TypeVar("Operate", bound=Callable[..., Any])
+_owed: deque[Callable[[], object]] = deque()
 PARAMETER = {
     "in": "header",
     "name": HEADER,
@@ -82,24 +94,70 @@ def _token_of(request: HttpRequest) -> ApiToken | None:
 def _answer_once(request: HttpRequest, user: User, key: str, operate: Callable[[], HttpResponse]) -> HttpResponse:
     digest = fingerprint(request)
     deadline = time.monotonic() + WAIT_SECONDS
+    _write_what_is_owed()
     while (record := _claim(user, key, digest)) is None:
         earlier = IdempotencyRecord.objects.filter(user=user, key=key).first()
         if earlier is None:
             continue  # its owner freed it a moment ago
         if earlier.request_hash != digest:
             return problem(409, f"This {HEADER} was used for another request. Choose a new key for a new request.")
+        if earlier.status == NOBODY_KNOWS or earlier.is_abandoned:
+            return problem(409, IT_MAY_BE_MADE)
         if earlier.status:
             return _again(earlier)
         if time.monotonic() > deadline:
             return problem(409, f"The first request with this {HEADER} is still at work. Ask again in a moment.")
         time.sleep(0.05)
+    return _operate_as(record, operate)
+
+
+def _operate_as(record: IdempotencyRecord, operate: Callable[[], HttpResponse]) -> HttpResponse:
+    making = _Making()
     with ExitStack() as undo:
-        undo.callback(record.delete)
-        response = operate()
+        undo.callback(_write, record.forget)
+        with connection.execute_wrapper(making):
+            response = operate()
         if response.status_code < 300 and not response.streaming:
             undo.pop_all()  # it is done, and must not be done twice
-            record.remember(response.status_code, veil(response.content.decode()), response.headers.get("Content-Type", ""))
+            body = veil(response.content.decode())
+            _write(partial(record.remember, response.status_code, body, response.headers.get("Content-Type", "")))
+        elif response.status_code in (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INSUFFICIENT_STORAGE) and making.begun:
+            undo.pop_all()
+            _write(partial(record.remember, NOBODY_KNOWS, "", ""))
     return response
+
+
+class _Making:
+    """Whether any row was inserted, committed or not; without one nothing was made."""
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    def __call__(self, execute: Callable[..., Any], sql: object, params: Any, many: bool, context: Any) -> Any:
+        self.begun = self.begun or str(sql).startswith("INSERT")
+        return execute(sql, params, many, context)
+
+
+def _write(change: Callable[[], object]) -> None:
+    """At once, or when the database is back: the answer to whoever asked does not depend on it."""
+    _owed.append(change)
+    if connection.errors_occurred:
+        connection.close_if_unusable_or_obsolete()
+    _write_what_is_owed()
+
+
+def _write_what_is_owed() -> None:
+    while True:
+        try:
+            change = _owed.popleft()
+        except IndexError:
+            return
+        try:
+            change()
+        except (OperationalError, InterfaceError):
+            _owed.appendleft(change)
+            logger.warning("What is kept of an %s waits for the database", HEADER, exc_info=True)
+            return
 
 
 def _claim(user: User, key: str, digest: str) -> IdempotencyRecord | None:

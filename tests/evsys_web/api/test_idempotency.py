@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import Client
 from django.utils.timezone import now
 from pytest_django.fixtures import Settings
 
-from evsys_web.accounts.models import IdempotencyRecord, Project, User
+from evsys_web.accounts.models import IdempotencyRecord, Project
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("api_that_fails")]
 Headers = dict[str, str]
@@ -80,10 +80,52 @@ def test_after_a_day_the_key_is_new_again(alice_headers: Headers) -> None:
     assert made() == 2
 
 
-def test_a_claim_whose_request_died_does_not_block_for_ever(alice: User, alice_headers: Headers) -> None:
-    long_ago = now() - timedelta(minutes=11)
-    IdempotencyRecord.objects.create(user=alice, key="k1", request_hash="of the dead one", created_at=long_ago)
+def test_what_a_request_that_died_may_have_made_is_not_made_again_and_its_key_says_so_for_a_day(alice_headers: Headers) -> None:
+    create(alice_headers)
+    IdempotencyRecord.objects.update(status=0, body="", created_at=now() - timedelta(minutes=11))
+    answer = create(alice_headers)
+    assert answer.status_code == 409 and "may have been made" in answer.json()["detail"]
+    assert made() == 1
+    IdempotencyRecord.objects.update(created_at=now() - timedelta(hours=25))
     assert create(alice_headers).status_code == 201
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("dies", "first", "second"),
+    [("before anything is made", 503, 201), ("after it was made", 503, 409), ("when the answer is kept", 201, 201)],
+)
+def test_a_database_that_goes_away_in_mid_request_makes_nothing_twice(
+    alice_headers: Headers, monkeypatch: pytest.MonkeyPatch, dies: str, first: int, second: int
+) -> None:
+    is_away = []
+    make = Project.objects.create_for
+
+    def refuse(execute: Any, *arguments: Any) -> Any:
+        if is_away:
+            raise OperationalError("database is locked")
+        return execute(*arguments)
+
+    def die(*arguments: Any, **options: Any) -> Project:
+        made = None if dies == "before anything is made" else make(*arguments, **options)
+        is_away.append(True)
+        if made is None or dies == "after it was made":
+            raise OperationalError("database is locked")
+        return made
+
+    monkeypatch.setattr(Project.objects, "create_for", die)
+    with connection.execute_wrapper(refuse):
+        answer = create(alice_headers)
+    assert answer.status_code == first and (first == 201 or answer["Retry-After"])
+    monkeypatch.setattr(Project.objects, "create_for", make)
+    again = create(alice_headers)
+    assert again.status_code == second, again.content
+    assert made() == 1 and create(alice_headers).status_code == second
+    if first == 201:
+        assert again["Idempotent-Replayed"] == "true" and again.json() == answer.json()
+    if second == 409:
+        assert "may have been made" in again.json()["detail"]
+        assert create(alice_headers, "other", key="k2").status_code == 201
 
 
 def test_a_key_of_no_sensible_length_is_refused(alice_headers: Headers) -> None:
