@@ -252,6 +252,12 @@ class RunConfig(Document):
         if unlike := saved.unlike(rank=rank, alpha=rank * getattr(parts[owner], ALPHA_RATIO)):
             raise ConfigError(unlike, path=place if saved.rank != rank else (owner, "params", ALPHA_RATIO))
 
+    def billed_hours(self) -> float | None:
+        """The most that its training is billed for by time; None where it is not. An installed backend need not know the word."""
+        tell = getattr(self.backend_config(), "billed_hours", None)
+        found: float | None = tell(self.algorithm_config()) if tell is not None else None
+        return found
+
     def algorithm_config(self) -> BaseModel:
         """The algorithm's own Config, validated. Raises ConfigError with the path of the field."""
         config: BaseModel = validated(algorithms.get(self.algorithm.kind).Config, self.algorithm.params, ("algorithm", "params"))

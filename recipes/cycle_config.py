@@ -32,6 +32,7 @@ from recipes.registry import algorithms, backends, backends_for, check_samples, 
 from recipes.rows import RowFormat
 
 Side = Literal["learn", "judge"]
+SERVING_CONSENT = ("serving", "accept_billing")
 
 
 class TasksChoice(Settings):
@@ -162,7 +163,12 @@ class CycleConfig(Document):
         with _as_of_the_cycle():
             if (check_served := getattr(backend, "check_served", None)) is not None:
                 check_served(settings, chosen)
-            check_pair(algorithm, settings, backend, chosen, begun)
+            try:
+                check_pair(algorithm, settings, backend, chosen, begun)
+            except ConfigError as error:
+                if error.path[:2] == ("backend", "params") and error.path[-1] in getattr(backend, "consents", ()):
+                    raise ConfigError(f"{error} {self.hours_sentence()}", path=error.path) from None  # it told of one run
+                raise
         if self.curation.rows is not CurationRows.ATTEMPTS:
             raise ConfigError(
                 "A cycle learns from attempts as chats. Set rows to attempts; pairs are curated and trained on by hand.",
@@ -198,8 +204,15 @@ class CycleConfig(Document):
                 f"{self.backend.kind} answers from deployments only, billed for every second that their GPUs are up. This cycle"
                 f" makes one for each of its evals, {self.num_evals:,} at most, and deletes it after the eval, or after"
                 f" {serving.longest_hours:g} hours. Agree to that (serving.accept_billing: true).",
-                path=("serving", "accept_billing"),
+                path=SERVING_CONSENT,
             )
+
+    def hours_sentence(self) -> str:
+        """How many machines that are billed by time its training orders, and for how long together; empty for none."""
+        hours = self.run_config(name="round", dataset="rows").billed_hours()
+        if hours is None:
+            return ""
+        return f"This cycle orders one for each of its rounds, {self.rounds:,} at most: {self.rounds * hours:g} hours in all."
 
     @property
     def num_evals(self) -> int:

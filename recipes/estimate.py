@@ -184,7 +184,7 @@ def _dollars(config: RunConfig, used: TokenUse) -> tuple[Range | None, list[str]
     settings, kind = config.algorithm_config(), config.backend.kind
     if not _bills(config):
         return None, []
-    if said := _price_of_time(config):
+    if said := price_of_time(config):
         return None, [said]
     weights = Weights.ALL if getattr(settings, "lora_rank", 1) == 0 else Weights.ADAPTER
     rate = rate_of(kind, config.algorithm.kind, config.model.name, weights=weights)
@@ -209,10 +209,10 @@ def bills(kind: str, settings: BaseModel) -> bool:
 def _no_price(config: RunConfig, why: str) -> list[str]:
     if not _bills(config):
         return []
-    return [_price_of_time(config) or f"The price is not known {why}: {config.backend.kind} bills what it trains."]
+    return [price_of_time(config) or f"The price is not known {why}: {config.backend.kind} bills what it trains."]
 
 
-def _price_of_time(config: RunConfig) -> str:
+def price_of_time(config: RunConfig) -> str:
     """What a backend says that bills hours and not tokens; an installed one need not know the word."""
     tell = getattr(config.backend_config(), "price_of_time", None)
     return str(tell(config.backend.kind, config.algorithm_config(), config.model.name)) if tell is not None else ""

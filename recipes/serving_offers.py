@@ -36,7 +36,7 @@ def cost_of(
     key: str,
     allowed: Mapping[str, bool],
 ) -> str:
-    """Two sentences: what the model would be served on, and the most that so many evals can cost. allowed: kinds of addresses,
+    """A few sentences: what the model would be served on, and the most that so many evals can cost. allowed: kinds of addresses,
     as `may_be_asked` takes them. Raises BackendError."""
     chosen = (model, checkpoint, serving.model_dump(), num_evals)
     return asked_apart("recipes.serving_offers:answer", backend, dict(params), *chosen, key, dict(allowed))
@@ -71,7 +71,8 @@ def told(
     num_evals: int,
     key: str,
 ) -> str:
-    """What is offered, and the most that so many evals can cost. Raises ConfigError, BackendError."""
+    """What is offered, how to have it for all of several evals, and the most that these can cost. Raises ConfigError,
+    BackendError."""
     backend_class: Any = backends.get(backend)
     wanted = Serving.model_validate(serving)
     deployments = backend_class.deployments(config, secrets={"backend_api_key": key})
@@ -82,7 +83,12 @@ def told(
         deployments.close()
     refuse_dear(offer, wanted, backend=backend, model=served, place=deployments.place)
     bound = bound_of(wanted, num_evals=num_evals, replica_dollars=offer.dollars_per_hour(backend))
-    return f"{deployments.place} would serve it on {offer.cost(backend)}. {bound.sentence()}"
+    sentences = [f"{deployments.place} would serve it on {offer.cost(backend)}.", bound.sentence()]
+    if num_evals > 1 and wanted.shape is None:
+        sentences.insert(
+            1, f"What is tuned may be matched to another shape; to have every eval served on this one, name {offer.shape}."
+        )
+    return " ".join(sentences)
 
 
 def asked_apart(function: str, *arguments: Any) -> str:

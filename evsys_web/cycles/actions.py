@@ -13,11 +13,11 @@ from evsys_web.cycles.tasks import advance_cycle
 from evsys_web.evals.actions import checked_verifier
 from evsys_web.evals.models import Benchmark
 from evsys_web.runs.actions import RunRefused, refuse_expired, refuse_foreign_folder
-from evsys_web.runs.backends import check_backend, check_model_name
+from evsys_web.runs.backends import check_backend, check_model_name, consents_of
 from evsys_web.runs.launches import announce, made_before, queue_once
 from evsys_web.runs.work import storable
 from recipes.config import below
-from recipes.cycle_config import CycleConfig, Side
+from recipes.cycle_config import SERVING_CONSENT, CycleConfig, Side
 from recipes.errors import ConfigError, DataError
 
 
@@ -79,6 +79,8 @@ def stop_cycle(*, user: User, cycle: Cycle) -> Cycle:
 def resume_cycle(*, user: User, cycle: Cycle) -> Cycle:
     """Queue an ended cycle again, to go on with the part that did not complete. Raises RunRefused."""
     require_editor(user, cycle.project)
+    if cycle.can_resume:
+        _refuse_unagreed(cycle)
     before = cycle.status
     with transaction.atomic():
         if not cycle.queue():
@@ -114,6 +116,19 @@ def _benchmark(user: User, project: Project, config: CycleConfig, side: Side) ->
     except DataError as error:
         raise ConfigError(str(error), path=(side,)) from None
     return benchmark
+
+
+def _refuse_unagreed(cycle: Cycle) -> None:
+    """One that was imported came without what was agreed to elsewhere, and only a cycle to be started can be agreed to. Anything
+    else that is wrong by now its worker says. Raises RunRefused."""
+    try:
+        cycle.load_config()
+    except ConfigError as error:
+        consents = {("backend", "params", name) for name in consents_of(cycle.config["backend"]["kind"])}
+        if error.path in {SERVING_CONSENT, *consents}:
+            raise RunRefused(
+                "Nobody here has agreed to pay for what this cycle would go on with. Clone the cycle to agree anew."
+            ) from None
 
 
 def _standing_sentence(cycle: Cycle, what: str) -> str:

@@ -10,7 +10,7 @@ from evsys_web.evals.models import Benchmark
 from recipes.config import DataConfig, RunConfig
 from recipes.cycle_config import CycleConfig, Side
 from recipes.effects import effectless
-from recipes.estimate import Range, TokenSample, bills, estimate
+from recipes.estimate import Range, TokenSample, bills, estimate, price_of_time
 from recipes.eval_config import VerifierChoice
 from recipes.eval_estimate import EvalEstimate
 from recipes.serving_bounds import ServingBound, bound_of
@@ -40,7 +40,9 @@ def estimate_cycle(config: CycleConfig, learn: Benchmark, judge: Benchmark, user
     run = config.run_config(name="round", dataset="rows@1", checkpoint=config.model.checkpoint)
     training = _training(run, config, of_learn)
     notes = [*_told_of_both(of_learn.notes, of_judge.notes), *effectless(run)]
-    if training is None and bills(run.backend.kind, run.backend_config()):
+    if (is_billed := bills(run.backend.kind, run.backend_config())) and (in_all := config.hours_sentence()):
+        notes += [price_of_time(run), in_all]
+    elif training is None and is_billed:
         notes.append(f"What {run.backend.kind} bills for the training of a round comes on top, and is not known.")
     return CycleEstimate(
         rounds,

@@ -23,7 +23,6 @@ from evsys_web.evals.forms import as_agreed, benchmarks_for
 from evsys_web.evals.offers import offer_for
 from evsys_web.evals.starter import import_starter_benchmark, import_starter_learning_benchmark
 from evsys_web.rates import TooOften
-from evsys_web.runs.backends import without_consents
 from evsys_web.runs.form_views import asked_number, next_name
 from evsys_web.runs.forms import checkpoints_for, models_on_offer
 from evsys_web.runs.launches import submission_of
@@ -140,7 +139,7 @@ def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
     start: dict[str, Any] = {}
     clone = Cycle.objects.visible_to(user).filter(pk=asked_number(request, "clone")).first()
     if clone is not None:
-        config = CycleConfig.model_validate(without_consents(clone.config))
+        config = CycleConfig.model_validate(clone.config)
         start = {**start_from(config), "name": next_name(clone.name), "cloned_from": clone.pk}
         start |= {"learn": clone.learn_id, "judge": clone.judge_id}
         if config.model.checkpoint and (saved := checkpoints_for(user).filter(sampler_uri=config.model.checkpoint).first()):

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 from evsys_web.accounts.models import User
 from evsys_web.config_forms import ConfigForm, mistakes_in
-from evsys_web.cycles.models import Cycle
+from evsys_web.cycles.models import Cycle, short_name
 from evsys_web.evals.forms import Asked, BenchmarkField, benchmarks_for, part_of, words
 from evsys_web.evals.models import Benchmark
-from evsys_web.runs.backends import check_model_name
+from evsys_web.runs.backends import check_model_name, unagreed
 from evsys_web.runs.forms import CheckpointField, checkpoints_for, model_fitting
 from evsys_web.runs.models import Checkpoint
 from recipes.backends.local.models import STARTER_NAME
@@ -210,18 +210,13 @@ class CycleForm:
         self.choices.add_error(field if field in self.choices.fields else None, str(error))
 
 
-def short_name(model_name: str) -> str:
-    """Without the folder, organisation or account that it belongs to."""
-    return model_name.rpartition("/")[2] or model_name
-
-
 def start_from(config: CycleConfig) -> dict[str, Any]:
     """Starting values for a form that repeats this cycle; benchmarks and checkpoint are for the caller to find."""
     sides = {side: {"max_tasks": getattr(config, side).max_tasks} for side in SIDES}
     parts = {part: getattr(config, part).model_dump() for part in ("sampling", "curation", "stop")}
     if config.serving is not None:  # but for the consent, which is of one cycle
         parts["serving"] = config.serving.model_dump(exclude={"accept_billing"})
-    chosen = {part: getattr(config, part).params for part in ("training", "backend")}
+    chosen = {"training": config.training.params, "backend": unagreed(config.backend.kind, config.backend.params)}
     return {
         "name": config.name,
         "model_name": config.model.name,

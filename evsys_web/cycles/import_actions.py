@@ -45,6 +45,7 @@ from evsys_web.evals.actions import benchmark_of
 from evsys_web.evals.import_actions import import_attempts
 from evsys_web.evals.models import Attempt, Benchmark, EvalRun
 from evsys_web.runs import metrics
+from evsys_web.runs.backends import with_consents, without_consents
 from evsys_web.runs.metrics import Point
 from evsys_web.runs.models import Checkpoint, TrainingRun
 from evsys_web.runs.status import Status
@@ -252,7 +253,8 @@ class _Importer:
 
 
 def _with_consent(values: dict[str, Any], is_given: bool) -> dict[str, Any]:
-    """A price that somebody agreed to elsewhere is agreed to by nobody here."""
+    """A price that somebody agreed to elsewhere, for serving or for training, is agreed to by nobody here."""
+    values = with_consents(values) if is_given else without_consents(values)
     serving = values.get("serving")
     return values | {"serving": serving | {"accept_billing": is_given}} if isinstance(serving, dict) else values
 

@@ -194,6 +194,11 @@ class CycleEvent(models.Model):
         return f"{self.level}: {self.message}"
 
 
+def short_name(model_name: str) -> str:
+    """Without the folder, organisation or account that it belongs to."""
+    return model_name.rpartition("/")[2] or model_name
+
+
 def visible_cycle(user: User, pk: int) -> Cycle:
     """The cycle with its parts, or Cycle.DoesNotExist for whoever may not see it."""
     found: Cycle = Cycle.objects.visible_to(user).with_parts().get(pk=pk)

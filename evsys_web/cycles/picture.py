@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from evsys_web.cycles.models import Cycle, CycleRound
+from evsys_web.cycles.models import Cycle, CycleRound, short_name
 from evsys_web.evals.models import EvalRun
 from evsys_web.evals.templatetags.eval_numbers import percent
 from evsys_web.runs.models import TrainingRun
@@ -55,8 +55,10 @@ class Picture(NamedTuple):
 
 
 def pictures_of(cycle: Cycle, rounds: Sequence[CycleRound]) -> list[Picture]:
-    short = cycle.model_name.rpartition("/")[2] or cycle.model_name
-    start = [Box("Model", short, full=f"The model {cycle.model_name} as it was"), _eval("Baseline", cycle.baseline)]
+    start = [
+        Box("Model", short_name(cycle.model_name), full=f"The model {cycle.model_name} as it was"),
+        _eval("Baseline", cycle.baseline),
+    ]
     lines = [_line(cycle, round_) for round_ in rounds or [CycleRound(number=1)]]
     return [_wide(start, lines), _tall(start, lines)]
 

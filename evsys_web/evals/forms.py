@@ -15,7 +15,7 @@ from evsys_web.accounts.models import BackendCredential, Project, User
 from evsys_web.config_forms import ConfigForm, mistakes_in
 from evsys_web.datasets.models import DatasetVersion, Format
 from evsys_web.evals.models import Benchmark, EvalRun
-from evsys_web.runs.backends import check_model_name
+from evsys_web.runs.backends import check_model_name, unagreed
 from evsys_web.runs.forms import (
     CheckpointField,
     VersionField,
@@ -358,7 +358,7 @@ def start_from(config: EvalConfig) -> dict[str, Any]:
     assert config.model is not None
     if config.serving is not None:  # but for the consent, which is of one eval
         params["serving"] = config.serving.model_dump(exclude={"accept_billing"})
-    params["backend"] = config.backend.params
+    params["backend"] = unagreed(config.backend.kind, config.backend.params)
     return {**start, "source": "model", "backend": config.backend.kind, "model_name": config.model.name}
 
 

@@ -19,7 +19,7 @@ from recipes.serving_offers import cost_of
 
 
 def offer_for(asked: Asked, user: User, *, serving: Mapping[str, Any], num_evals: int = 1) -> str:
-    """Two sentences. The key is that of the run whose weights they are, or of the benchmark's project. serving: settings as a
+    """A few sentences. The key is that of the run whose weights they are, or of the benchmark's project. serving: settings as a
     form has validated them. Raises BackendError, ConfigError, TooOften, PermissionDenied."""
     project, backend, model_name, checkpoint = asked
     require_editor(user, project)

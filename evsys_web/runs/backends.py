@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from evsys_web.accounts.actions import require_credential, reveal_credential
@@ -29,14 +29,34 @@ def check_model_name(backend: str, name: str) -> None:
 
 
 def without_consents(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config as JSON, but for what was agreed to be paid: whoever repeats a run agrees anew."""
+    """A config as JSON, but for what was agreed to be paid for training: whoever repeats it agrees anew."""
+    return _with_params(config, unagreed)
+
+
+def with_consents(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as if all were agreed to, to see what else is wrong with it."""
+    return _with_params(config, lambda kind, params: {**params, **dict.fromkeys(sorted(consents_of(kind)), True)})
+
+
+def unagreed(kind: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a backend, but for those that agree to a bill: a form that is filled in leaves their boxes to be ticked."""
+    consents = consents_of(kind)
+    return {name: value for name, value in params.items() if name not in consents}
+
+
+def consents_of(kind: str) -> frozenset[str]:
+    """Settings of this kind of backend that agree to a bill; an installed one need not know the word, and one that is not here
+    has none."""
+    found: frozenset[str] = getattr(backends.get(kind), "consents", frozenset()) if kind in backends.kinds() else frozenset()
+    return found
+
+
+def _with_params(config: Mapping[str, Any], change: Callable[[str, Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """As it is where it has no backend with settings: what is wrong with that is said where it is checked."""
     backend = config.get("backend")
-    if not isinstance(backend, dict) or backend.get("kind") not in backends.kinds() or not backend.get("params"):
+    if not isinstance(backend, dict) or not isinstance(params := backend.get("params"), dict):
         return dict(config)
-    # An installed backend need not know the word.
-    consents: frozenset[str] = getattr(backends.get(backend["kind"]), "consents", frozenset())
-    params = {name: value for name, value in backend["params"].items() if name not in consents}
-    return {**config, "backend": {**backend, "params": params}}
+    return {**config, "backend": {**backend, "params": change(backend.get("kind", ""), params)}}
 
 
 def backend_secrets(project: Project, backend: BackendChoice) -> dict[str, str]:

@@ -14,7 +14,6 @@ from evsys_web.accounts.views import signed_in
 from evsys_web.datasets.models import Dataset, DatasetVersion
 from evsys_web.rates import TooOften
 from evsys_web.runs.actions import launch_run
-from evsys_web.runs.backends import without_consents
 from evsys_web.runs.estimates import estimate_run
 from evsys_web.runs.forms import (
     DEFAULT_ALGORITHM,
@@ -149,7 +148,7 @@ def starting_point(request: HttpRequest, user: User) -> dict[str, Any]:
     saved = checkpoints_for(user).filter(pk=checkpoint).first() if checkpoint else None
     origin = saved.run if saved else TrainingRun.objects.visible_to(user).filter(pk=clone).first() if clone else None
     if origin is not None:
-        start = start_from(RunConfig.model_validate(without_consents(origin.config)))
+        start = start_from(RunConfig.model_validate(origin.config))
         start["name"] = next_name(origin.name)
         start["dataset_version"] = origin.dataset_version_id
         if saved is not None:
@@ -204,6 +203,8 @@ def start_of(config: RunConfig, user: User) -> tuple[dict[str, Any], str]:
         saved = checkpoints_for(user).filter(sampler_uri=config.model.init_from_checkpoint).first()
         start["checkpoint"] = saved.pk if saved else None
         notes += [] if saved else ["The checkpoint that it begins from is not here; choose where to begin."]
+    if start["backend_params"] != config.backend.params:
+        notes.append("Its consent to pay is not taken over: agree anew in the settings.")
     return start, " ".join(notes) or "Taken over. Look it over, then start."
 
 

@@ -17,7 +17,7 @@ from evsys_web.accounts.models import User
 from evsys_web.config_forms import ConfigForm, lines_of, mistakes_in
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.datasets.splits import TRAIN, VALIDATION
-from evsys_web.runs.backends import check_model_name
+from evsys_web.runs.backends import check_model_name, unagreed
 from evsys_web.runs.models import Checkpoint, TrainingRun
 from recipes.backends.local.models import STARTER_NAME
 from recipes.config import ModelConfig, RunConfig
@@ -316,7 +316,7 @@ def fitting_version(user: User, algorithm: str, chosen: str) -> str:
 
 
 def start_from(config: RunConfig) -> dict[str, Any]:
-    """Starting values for a form that repeats this run; the dataset is for the caller to find."""
+    """Starting values for a form that repeats this run, but for its consents; the dataset is for the caller to find."""
     return {
         "name": config.name,
         "split": config.data.split,
@@ -325,7 +325,7 @@ def start_from(config: RunConfig) -> dict[str, Any]:
         "algorithm": config.algorithm.kind,
         "backend": config.backend.kind,
         "algorithm_params": config.algorithm.params,
-        "backend_params": config.backend.params,
+        "backend_params": unagreed(config.backend.kind, config.backend.params),
     }
 
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from evsys_web.accounts.models import User
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.runs.estimates import estimate_run
-from recipes.estimate import Estimate, Range
+from recipes.config import RunConfig
+from recipes.estimate import Estimate, Range, bills
 from recipes.sweep_config import SweepConfig
 
 NUM_ESTIMATED = 12
@@ -15,7 +16,8 @@ NUM_ESTIMATED = 12
 
 
 class SweepEstimate(NamedTuple):
-    """None is "not known". seconds: of training alone, one run after the other. steps: of all runs. notes: of the first run."""
+    """None is "not known". seconds: of training alone, one run after the other. steps: of all runs. notes: of every
+    run, and of all together."""
 
     num_runs: int
     num_combinations: int
@@ -43,8 +45,19 @@ def estimate_sweep(config: SweepConfig, version: DatasetVersion, user: User) -> 
         tokens=_total([each.tokens for each in found], scale),
         seconds=_total([each.seconds for each in found], scale),
         dollars=_total([each.dollars for each in found], scale),
-        notes=_shared_notes(found),
+        notes=[*_shared_notes(found), *_billed_by_time([run.config for run in runs])],
     )
+
+
+def _billed_by_time(runs: list[RunConfig]) -> list[str]:
+    """What the note of a single run does not say: each orders a machine of its own."""
+    billed = [run for run in runs if bills(run.backend.kind, run.backend_config())]
+    hours = [found for run in billed if (found := run.billed_hours()) is not None]
+    if not hours:
+        return []
+    return [
+        f"Each run that is billed by the hour orders a machine of its own, {len(hours):,} in all: {sum(hours):g} hours at most."
+    ]
 
 
 def _total(ranges: list[Range | None], scale: float) -> Range | None:

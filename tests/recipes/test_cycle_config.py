@@ -19,8 +19,8 @@ FIREWORKS: dict[str, Any] = {
 STEPS = {"training": {"kind": "sft"}}
 
 
-def promoted(which: str) -> dict[str, Any]:
-    return {"backend": {"kind": "fireworks", "params": {"tokenizer": "Qwen/Qwen3-8B", "promote": which}}}
+def promoted(which: str, **params: Any) -> dict[str, Any]:
+    return {"backend": {"kind": "fireworks", "params": {"tokenizer": "Qwen/Qwen3-8B", "promote": which, **params}}}
 
 
 def test_yaml_goes_in_and_comes_out_the_same() -> None:
@@ -61,6 +61,11 @@ def test_yaml_goes_in_and_comes_out_the_same() -> None:
         ),
         (FIREWORKS | STEPS | promoted("none"), "Set promote to final", ("backend", "params", "promote")),
         (FIREWORKS | STEPS | promoted("final"), "Agree to that", ("serving", "accept_billing")),
+        (
+            FIREWORKS | STEPS | promoted("final", trainer="dedicated", longest_hours=2),
+            "(trainer: serverless). This cycle orders one for each of its rounds, 2 at most: 4 hours in all.",
+            ("backend", "params", "accept_billing"),
+        ),
         (FIREWORKS | {"training": {"kind": "fireworks_dpo"}}, "learns from preference rows", ("training", "kind")),
         (FIREWORKS | {"training": {"kind": "local_sft"}}, "does not train on fireworks", ("training", "kind")),
         (FIREWORKS | {"training": {"kind": "mock_sft"}}, "does not train on fireworks", ("training", "kind")),

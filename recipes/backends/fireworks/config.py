@@ -155,9 +155,14 @@ class FireworksConfig(HostedSettings):
             return dict.fromkeys(OF_DEDICATED, "unless trainer is dedicated")
         return {}
 
+    def billed_hours(self, algorithm: BaseModel) -> float | None:
+        """The most that one run is billed for by time; None where tokens are billed."""
+        is_by_time = self.trainer is Trainer.DEDICATED and isinstance(algorithm, BaseAlgorithmConfig)
+        return self.longest_hours if is_by_time else None
+
     def price_of_time(self, kind: str, algorithm: BaseModel, model_name: str) -> str:
         """What is billed while it is up, in a sentence; empty where tokens are billed. kind: the backend's, in the price list."""
-        if self.trainer is Trainer.SERVERLESS or not isinstance(algorithm, BaseAlgorithmConfig):
+        if self.billed_hours(algorithm) is None:
             return ""
         rates = "; ".join(f"${row.per_hour:,.2f} for {row.accelerator}, {row.said}" for row in machines_of(kind))
         known = shape_of(kind, model_name)
@@ -214,7 +219,8 @@ def check_dedicated(settings: FireworksConfig, algorithm: BaseAlgorithmConfig) -
     if not settings.accept_billing:
         raise ConfigError(
             "A dedicated trainer is billed for every second that its GPUs are up. Agree to that (accept_billing: true), and one"
-            " is ordered for this run and deleted after it; or train in the serverless pool (trainer: serverless).",
+            f" is ordered for the run and deleted after it, or after {settings.longest_hours:g} hours; or train in the serverless"
+            " pool (trainer: serverless).",
             path=("backend", "params", "accept_billing"),
         )
     if settings.max_dollars_per_hour is not None and settings.training_shape is None:

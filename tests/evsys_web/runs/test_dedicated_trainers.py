@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from django.test import Client
 
 from evsys_web.accounts.actions import store_credential
@@ -127,6 +128,16 @@ def test_a_clone_takes_every_setting_over_but_the_consent(
     page = alice_client.get(f"/runs/new?clone={run.pk}").content.decode()
     box = page.split('name="backend-accept_billing"')[1].split(">")[0]
     assert SHAPE in page and "checked" not in box
+
+
+def test_a_form_that_yaml_fills_in_leaves_the_box_to_be_ticked(
+    alice_client: Client, project: Project, version: DatasetVersion
+) -> None:
+    values = body(project, version, training_shape=SHAPE)
+    text = yaml.safe_dump({name: part for name, part in values.items() if name != "project"})
+    page = alice_client.post("/runs/new/import", {"yaml": text}).content.decode()
+    box = page.split('name="backend-accept_billing"')[1].split(">")[0]
+    assert SHAPE in page and "checked" not in box and "Its consent to pay is not taken over" in page
 
 
 def test_a_stop_while_the_trainer_is_waited_for_ends_the_run_and_the_trainer(

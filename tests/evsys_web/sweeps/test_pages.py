@@ -8,10 +8,16 @@ from html import unescape
 import pytest
 from django.test import Client
 
+from evsys_web.accounts.actions import store_credential
+from evsys_web.accounts.models import Project, User
 from evsys_web.datasets.models import DatasetVersion
 from evsys_web.runs.models import TrainingRun
+from evsys_web.sweeps.actions import launch_sweep
+from evsys_web.sweeps.estimates import estimate_sweep
 from evsys_web.sweeps.models import Sweep
+from recipes.sweep_config import SweepConfig
 from tests.evsys_web.sweeps.conftest import RATE, MakeSweep, completed, sweep_values
+from tests.fireworks_server import MODEL
 
 pytestmark = pytest.mark.django_db
 
@@ -122,6 +128,33 @@ def test_a_clone_begins_with_its_axes(alice_client: Client, mallory_client: Clie
     assert (values["axis_1"], values["values_1"], values["seeds"]) == (RATE, "0.01, 0.1", "0, 1, 2")
     assert values["algorithm"] == "mock_sft" and values["algorithm-max_steps"] == "3"
     assert "0.01, 0.1" not in mallory_client.get(f"/sweeps/new?from={sweep.pk}").content.decode()
+
+
+def test_what_a_sweep_pays_by_the_hour_is_told_in_all_and_agreed_to_anew(
+    alice: User, alice_client: Client, project: Project, version: DatasetVersion
+) -> None:
+    store_credential(user=alice, project=project, name="fireworks", secret="k" * 20)
+    chosen = {"credential": "fireworks", "tokenizer": "starter", "trainer": "dedicated", "accept_billing": True}
+    values = {
+        **sweep_values({RATE: [0.001, 0.01]}, [0, 1]),
+        "model": {"name": MODEL},
+        "algorithm": {"kind": "sft", "params": {"batch_size": 4}},
+        "backend": {"kind": "fireworks", "params": chosen},
+    }
+    config = SweepConfig.from_values(values)
+    sweep = launch_sweep(user=alice, project=project, config=config, dataset_version=version)
+    assert "4 in all: 48 hours at most" in " ".join(estimate_sweep(config, version, alice).notes)
+    clone = typed(alice_client, f"/sweeps/new?from={sweep.pk}")
+    text = alice_client.get(f"{sweep.get_absolute_url()}yaml").content.decode()
+    assert "accept_billing: true" in text
+    page = alice_client.post("/sweeps/new/import", {"yaml": text}).content.decode()
+    assert "Its consent to pay is not taken over" in page
+    carried = dict(re.findall(r'name="(backend-(?:trainer|accept_billing))" value="([^"]*)"', page))
+    assert carried == {"backend-trainer": "dedicated", "backend-accept_billing": clone["backend-accept_billing"]}
+    refused = alice_client.post("/sweeps/new/launch", clone).content.decode()
+    assert "accept_billing: true" in refused and Sweep.objects.count() == 1
+    agreed = alice_client.post("/sweeps/new/launch", clone | {"backend-accept_billing": "on"})
+    assert agreed.status_code == 302 and Sweep.objects.count() == 2
 
 
 def test_names_of_models_are_text(alice_client: Client, make_sweep: MakeSweep) -> None:
