@@ -1,8 +1,8 @@
 """What a run makes on somebody else's machines: written down before it is made, so that what a killed worker leaves can be found.
 
-remote_resources.jsonl of the run's folder, a line per change: {"at", "change": "planned" | "gone", "kind", "name", "account"}. A
-name is the one by which the service deletes the thing. Lines are only ever added, each synced to the disk before the call that
-it announces.
+remote_resources.jsonl of the run's folder, a line per change: {"at", "change": "planned" | "gone", "kind", "name", "account",
+"by"}. A name is the one by which the service deletes the thing; `by` is whose it is, among workers that follow each other. Lines
+are only ever added, each synced to the disk before the call that it announces.
 """
 
 from __future__ import annotations
@@ -38,9 +38,15 @@ def fresh_name(run_id: str, of: str = "") -> str:
     return f"{name}-{part}"[:63].strip("-")
 
 
+class _Plan(NamedTuple):
+    at: str
+    by: str
+
+
 class ResourceLog:
     def __init__(self, run_dir: Path) -> None:
         self.path = run_dir / RESOURCES_FILE
+        self._owner = uuid.uuid4().hex[:12]
 
     def plan(self, resource: Resource) -> None:
         """It is about to be made."""
@@ -50,6 +56,16 @@ class ResourceLog:
         """It is deleted, or is not to be deleted."""
         self._write(GONE, resource)
 
+    def take_over(self, resource: Resource) -> None:
+        """What an earlier worker has left is this one's from now on; it was planned when it was."""
+        if (plan := self._left().get(resource)) is not None:
+            self._write(PLANNED, resource, at=plan.at)
+
+    def own(self) -> list[Resource]:
+        """What is left of what was planned or taken over here: a worker that has lost its run leaves the rest to its
+        successor."""
+        return [resource for resource, plan in self._left().items() if plan.by == self._owner]
+
     def left(self) -> list[Resource]:
         """What was planned and is not gone, oldest first. A line that a crash tore announced nothing that was made."""
         return list(self._left())
@@ -57,14 +73,13 @@ class ResourceLog:
     def seconds_since_planned(self, resource: Resource) -> float:
         """Of one that is left; 0 where the line does not say when."""
         try:
-            at = datetime.fromisoformat(self._left().get(resource, ""))
+            at = datetime.fromisoformat(self._left().get(resource, _Plan("", "")).at)
             return max(0.0, (datetime.now(UTC) - at).total_seconds())
         except (ValueError, TypeError):  # no time, or one without its zone
             return 0.0
 
-    def _left(self) -> dict[Resource, str]:
-        """With when each was planned."""
-        left: dict[Resource, str] = {}
+    def _left(self) -> dict[Resource, _Plan]:
+        left: dict[Resource, _Plan] = {}
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
             try:
                 found = json.loads(line)
@@ -73,13 +88,14 @@ class ResourceLog:
             except (ValueError, KeyError, TypeError):
                 continue
             if change == PLANNED:
-                left[resource] = str(found.get("at", ""))
+                left[resource] = _Plan(str(found.get("at", "")), str(found.get("by", "")))
             else:
                 left.pop(resource, None)
         return left
 
-    def _write(self, change: str, resource: Resource) -> None:
-        line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), "change": change, **resource._asdict()})
+    def _write(self, change: str, resource: Resource, *, at: str | None = None) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        line = json.dumps({"at": now if at is None else at, "change": change, **resource._asdict(), "by": self._owner})
         self.path.parent.mkdir(parents=True, exist_ok=True)
         written = self.path.read_bytes() if self.path.exists() else b""
         torn = bool(written) and not written.endswith(b"\n")

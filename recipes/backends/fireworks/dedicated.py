@@ -24,7 +24,7 @@ from recipes.backends.fireworks.config import (
     check_steps,
     place_of,
 )
-from recipes.backends.fireworks.steps import FireworksSteps, failed, label_of, open_model, told_in
+from recipes.backends.fireworks.steps import FireworksSteps, failed, hang_up, label_of, open_model, told_in
 from recipes.backends.waiting import in_thread, wait_for
 from recipes.errors import BackendError, CheckpointError, ConfigError
 from recipes.rendering import load_tokenizer
@@ -91,7 +91,7 @@ class DedicatedSteps(FireworksSteps):
         connecting: Future[tuple[Any, Any]] | None = None
         try:
             address = await asyncio.wrap_future(coming)
-            connecting = in_thread(lambda: open_model(sdk, address, key, model, algorithm))
+            connecting = in_thread(lambda: open_model(sdk, address, key, model, algorithm, end=_close))
             service, client = await wait_for(
                 connecting,
                 "opening the model",
@@ -105,7 +105,7 @@ class DedicatedSteps(FireworksSteps):
             return cls(service, client, tokenizer, settings, report, promotion, slots, model.name, trainer=trainer)
         except BaseException:
             if connecting is not None:
-                connecting.add_done_callback(_hang_up)
+                hang_up(connecting, _close)
             trainer.abandon()
             _remove_once_quiet(trainer, coming, settings, tell)
             raise
@@ -145,9 +145,11 @@ class DedicatedSteps(FireworksSteps):
         raise ConfigError(NO_SAMPLER, path=TRAINER_PLACE)
 
     async def close(self) -> None:
-        """End the session and delete the trainer, which would cost on."""
-        await super().close()
-        await asyncio.wrap_future(in_thread(self._trainer.remove))
+        """End the session and delete the trainer, which would cost on, also where nobody waits for the end of either."""
+        try:
+            await super().close()
+        finally:
+            await asyncio.shield(asyncio.wrap_future(in_thread(self._trainer.remove)))
 
     def _end_session(self) -> None:
         self._promotion.close()
@@ -166,10 +168,8 @@ class DedicatedSteps(FireworksSteps):
             raise BackendError(f"{error} {why}", permanent=error.permanent, kind=error.kind) from error
 
 
-def _hang_up(connecting: Future[tuple[Any, Any]]) -> None:
-    """A session that nobody waits for any more would go on with its heartbeat."""
-    if not connecting.cancelled() and connecting.exception() is None:
-        connecting.result()[0].close()
+def _close(service: Any) -> None:
+    service.close()
 
 
 def _remove_once_quiet(

@@ -96,6 +96,9 @@ class Promotion:
             poll_seconds=POLL_SECONDS,
         )
         self._models: FireworksModels | None = None
+        for resource in self._log.left():
+            if resource.kind == MODEL:
+                self._log.take_over(resource)
 
     def abandon(self) -> None:
         self._abandoned.set()
@@ -121,8 +124,8 @@ class Promotion:
         return model
 
     def _remove_left(self, models: FireworksModels) -> None:
-        """What an earlier try has begun and no checkpoint names."""
-        for resource in self._log.left():
+        """What an earlier try has begun and no checkpoint names; not what a later worker of the run has."""
+        for resource in self._log.own():
             if (resource.kind, resource.account) != (MODEL, models.account):
                 continue
             try:

@@ -94,7 +94,9 @@ class DedicatedTrainer:
     def up(self) -> str:
         """Where it speaks the training protocol. Raises ConfigError before anything is made; BackendError, ProvisioningStopped.
         Whoever calls has it removed afterwards, whatever came of this."""
-        left = self._left()
+        left = [resource for resource in self._log.left() if resource.kind == TRAINER]
+        for resource in left:
+            self._log.take_over(resource)
         account = left[-1].account if left else ""
         self._trainers = self._patience.ask(partial(FireworksTrainers, self._settings, self._key, account=account))
         shape = self._checked_shape()
@@ -128,14 +130,14 @@ class DedicatedTrainer:
         return f"The trainer {self.name} {_ended(standing)}." if standing.phase is TrainerPhase.ENDED else ""
 
     def remove(self) -> None:
-        """Delete it, and what earlier workers left, patiently. What cannot be deleted stays written down, and whoever reads the
-        run is told. Raises nothing of the service's."""
+        """Delete it, and what earlier workers left, patiently; not what a later one has taken up or ordered, whose run it is
+        then. What cannot be deleted stays written down, and whoever reads the run is told. Raises nothing of the service's."""
         if self._end is not None:
             self._end.cancel()
         if self._trainers is None:
             return
         with self._removing:
-            for resource in self._left():
+            for resource in self._own():
                 if resource.account == self._trainers.account:
                     self._remove(resource)
             self._is_removed = True
@@ -143,8 +145,8 @@ class DedicatedTrainer:
 
     # the way there
 
-    def _left(self) -> list[Resource]:
-        return [resource for resource in self._log.left() if resource.kind == TRAINER]
+    def _own(self) -> list[Resource]:
+        return [resource for resource in self._log.own() if resource.kind == TRAINER]
 
     @property
     def _asked(self) -> FireworksTrainers:
@@ -264,7 +266,7 @@ class DedicatedTrainer:
         """Whatever is under way: a step that hangs, a wait, somebody's evaluator."""
         self._is_overdue = True
         with self._ordering, self._removing:
-            for resource in self._left():
+            for resource in self._own():
                 if resource == self._resource and not self._is_removed:
                     self._remove(resource)
 

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -100,14 +103,19 @@ class FireworksSteps:
         from recipes.backends.fireworks.sdk_failures import failure_of
 
         address = f"{settings.base_url or HOSTED}{POOL}"
-        service, client = await wait_for(
-            in_thread(lambda: open_model(sdk, address, key, model, algorithm)),
-            "opening the model",
-            place_of(settings),
-            settings.step_seconds,
-            failure_of=failure_of,
-            report=report,
-        )
+        connecting = in_thread(lambda: open_model(sdk, address, key, model, algorithm, end=partial(end_session, settings)))
+        try:
+            service, client = await wait_for(
+                connecting,
+                "opening the model",
+                place_of(settings),
+                settings.step_seconds,
+                failure_of=failure_of,
+                report=report,
+            )
+        except BaseException:
+            hang_up(connecting, partial(end_session, settings))
+            raise
         tell = told_in(asyncio.get_running_loop(), report)
         promotion = Promotion(settings, key, base_model=model.name, run_dir=run_dir, tell=tell)
         slots = Slots(sdk, place_of(settings), settings.step_seconds)
@@ -256,11 +264,9 @@ class FireworksSteps:
 
     def _end_session(self) -> None:
         try:
-            if self._settings.is_billed:
-                self._service.delete_training_session()
+            end_session(self._settings, self._service)
         finally:
             self._promotion.close()
-            self._service.close()
 
     async def _call(self, submit: Callable[[], Any], doing: str) -> Any:
         return await self._wait(lambda: submit().result(), doing)
@@ -286,13 +292,45 @@ class FireworksSteps:
         return _quiet(wait())
 
 
-def open_model(sdk: Any, address: str, key: str, model: ModelConfig, algorithm: BaseAlgorithmConfig) -> tuple[Any, Any]:
-    """A service client and a model in its session, with the weights to begin from. Blocks; raises what the SDK raises."""
+def open_model(
+    sdk: Any, address: str, key: str, model: ModelConfig, algorithm: BaseAlgorithmConfig, *, end: Callable[[Any], None]
+) -> tuple[Any, Any]:
+    """A service client and a model in its session, with the weights to begin from. end(service) ends a session whose model does
+    not come. Blocks; raises what the SDK raises."""
     service = sdk.FiretitanServiceClient(base_url=address, api_key=key)
-    client = service.create_lora_training_client(model.name, rank=algorithm.lora_rank, seed=algorithm.seed)
-    if model.init_from_checkpoint:
-        client.load_adapter(model.init_from_checkpoint.removeprefix(SCHEME)).result()
+    with ExitStack() as undo:
+        undo.callback(in_thread, partial(_quietly, end, service))  # by itself: a service out of reach is asked for minutes
+        client = service.create_lora_training_client(model.name, rank=algorithm.lora_rank, seed=algorithm.seed)
+        if model.init_from_checkpoint:
+            client.load_adapter(model.init_from_checkpoint.removeprefix(SCHEME)).result()
+        undo.pop_all()
     return service, client
+
+
+def hang_up(connecting: Future[tuple[Any, Any]], end: Callable[[Any], None]) -> None:
+    """A session that nobody waits for any more would go on with its heartbeat, and hold its place."""
+
+    def ended(opened: Future[tuple[Any, Any]]) -> None:
+        if not opened.cancelled() and opened.exception() is None:
+            _quietly(end, opened.result()[0])
+
+    connecting.add_done_callback(ended)
+
+
+def end_session(settings: FireworksConfig, service: Any) -> None:
+    """Of the pool: its place is free again. Blocks; raises what the SDK raises."""
+    try:
+        if settings.is_billed:
+            service.delete_training_session()
+    finally:
+        service.close()
+
+
+def _quietly(end: Callable[[Any], None], service: Any) -> None:
+    try:
+        end(service)
+    except Exception:  # noqa: BLE001 - why it is ended is what is told
+        return
 
 
 def told_in(loop: asyncio.AbstractEventLoop, report: Callable[[str, str], None] | None) -> Callable[[str, str], None]:

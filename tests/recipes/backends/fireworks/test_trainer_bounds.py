@@ -61,6 +61,23 @@ def test_an_order_whose_answer_was_lost_is_not_struck_out_by_a_later_refusal(ser
     assert not server.trainers.up and not ResourceLog(tmp_path).left()
 
 
+def test_a_worker_that_has_lost_its_run_leaves_its_successors_trainer_alone(server: FireworksServer, tmp_path: Path) -> None:
+    first, second = of(server, tmp_path), of(server, tmp_path)
+    first.up()
+    second.up()
+    assert first.name == second.name
+    first._count_from(time.monotonic() - 13 * 3600)
+    first.remove()
+    assert server.trainers.up == [second.name] and not server.count("DELETE", "")
+    server.trainers.trainers[second.name].end("FAILED")
+    third = of(server, tmp_path)
+    third.up()
+    second.remove()
+    assert server.trainers.up == [third.name], "nor one that it has never seen"
+    third.remove()
+    assert not server.trainers.up and not ResourceLog(tmp_path).left()
+
+
 def test_an_order_is_sent_once_a_try_and_what_is_there_already_is_ours(server: FireworksServer, tmp_path: Path) -> None:
     server.faults.append(unheard(server, "POST", CREATE, times=1))
     server.trainers.walk = ["RUNNING"]
