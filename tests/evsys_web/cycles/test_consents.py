@@ -57,8 +57,8 @@ def test_it_goes_elsewhere_without_its_consents_and_is_not_resumed_there(
     Cycle.objects.filter(pk=twin.pk).update(error="Baseline eval: it was stopped elsewhere.")
     twin.refresh_from_db()
     num_events = CycleEvent.objects.count()
-    for consents in ({}, {"serving": {"accept_billing": True}}):  # without either, and without that of the trainer
-        twin.config |= consents
+    for is_served in (False, True):  # without either consent, and without that to the trainer
+        twin.config["serving"] = {"accept_billing": is_served}
         twin.save()
         with pytest.raises(RunRefused, match=r"Clone the cycle to agree anew\.$"):
             resume_cycle(user=alice, cycle=twin)
