@@ -3,7 +3,8 @@
 1. The pool answers completions, token ids in and out, below its own address. The SDK asks it, in the event loop of the run: a
    sample that nobody awaits any more is a request that is broken off.
 2. What can be refused is refused in words; a pool that is busy or breaks off is asked again by the SDK, seven times. From that it
-   also learns how many requests at once the pool likes, over all snapshots of a session.
+   also learns how many requests at once the pool likes, over all snapshots of a session. The others queue, and their time stands
+   still.
 3. A prompt is scored by its echo, all but the first token, whose probability nobody knows. Of the likeliest tokens of a position
    the service tells five at most.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from recipes.backends.fireworks.config import MOST_LIKELIEST
@@ -20,16 +22,53 @@ from recipes.errors import BackendError, ConfigError, ErrorKind, RecipeError
 from recipes.types import SampledSequence, SampleResult, SamplingParams, StopReason
 
 MOST_AT_ONCE = 64
-"""Requests in the SDK's hands; the others wait here, and their time does not run."""
+"""Requests that the pool is asked at once, however much of it it likes."""
+
+
+class Clock:
+    """Of one request; around what it does, `timeout` is entered."""
+
+    def __init__(self, seconds: float) -> None:
+        self.timeout = asyncio.timeout(None)
+        self._left = seconds
+
+    def stop(self) -> None:
+        if (ends_at := self.timeout.when()) is not None:
+            self._left = ends_at - asyncio.get_running_loop().time()
+            self.timeout.reschedule(None)
+
+    def go_on(self) -> None:
+        self.timeout.reschedule(asyncio.get_running_loop().time() + self._left)
+
+
+CLOCK: ContextVar[Clock] = ContextVar("CLOCK")
+"""Of the request that is being made: the SDK asks for a slot in its midst, before every try."""
 
 
 class Slots:
     """What all snapshots of a session share: how many ask at once, and how long each may take."""
 
     def __init__(self, sdk: Any, place: str, seconds: float) -> None:
-        self.controller = sdk.AdaptiveConcurrencyController()
+        self.controller = _queue(sdk)
         self.place, self.seconds = place, seconds
-        self.waiting = asyncio.Semaphore(MOST_AT_ONCE)
+
+
+def _queue(sdk: Any) -> Any:
+    """The SDK's own, in which the time of a request stands still. It begins with a few at once and takes back after every 429 and
+    503, so that most of a large group waits here."""
+
+    class Queue(sdk.AdaptiveConcurrencyController):  # type: ignore[misc]  # the SDK is imported once it is needed
+        async def acquire(self) -> None:
+            clock = CLOCK.get()
+            clock.stop()
+            try:
+                await super().acquire()
+            except asyncio.CancelledError:
+                self._wake_waiters()  # the slot that it may have been given is the next one's
+                raise
+            clock.go_on()
+
+    return Queue(max_window=MOST_AT_ONCE)
 
 
 class PoolSampler:
@@ -58,7 +97,12 @@ class PoolSampler:
             )
         scored = _scoring(len(tokens), topk_prompt_logprobs) if include_prompt_logprobs or topk_prompt_logprobs else {}
         asked = [{**_settings(params, index), **(scored if index == 0 else {})} for index in range(num_samples)]
-        found = await asyncio.gather(*(self._ask(tokens, values) for values in asked))
+        try:
+            async with asyncio.TaskGroup() as group:
+                asking = [group.create_task(self._ask(tokens, values)) for values in asked]
+        except ExceptionGroup as failures:  # what else was asked is billed no further
+            raise failures.exceptions[0] from None
+        found = [task.result() for task in asking]
         return SampleResult(
             sequences=[self._sequence(each) for each in found],
             prompt_logprobs=self._prompt_logprobs(found[0]) if include_prompt_logprobs else None,
@@ -77,23 +121,23 @@ class PoolSampler:
 
     async def _ask(self, tokens: list[int], values: dict[str, Any]) -> Any:
         """One completion, as the SDK reads it. Raises BackendError."""
-        slots = self._slots
-        async with slots.waiting:
-            try:
-                async with asyncio.timeout(slots.seconds):
-                    (found,) = await self._client.deployment_sampler.sample_with_prompt_tokens(
-                        tokens, n=1, http_timeout=slots.seconds, **values
-                    )
-            except RecipeError:
-                raise
-            except TimeoutError:
-                raise BackendError(
-                    f"{slots.place} gave no result for sampling within {slots.seconds:g} seconds.",
-                    permanent=False,
-                    kind=ErrorKind.TIMEOUT,
-                ) from None
-            except Exception as error:  # noqa: BLE001 - the SDK's own kinds are told apart there
-                raise failure_of(error, "sampling", slots.place) from error
+        slots, clock = self._slots, Clock(self._slots.seconds)
+        CLOCK.set(clock)  # in a task of its own
+        try:
+            async with clock.timeout:
+                (found,) = await self._client.deployment_sampler.sample_with_prompt_tokens(
+                    tokens, n=1, http_timeout=slots.seconds, **values
+                )
+        except RecipeError:
+            raise
+        except TimeoutError:
+            raise BackendError(
+                f"{slots.place} gave no result for sampling within {slots.seconds:g} seconds.",
+                permanent=False,
+                kind=ErrorKind.TIMEOUT,
+            ) from None
+        except Exception as error:  # noqa: BLE001 - the SDK's own kinds are told apart there
+            raise failure_of(error, "sampling", slots.place) from error
         return found
 
     def _sequence(self, found: Any) -> SampledSequence:
