@@ -15,8 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from recipes.checkpoints import MANIFEST_FILE
+
 RESOURCES_FILE = "remote_resources.jsonl"
 PLANNED, GONE = "planned", "gone"
+MODEL = "model"
+"""What was trained, made a model of the account: once a checkpoint of the run names it, it is the run's owner's."""
 BILLED_BY_TIME = frozenset({"deployment", "trainer"})
 """Kinds that cost for as long as they are there: work that has ended has no use for them."""
 
@@ -67,8 +71,15 @@ class ResourceLog:
         return [resource for resource, plan in self._left().items() if plan.by == self._owner]
 
     def left(self) -> list[Resource]:
-        """What was planned and is not gone, oldest first. A line that a crash tore announced nothing that was made."""
+        """What was planned, is not gone and is no checkpoint's, oldest first. A line that a crash tore announced nothing that was
+        made."""
         return list(self._left())
+
+    def hand_over(self) -> None:
+        """Models that checkpoints name are not to be deleted, also when the manifest is."""
+        for resource in self._planned():
+            if self._is_a_checkpoint(resource):
+                self.gone(resource)
 
     def seconds_since_planned(self, resource: Resource) -> float:
         """Of one that is left; 0 where the line does not say when."""
@@ -79,6 +90,16 @@ class ResourceLog:
             return 0.0
 
     def _left(self) -> dict[Resource, _Plan]:
+        return {resource: plan for resource, plan in self._planned().items() if not self._is_a_checkpoint(resource)}
+
+    def _is_a_checkpoint(self, resource: Resource) -> bool:
+        """Its name is nobody else's, so that the manifest need not be understood."""
+        if resource.kind != MODEL:
+            return False
+        manifest = self.path.parent / MANIFEST_FILE
+        return manifest.exists() and f'/models/{resource.name}"' in manifest.read_text(encoding="utf-8")
+
+    def _planned(self) -> dict[Resource, _Plan]:
         left: dict[Resource, _Plan] = {}
         for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else ():
             try:

@@ -60,7 +60,9 @@ class Leftover:
 
 
 def remove_folder(folder: Path, *, project_id: int, config: dict[str, Any]) -> None:
-    """Of work that is deleted. What it left elsewhere stays written down."""
+    """Of work that is deleted. What it left elsewhere stays written down; what its checkpoints name stays, and is nobody's to
+    remove."""
+    ResourceLog(folder).hand_over()
     if folder.is_dir() and ResourceLog(folder).left():
         owner = {"project": project_id, "backend": config.get("backend", {})}
         write_atomically(folder / OWNER_FILE, json.dumps(owner) + "\n")

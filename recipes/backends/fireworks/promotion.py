@@ -2,7 +2,8 @@
 
 1. Closing the session takes its checkpoints with it, so that a model is made when the checkpoint is saved, or never.
 2. Its name is new for every try and written down before it is asked for (`recipes.resources`). Whoever goes on after a killed
-   worker removes what that one had begun, and so does the reaper: what no checkpoint names is nobody's.
+   worker removes what that one had begun, and so does the reaper: what no checkpoint names is nobody's. One that a checkpoint
+   names is the owner's, and neither removes it.
 3. A fresh checkpoint takes the service a while to list, and a model a while to be there. Both are waited for, not for ever.
 
 The base SDK asks for it, at the path and with the body of the training SDK's `promote_session_checkpoint`: that one blocks for
@@ -25,9 +26,8 @@ from recipes.backends.fireworks.config import FireworksConfig
 from recipes.backends.fireworks.failures import failures, short, words_of
 from recipes.errors import BackendError, ErrorKind, RecipeError
 from recipes.patience import SHORTEST_PAUSE, Patience
-from recipes.resources import Resource, ResourceLog, fresh_name
+from recipes.resources import MODEL, Resource, ResourceLog, fresh_name
 
-MODEL = "model"
 POLL_SECONDS = 5.0
 """The longest pause between two looks."""
 LISTED_SECONDS = 120.0
@@ -104,6 +104,7 @@ class Promotion:
         self._abandoned.set()
 
     def close(self) -> None:
+        self._log.hand_over()
         if self._models is not None:
             self._models.close()
 
@@ -120,11 +121,11 @@ class Promotion:
         self._log.plan(resource)
         operation = self._patience.ask(partial(models.order, checkpoint, model, self._base_model))
         self._await(models, resource.name, operation)
-        self._log.gone(resource)  # from here on it belongs to the run's owner
         return model
 
     def _remove_left(self, models: FireworksModels) -> None:
         """What an earlier try has begun and no checkpoint names; not what a later worker of the run has."""
+        self._log.hand_over()
         for resource in self._log.own():
             if (resource.kind, resource.account) != (MODEL, models.account):
                 continue

@@ -14,17 +14,18 @@ import pytest
 import recipes
 from recipes.backends.fireworks import FireworksBackend, promotion
 from recipes.backends.fireworks.config import FireworksConfig
+from recipes.checkpoints import FINAL, Manifest
 from recipes.config import BaseAlgorithmConfig, ModelConfig, RunConfig, check_pair
 from recipes.errors import ConfigError
 from recipes.eval_config import EvalConfig
 from recipes.protocols import Backend
 from recipes.registry import algorithms
 from recipes.resources import Resource, ResourceLog
-from recipes.types import Task
+from recipes.types import Checkpoint, Task
 from tests.fireworks_server import ACCOUNT, FireworksServer
 from tests.recipes.algorithms.managed import broken, failing, unheard
 from tests.recipes.backends.fireworks.pool import KEY, MODEL, ROWS, Pool, config, train
-from tests.recipes.runs_under_test import Killed, Witness
+from tests.recipes.runs_under_test import Killed, KilledAfter, Witness
 
 MODELS = f"accounts/{ACCOUNT}/models/"
 PROMOTE = ":promote"
@@ -163,7 +164,7 @@ def test_an_outage_at_any_question_is_waited_through(server: FireworksServer, ro
     server.faults.append(broken("POST" if pattern == PROMOTE else "GET", pattern, times=4, status=500))
     uri, seen = opened(root, tmp_path, final)
     assert uri == f"fireworks://{made(server)[0]}" and len(made(server)) == 1
-    assert said(seen, "answers again") and not ResourceLog(tmp_path).left()
+    assert said(seen, "answers again") and ResourceLog(tmp_path).left(), "it is the owner's once a checkpoint names it"
 
 
 def test_an_order_whose_answer_was_lost_is_not_made_twice(server: FireworksServer, root: str, tmp_path: Path) -> None:
@@ -179,17 +180,37 @@ def test_an_outage_that_does_not_end_is_given_up(server: FireworksServer, root: 
     assert [each.kind for each in ResourceLog(tmp_path).left()] == ["model"]
 
 
+def died_before_the_model_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr(promotion.Promotion, "_await", dies)
+
+
+def died_before_the_checkpoint_is_written_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    append = Manifest.append
+
+    def dies(manifest: Manifest, checkpoint: Checkpoint) -> None:
+        if checkpoint.name == FINAL:
+            raise Killed
+        append(manifest, checkpoint)
+
+    monkeypatch.setattr(Manifest, "append", dies)
+
+
+@pytest.mark.parametrize("died", [died_before_the_model_is_waited_for, died_before_the_checkpoint_is_written_down])
 @pytest.mark.fault(
     "kill of the worker while a hosted service makes a model of a checkpoint", "The resume makes it anew and deletes the first."
 )
 def test_killed_between_the_model_and_the_record_it_is_made_anew_and_the_first_is_deleted(
-    server: FireworksServer, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: FireworksServer,
+    root: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    died: Callable[[pytest.MonkeyPatch], None],
 ) -> None:
-    def dies(*_: Any) -> None:
-        raise Killed
-
     with monkeypatch.context() as worker:
-        worker.setattr(promotion.Promotion, "_await", dies)
+        died(worker)
         with pytest.raises(Killed):
             train(short(root), tmp_path)
     (orphan,) = made(server)
@@ -198,6 +219,22 @@ def test_killed_between_the_model_and_the_record_it_is_made_anew_and_the_first_i
     assert train(short(root), tmp_path, seen, resume=True).status == "completed"
     assert [f"fireworks://{name}" for name in made(server)] == [seen.checkpoints[-1].sampler_path] != [f"fireworks://{orphan}"]
     assert not ResourceLog(tmp_path).left()
+
+
+def test_a_model_that_a_checkpoint_names_is_nobodys_to_remove_however_the_worker_ended(
+    server: FireworksServer, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as worker:
+        worker.setattr(promotion.Promotion, "close", lambda self: None)
+        with pytest.raises(Killed):
+            train(short(root), tmp_path, KilledAfter(saved=2))
+    log, (model,) = ResourceLog(tmp_path), made(server)
+    assert not log.left() and Manifest(tmp_path).read()[-1].sampler_path == f"fireworks://{model}"
+    promotion.Promotion(
+        FireworksConfig(base_url=root), KEY, base_model=MODEL, run_dir=tmp_path, tell=lambda level, sentence: None
+    ).close()
+    (tmp_path / "checkpoints.jsonl").unlink()
+    assert not log.left(), "also when the run is deleted"
 
 
 def test_the_reaper_deletes_a_model_that_no_checkpoint_names(server: FireworksServer, root: str) -> None:
