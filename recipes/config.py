@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from recipes.errors import CheckpointError, ConfigError
-from recipes.registry import algorithms, backends, backends_for, uses_backend
+from recipes.registry import algorithms, backends, backends_for, learns_from_samples, uses_backend
 from recipes.saved_adapters import ALPHA_RATIO, NO_ADAPTER_WITHOUT_RANK, saved_adapter
 from recipes.token_use import Range, TokenUse
 
@@ -93,8 +93,6 @@ class BaseAlgorithmConfig(Settings):
 
     drops_last_batch: ClassVar[bool] = False
     """The rows that fill no batch at the end of an epoch are not trained in it."""
-    samples_in_training: ClassVar[bool] = False
-    """It learns from what the model says meanwhile."""
 
     learning_rate: float = knob(1e-4, "Peak Adam step size.", gt=0, le=1, essential=True)
     num_epochs: int = knob(1, "Passes over the training rows.", unit="epochs", ge=1, le=1000, essential=True)
@@ -274,7 +272,11 @@ def check_pair(algorithm: Any, settings: BaseModel, backend: Any, chosen: BaseMo
     chosen: of the one and of the other. Raises ConfigError."""
     if (check_backend := getattr(algorithm, "check_backend", None)) is not None:
         check_backend(settings, backend)
-    if uses_backend(algorithm) and (check_algorithm := getattr(backend, "check_algorithm", None)) is not None:
+    if not uses_backend(algorithm):
+        return
+    if learns_from_samples(algorithm) and (check_sampling := getattr(backend, "check_sampling", None)) is not None:
+        check_sampling(chosen)
+    if (check_algorithm := getattr(backend, "check_algorithm", None)) is not None:
         check_algorithm(settings, chosen, model)
 
 

@@ -97,7 +97,8 @@ class Backend(Protocol):
     # `check_algorithm(settings, chosen, model)` besides, a static method: raises ConfigError for settings of an algorithm, or
     # weights to begin from, that cannot be trained there, before a run waits. Its Config may have `switched_off`: see `effects`.
     # `samples = False` besides, where nothing can be sampled from here: evals and chats have no use for it, nor algorithms with
-    # rollouts, unless `samples_in_training = True`: by what trains, while it trains.
+    # rollouts, unless `samples_in_training = True`: by what trains, while it trains. `check_sampling(chosen)` besides, a static
+    # method: raises ConfigError for settings with which not even that.
 
     @classmethod
     async def open(

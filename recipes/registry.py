@@ -137,8 +137,14 @@ def backends_for(algorithm: str) -> list[str]:
     registered = algorithms.get(algorithm)
     if (named := getattr(registered, "runs_on", None)) is not None:
         return [kind for kind in backends.kinds() if kind in named]
-    must_sample = any(getattr(registered, word, False) for word in ("gives_rollouts", "needs_sampler"))
+    must_sample = learns_from_samples(registered)
     return [kind for kind in backends.kinds() if not must_sample or samples_in_training(kind)]
+
+
+def learns_from_samples(algorithm: Any) -> bool:
+    """Whether a class of algorithms asks what it trains for samples while it trains. An installed one says so in the older word,
+    too."""
+    return any(getattr(algorithm, word, False) for word in ("gives_rollouts", "needs_sampler"))
 
 
 def uses_backend(algorithm: Any) -> bool:

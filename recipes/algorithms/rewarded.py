@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from pydantic import field_validator, model_validator
 
@@ -14,8 +14,6 @@ from recipes.token_use import Range, TokenUse
 
 class RewardedConfig(BaseAlgorithmConfig):
     """Without the environment and the loss."""
-
-    samples_in_training: ClassVar[bool] = True
 
     learning_rate: float = knob(1e-5, "Peak Adam step size.", gt=0, le=1, essential=True)
     batch_size: int = knob(8, "Tasks per step, each with a group of attempts.", unit="tasks", ge=1, le=65536, essential=True)

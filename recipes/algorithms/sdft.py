@@ -67,8 +67,6 @@ class Teacher(StrEnum):
 
 
 class SDFTConfig(BaseAlgorithmConfig):
-    samples_in_training: ClassVar[bool] = True
-
     batch_size: int = knob(8, "Rows per step, each answered once.", unit="rows", ge=1, le=65536, essential=True)
     topk: int = knob(
         20, "Likeliest tokens of the teacher that are learnt from, at each position.", unit="tokens", ge=1, le=128, essential=True

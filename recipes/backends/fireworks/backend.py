@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from pydantic import BaseModel
 
 from recipes.backends.fireworks.config import (
+    NO_SAMPLER,
     OF_DEDICATED,
     PROMOTE,
     SCHEME,
+    TRAINER_PLACE,
     FireworksConfig,
     Promoted,
     Trainer,
@@ -66,6 +68,12 @@ class FireworksBackend:
                 f"{weights} is no model at Fireworks, so no job can begin from it. {PROMOTE}",
                 path=("model", "init_from_checkpoint"),
             )
+
+    @staticmethod
+    def check_sampling(chosen: BaseModel) -> None:
+        """Raises ConfigError where what trains is not sampled from."""
+        if FireworksConfig.model_validate(chosen.model_dump()).trainer is Trainer.DEDICATED:
+            raise ConfigError(NO_SAMPLER, path=TRAINER_PLACE)
 
     @classmethod
     def jobs(

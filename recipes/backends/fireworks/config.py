@@ -209,13 +209,11 @@ def check_steps(settings: FireworksConfig, algorithm: BaseAlgorithmConfig, model
             path=("backend", "params", "tokenizer"),
         )
     if settings.trainer is Trainer.DEDICATED:
-        check_dedicated(settings, algorithm)
+        check_dedicated(settings)
 
 
-def check_dedicated(settings: FireworksConfig, algorithm: BaseAlgorithmConfig) -> None:
-    """Raises ConfigError for what cannot be trained there, and while nobody has agreed to pay, or to an unknown price."""
-    if algorithm.samples_in_training:
-        raise ConfigError(NO_SAMPLER, path=TRAINER_PLACE)
+def check_dedicated(settings: FireworksConfig) -> None:
+    """Raises ConfigError while nobody has agreed to pay, or to an unknown price."""
     if not settings.accept_billing:
         raise ConfigError(
             "A dedicated trainer is billed for every second that its GPUs are up. Agree to that (accept_billing: true), and one"

@@ -9,7 +9,10 @@ import pytest
 from fireworks.training import sdk
 
 import recipes
-from recipes.config import RunConfig
+from recipes.algorithms.sft import SFT, SFTConfig
+from recipes.backends.fireworks import FireworksBackend
+from recipes.backends.fireworks.config import FireworksConfig, Trainer
+from recipes.config import ModelConfig, RunConfig, check_pair
 from recipes.errors import ConfigError
 from recipes.eval_config import EvalConfig
 from recipes.resources import RESOURCES_FILE, Resource, ResourceLog
@@ -157,6 +160,17 @@ def test_what_is_wrong_is_said_before_a_run_waits(trainers: TrainerProxy, wrong:
 def test_what_must_sample_is_sent_to_the_pool(trainers: TrainerProxy, kind: str) -> None:
     with pytest.raises(ConfigError, match="trains in the serverless pool"):
         dedicated(trainers, kind, **({"topk": 5} if kind == "sdft" else {}))
+
+
+@pytest.mark.parametrize("word", ["gives_rollouts", "needs_sampler"])
+def test_an_installed_algorithm_that_samples_is_too_in_either_word(word: str) -> None:
+    installed = type("Installed", (SFT,), {word: True})
+    settings, model = SFTConfig(lora_rank=4), ModelConfig(name=MODEL)
+    chosen = FireworksConfig(trainer=Trainer.DEDICATED, accept_billing=True, tokenizer="starter")
+    check_pair(SFT, settings, FireworksBackend, chosen, model)
+    with pytest.raises(ConfigError, match="trains in the serverless pool"):
+        check_pair(installed, settings, FireworksBackend, chosen, model)
+    check_pair(installed, settings, FireworksBackend, FireworksConfig(tokenizer="starter"), model)
 
 
 @pytest.mark.parametrize(
