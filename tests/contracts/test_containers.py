@@ -45,7 +45,11 @@ def test_every_variable_that_it_sets_is_one_that_is_read() -> None:
 
 
 def test_every_other_variable_reaches_all_that_read_it() -> None:
-    """S3's keys, the provider of single sign-on, days to keep, a collector: said once, in .env."""
+    """S3's keys, the provider of single sign-on, days to keep, a collector: said once, in .env. What `environment` names would
+    win over it, and so asks it first."""
+    for service in OURS.values():
+        for variable, value in service["environment"].items():
+            assert re.fullmatch(rf"\$\{{{variable}:[-?].*\}}", value), f"{variable} in .env would reach nobody"
     assert {json.dumps(service["env_file"]) for service in OURS.values()} == {'[{"path": ".env", "required": false}]'}
     image = set(re.findall(r"^(?:ENV |    )([A-Z_]+)=", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
     assert {"EVSYS_HOME", "LOG_FORMAT"} <= image
