@@ -57,7 +57,10 @@ def steps_with_a_loss(api: httpx.Client, run_id: int) -> list[int]:
 
 
 @pytest.mark.fault(
-    "kill -9 of the worker in mid run", "Crashed within a lease, with where it goes on; resumed, no step lost or doubled."
+    "kill -9 of the worker in mid run",
+    "Crashed within a lease, with where it goes on; resumed, no step lost or doubled.",
+    kills={"worker"},
+    during={"run"},
 )
 def test_a_worker_killed_in_mid_run_loses_and_doubles_no_step(stack: Stack, api: httpx.Client) -> None:
     run_id = api.post("/runs", json=CONFIG).raise_for_status().json()["id"]

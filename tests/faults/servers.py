@@ -7,7 +7,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.stack import free_port
 
@@ -74,3 +77,17 @@ class Redis:
         """Everything that it held is gone."""
         self.process.kill()
         self.process.wait(60)
+
+
+@pytest.fixture
+def database() -> Iterator[Postgres]:
+    database = Postgres()
+    yield database
+    database.stop()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Redis]:
+    broker = Redis(tmp_path)
+    yield broker
+    broker.kill()

@@ -66,6 +66,8 @@ def work_off(cycle: Cycle) -> None:
 @pytest.mark.fault(
     "kill -9 of the worker in every move and every part of a cycle, publishing included",
     "The cycle goes on by itself; each part was made once.",
+    kills={"worker"},
+    during={"cycle", "publish"},
 )
 def test_a_cycle_survives_a_death_in_every_move_and_every_part(make_cycle: MakeCycle) -> None:
     cycle = make_cycle()

@@ -57,6 +57,8 @@ PUBLISH = {
 @pytest.mark.fault(
     "kill -9 of the worker at each stage of an eval: queued, starting, in a commit, running, ending; and again while it resumes",
     "Crashed within a lease; resumed, no attempt lost or doubled, none asked for again that has a verdict.",
+    kills={"worker"},
+    during={"eval"},
 )
 def test_an_eval_survives_a_death_at_every_stage(alice: User, benchmark_row: Benchmark) -> None:
     def resume(run: EvalRun) -> None:
@@ -82,7 +84,7 @@ def test_an_eval_survives_a_death_at_every_stage(alice: User, benchmark_row: Ben
 
 
 @pytest.mark.fault(
-    "kill -9 of the process (web process, or the worker of a cycle) at each stage of a publish",
+    "kill -9 of the process that publishes, at each stage of it",
     "Nothing is published; asked again it is, once; what was left goes a day later.",
 )
 def test_a_publish_survives_a_death_at_every_stage(alice: User, project: Project) -> None:
@@ -110,7 +112,9 @@ def test_a_publish_survives_a_death_at_every_stage(alice: User, project: Project
 
 @pytest.mark.fault(
     "The database breaks its connection off, as one that is killed does, at each stage of a publish",
-    "Nothing is published, and the page says that the database does not answer; asked again it is, once.",
+    "Nothing is published, and the API says that the database does not answer; asked again it is, once.",
+    kills={"database"},
+    during={"publish"},
 )
 def test_a_publish_survives_a_database_that_goes_away_at_every_stage(
     alice: User, project: Project, monkeypatch: pytest.MonkeyPatch

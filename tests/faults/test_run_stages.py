@@ -54,6 +54,8 @@ STANDS = {"saving": Status.RUNNING, "ending": Status.RUNNING}
     "kill -9 of the worker at each stage of a run: queued, starting, running, saving (four moments), stopping, ending; and again "
     "while it resumes",
     "Crashed within a lease, with where it goes on; resumed, no step or checkpoint lost or doubled.",
+    kills={"worker"},
+    during={"run"},
 )
 def test_a_run_survives_a_death_at_every_stage(alice: User, project: Project, version: DatasetVersion) -> None:
     for stage, place in (RUN | STOPPING).items():

@@ -1,7 +1,8 @@
 """A run, an eval and a cycle on PostgreSQL and Redis, while the web process, the broker and the database are killed around them.
 
-Nothing here depends on speed: the run has more steps than it can take, the eval's server holds its answers back, and the cycle
-trains longer than it takes to kill everything. What dies, dies in the middle of all three.
+Nothing here depends on speed: the run has more steps than it can take, the eval's server holds its answers back, the cycle trains
+on a backend that takes no further step until it is told to, and a publish meets a table that is locked. What dies, dies in the
+middle of them.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
 from evsys_web.celery import app
+from evsys_web.curation.models import Curation
+from tests.faults.held import site as site
 from tests.faults.servers import Postgres, Redis, are_installed
+from tests.faults.servers import broker as broker
+from tests.faults.servers import database as database
 from tests.recipes.chat_server import Answer, ChatServer, chat_server, completion
 from tests.stack import Stack
 
@@ -32,7 +39,7 @@ pytestmark = [
 ]
 LONG, SHORT = 100_000, 5
 """Steps. The long run cannot be over before it is stopped, however slow the machine: what dies, dies in its middle."""
-CYCLE_STEPS, CYCLE_STEP_SECONDS = 450, 0.2
+CYCLE_STEPS = 12
 AWAY_SECONDS = 60.0
 """How long there is no broker at least."""
 NUM_AT_ONCE, NUM_ANSWERED = 3, 6
@@ -57,7 +64,7 @@ def eval_config(server: ChatServer, *, tasks: int) -> dict[str, Any]:
 def cycle_config() -> dict[str, Any]:
     return {
         "name": "around",
-        "backend": {"kind": "mock", "params": {"step_seconds": CYCLE_STEP_SECONDS}},
+        "backend": {"kind": "held_mock"},
         **{side: {"dataset": f"{side}@1", "verifier": {"kind": "contains"}} for side in ("learn", "judge")},
         "rounds": 1,
         "attempts": 3,
@@ -67,24 +74,10 @@ def cycle_config() -> dict[str, Any]:
 
 
 @pytest.fixture
-def database() -> Iterator[Postgres]:
-    database = Postgres()
-    yield database
-    database.stop()
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Redis]:
-    broker = Redis(tmp_path)
-    yield broker
-    broker.kill()
-
-
-@pytest.fixture
-def grown(tmp_path: Path, database: Postgres, broker: Redis) -> Iterator[Stack]:
+def grown(tmp_path: Path, site: Path, database: Postgres, broker: Redis) -> Iterator[Stack]:
     """Which does a run, a cycle's training and an eval at a time."""
-    concurrency = {"EVSYS_TRAINING_CONCURRENCY": "2", "EVSYS_EVALS_CONCURRENCY": "1"}
-    grown = Stack(tmp_path / "home", DATABASE_URL=database.url, EVSYS_TEST_BROKER_URL=broker.url, **concurrency)
+    settings = {"EVSYS_TRAINING_CONCURRENCY": "2", "EVSYS_EVALS_CONCURRENCY": "1", "PYTHONPATH": str(site)}
+    grown = Stack(tmp_path / "home", DATABASE_URL=database.url, EVSYS_TEST_BROKER_URL=broker.url, **settings)
     try:
         grown.start()
         yield grown
@@ -156,21 +149,27 @@ def begin_cycle(grown: Stack, api: httpx.Client) -> tuple[int, int]:
 
 
 @pytest.mark.fault(
-    "kill -9 of the web process in the middle of a run, an eval and a cycle",
-    "All three go on; the pages are back within seconds.",
+    "kill -9 of the web process in the middle of a run, an eval, a cycle and a publish",
+    "The first three go on; nothing is published, and asked again it is. The pages are back within seconds.",
+    kills={"web process"},
+    during={"run", "eval", "cycle", "publish"},
 )
 @pytest.mark.fault(
     "kill -9 of the broker, away for a minute in the middle of a run, an eval and a cycle; meanwhile a publish, and launches of "
     "another run and eval",
     "Run and eval go on, can be stopped and end; the rows are there; the cycle waits behind its part; the launches are accepted. "
     "What waited begins some seconds after the broker's return.",
+    kills={"broker"},
+    during={"run", "eval", "cycle", "publish"},
 )
 @pytest.mark.fault(
     "kill -9 of PostgreSQL, the database, in the middle of a run, an eval and a cycle",
     "Steps and attempts wait in the worker; all go on when it is back, none lost or doubled.",
+    kills={"database"},
+    during={"run", "eval", "cycle"},
 )
 def test_all_servers_die_around_a_run_an_eval_and_a_cycle_and_nothing_is_lost_or_doubled(
-    grown: Stack, database: Postgres, broker: Redis, server: ChatServer, release: Event
+    grown: Stack, site: Path, database: Postgres, broker: Redis, server: ChatServer, release: Event
 ) -> None:
     with grown.api() as api:
         first = post(api, "/runs", json=config(LONG))["id"]
@@ -179,7 +178,7 @@ def test_all_servers_die_around_a_run_an_eval_and_a_cycle_and_nothing_is_lost_or
         eval_run = post(api, "/evals", json=eval_config(server, tasks=20))["id"]
         grown.wait_for(lambda: len(server.requests) == NUM_ANSWERED + NUM_AT_ONCE)
 
-        web_process(grown).kill()
+        kill_in_mid_publish(grown, api)
         reach(grown, api, first, asked_for_sure(grown, api, f"/runs/{first}")["step"] + 2)
         broker.kill()
         killed_at = time.monotonic()
@@ -187,10 +186,11 @@ def test_all_servers_die_around_a_run_an_eval_and_a_cycle_and_nothing_is_lost_or
         time.sleep(2)
         database.start()
         assert asked_for_sure(grown, api, f"/runs/{training}")["status"] == "running", "it was to die in mid training"
+        (site / "go").touch()
 
         second = grown.wait_for(lambda: launched(api, "/runs", config(SHORT)))
         later = grown.wait_for(lambda: launched(api, "/evals", eval_config(server, tasks=4)))
-        publish(grown, api)
+        publish(api, "while there is no broker", import_attempts(api, "elsewhere"))
         reach(grown, api, first, asked_for_sure(grown, api, f"/runs/{first}")["step"] + 50)
         release.set()
         all_attempts_are_there(ended(grown, api, f"/evals/{eval_run}", "completed"), api, 20)
@@ -225,16 +225,33 @@ def launched(api: httpx.Client, path: str, values: dict[str, Any]) -> int | None
     return int(answer.json()["id"]) if answer.is_success else None
 
 
-def publish(grown: Stack, api: httpx.Client) -> None:
-    """Rows of attempts that were made elsewhere, which need no worker."""
+def import_attempts(api: httpx.Client, name: str) -> int:
+    """Made elsewhere, so that no worker is needed for them."""
     said = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
-    attempts = [{"task_id": "sum", "attempt": n, "is_correct": bool(n), "reward": n, "messages": said} for n in (0, 1)]
+    attempts = [{"task_id": name, "attempt": n, "is_correct": bool(n), "reward": n, "messages": said} for n in (0, 1)]
     lines = "\n".join(json.dumps(attempt) for attempt in attempts)
-    imported = post(
-        api, "/evals/import", params={"name": "elsewhere", "filename": "attempts.jsonl"}, content=lines, headers=JSONL
-    )["id"]
-    made = post(api, "/curations", json={"eval_runs": [imported], "name": "while there is no broker"})
+    asked = {"name": name, "filename": "attempts.jsonl"}
+    return int(post(api, "/evals/import", params=asked, content=lines, headers=JSONL)["id"])
+
+
+def publish(api: httpx.Client, name: str, eval_run: int) -> None:
+    made = post(api, "/curations", json={"eval_runs": [eval_run], "name": name})
     assert made["created"], made
+
+
+def kill_in_mid_publish(grown: Stack, api: httpx.Client) -> None:
+    """The web process, while it waits for a lock to write that rows are published. Asked again, it publishes them."""
+    name = "while the web process dies"
+    eval_run, table = import_attempts(api, name), Curation._meta.db_table
+    locks = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+    with ThreadPoolExecutor(1) as beside, psycopg.connect(grown.environment["DATABASE_URL"]) as other:
+        other.execute(f"LOCK TABLE {table} IN SHARE MODE")
+        publishing = beside.submit(publish, api, name, eval_run)
+        grown.wait_for(lambda: other.execute(locks, [table]).fetchone() == (1,))
+        web_process(grown).kill()
+        assert isinstance(publishing.exception(60), httpx.HTTPError)
+    assert name not in [each["name"] for each in asked_for_sure(grown, api, "/curations")["items"]]
+    publish(api, name, eval_run)
 
 
 def stop(api: httpx.Client, run: int) -> bool:

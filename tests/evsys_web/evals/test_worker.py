@@ -54,7 +54,7 @@ def wait_until(run: EvalRun, condition: Callable[[], bool], what: str, seconds: 
         time.sleep(0.02)
 
 
-@pytest.mark.fault("kill -9 of the worker in mid eval", "Resumed, no attempt lost or doubled.")
+@pytest.mark.fault("kill -9 of the worker in mid eval", "Resumed, no attempt lost or doubled.", kills={"worker"}, during={"eval"})
 def test_a_killed_worker_costs_no_attempt_and_doubles_none(
     start_worker: StartWorker, alice: User, project: Project, many_tasks: Benchmark
 ) -> None:
