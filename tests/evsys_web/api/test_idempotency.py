@@ -98,7 +98,7 @@ def test_what_a_request_that_died_may_have_made_is_not_made_again_and_its_key_sa
 def test_a_database_that_goes_away_in_mid_request_makes_nothing_twice(
     alice_headers: Headers, monkeypatch: pytest.MonkeyPatch, dies: str, first: int, second: int
 ) -> None:
-    is_away = []
+    is_away: list[bool] = []
     make = Project.objects.create_for
 
     def refuse(execute: Any, *arguments: Any) -> Any:

@@ -75,7 +75,7 @@ def refused(alice: User, headers: dict[str, str], error: Exception) -> list[Any]
         return [browser.get("/"), browser.get("/runs/"), browser.get("/api/v1/runs", headers=headers)]
 
 
-AWAY = {
+AWAY: dict[str, list[Exception]] = {
     "sqlite": [OperationalError("database is locked"), OperationalError("unable to open database file /secret")],
     "postgresql": [OperationalError("could not connect to postgresql://evsys:secret@db"), InterfaceError("connection closed")],
 }

@@ -153,7 +153,12 @@ def join_tidying() -> None:
 
 def test_a_worker_tidies_up_when_it_starts_and_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[int] = []
-    monkeypatch.setattr(leftovers, "tidy_up", lambda: not done.append(1))  # type: ignore[func-returns-value]
+
+    def tidy() -> bool:
+        done.append(1)
+        return True
+
+    monkeypatch.setattr(leftovers, "tidy_up", tidy)
     tidying = Tidying()
     for seconds, expected in ((600.0, 1), (600.0, 1), (0.0, 2)):
         monkeypatch.setattr(leftovers, "TIDY_SECONDS", seconds)
