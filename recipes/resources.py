@@ -97,7 +97,7 @@ class ResourceLog:
         if resource.kind != MODEL:
             return False
         manifest = self.path.parent / MANIFEST_FILE
-        return manifest.exists() and f'/models/{resource.name}"' in manifest.read_text(encoding="utf-8")
+        return manifest.exists() and f'/models/{resource.name}"' in manifest.read_text(encoding="utf-8", errors="replace")
 
     def _planned(self) -> dict[Resource, _Plan]:
         left: dict[Resource, _Plan] = {}

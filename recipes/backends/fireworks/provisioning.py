@@ -257,18 +257,23 @@ class DedicatedTrainer:
     def _count_from(self, up_since: float) -> None:
         """It may be up for `longest_hours` from then on, in time.monotonic()."""
         self._up_since = up_since
-        left = up_since + self._settings.longest_hours * 3600 - time.monotonic()
-        self._end = threading.Timer(max(0.0, left), self._remove_overdue)
+        self._end_in(up_since + self._settings.longest_hours * 3600 - time.monotonic())
+
+    def _end_in(self, seconds: float) -> None:
+        self._end = threading.Timer(max(0.0, seconds), self._remove_overdue)
         self._end.daemon = True
         self._end.start()
 
     def _remove_overdue(self) -> None:
-        """Whatever is under way: a step that hangs, a wait, somebody's evaluator."""
+        """Whatever is under way: a step that hangs, a wait, somebody's evaluator. What cannot be deleted now can be later."""
         self._is_overdue = True
         with self._ordering, self._removing:
-            for resource in self._own():
-                if resource == self._resource and not self._is_removed:
-                    self._remove(resource)
+            resource = self._resource
+            if resource is None or self._is_removed or resource not in self._own():
+                return
+            self._remove(resource)
+            if resource in self._own():
+                self._end_in(NOTE_SECONDS)
 
     def _await_ready(self, shape: TrainingShape | None) -> None:
         began = time.monotonic()

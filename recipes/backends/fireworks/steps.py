@@ -113,13 +113,13 @@ class FireworksSteps:
                 failure_of=failure_of,
                 report=report,
             )
+            tell = told_in(asyncio.get_running_loop(), report)
+            promotion = Promotion(settings, key, base_model=model.name, run_dir=run_dir, tell=tell)
+            slots = Slots(sdk, place_of(settings), settings.step_seconds)
+            return cls(service, client, tokenizer, settings, report, promotion, slots, model.name)
         except BaseException:
             hang_up(connecting, partial(end_session, settings))
             raise
-        tell = told_in(asyncio.get_running_loop(), report)
-        promotion = Promotion(settings, key, base_model=model.name, run_dir=run_dir, tell=tell)
-        slots = Slots(sdk, place_of(settings), settings.step_seconds)
-        return cls(service, client, tokenizer, settings, report, promotion, slots, model.name)
 
     # training
 
@@ -312,7 +312,7 @@ def hang_up(connecting: Future[tuple[Any, Any]], end: Callable[[Any], None]) -> 
 
     def ended(opened: Future[tuple[Any, Any]]) -> None:
         if not opened.cancelled() and opened.exception() is None:
-            _quietly(end, opened.result()[0])
+            in_thread(partial(_quietly, end, opened.result()[0]))
 
     connecting.add_done_callback(ended)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes.backends.fireworks import provisioning
 from recipes.errors import BackendError
 from recipes.resources import RESOURCES_FILE, ResourceLog
 from tests.fireworks_server import MODEL, FireworksServer, Request
@@ -31,8 +32,12 @@ def test_whoever_takes_it_up_has_what_is_left_of_its_time_and_the_wait_for_it_co
     assert not ResourceLog(tmp_path / "coming").left()
 
 
-def test_it_is_deleted_in_time_by_a_clock_of_its_own(server: FireworksServer, tmp_path: Path) -> None:
-    """Also while nobody asks it anything: a step hangs, or somebody's evaluator."""
+def test_it_is_deleted_in_time_by_a_clock_of_its_own(
+    server: FireworksServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while nobody asks it anything: a step hangs, or somebody's evaluator. What is refused at first is asked again."""
+    monkeypatch.setattr(provisioning, "NOTE_SECONDS", 0.05)
+    server.faults.append(failing("DELETE", "/rlorTrainerJobs/", 400, "locked", times=1))
     told: list[str] = []
     trainer = of(server, tmp_path, told)
     trainer.up()
@@ -43,7 +48,8 @@ def test_it_is_deleted_in_time_by_a_clock_of_its_own(server: FireworksServer, tm
         time.sleep(0.01)
     assert not server.trainers.up and "as long as longest_hours allows" in trainer.end_in_words()
     trainer.remove()
-    assert server.count("DELETE", LOOK) == 1 == sum("was deleted" in sentence for sentence in told)
+    assert sum("was not deleted and may cost" in sentence for sentence in told) == 1
+    assert server.count("DELETE", LOOK) == 2 and sum("was deleted" in sentence for sentence in told) == 1
 
 
 def test_an_order_whose_answer_was_lost_is_not_struck_out_by_a_later_refusal(server: FireworksServer, tmp_path: Path) -> None:
