@@ -299,7 +299,8 @@ def open_model(
     not come. Blocks; raises what the SDK raises."""
     service = sdk.FiretitanServiceClient(base_url=address, api_key=key)
     with ExitStack() as undo:
-        undo.callback(in_thread, partial(_quietly, end, service))  # by itself: a service out of reach is asked for minutes
+        # in a thread of its own: a service out of reach is asked for minutes
+        undo.callback(lambda: in_thread(partial(_quietly, end, service)))
         client = service.create_lora_training_client(model.name, rank=algorithm.lora_rank, seed=algorithm.seed)
         if model.init_from_checkpoint:
             client.load_adapter(model.init_from_checkpoint.removeprefix(SCHEME)).result()

@@ -47,7 +47,8 @@ async def until(holds: Callable[[], bool]) -> None:
 def test_the_time_of_a_request_stands_still_while_it_queues_in_the_sdk() -> None:
     async def scenario() -> None:
         slots = Slots(sdk, "the pool", 600)
-        window, go_on, asked = slots.controller.window_size, asyncio.Event(), []
+        window, go_on = slots.controller.window_size, asyncio.Event()
+        asked: list[Any] = []
 
         async def answer(values: dict[str, Any]) -> Any:
             asked.append(values)

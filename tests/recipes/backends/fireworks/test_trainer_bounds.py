@@ -103,7 +103,8 @@ def test_an_order_is_sent_once_a_try_and_what_is_there_already_is_ours(server: F
 
 def test_a_trainer_that_is_said_to_be_there_and_is_not_shown_is_asked_for_again(server: FireworksServer, tmp_path: Path) -> None:
     server.faults.append(failing("POST", "/rlorTrainerJobs", 409, "busy", times=1))
-    trainer = of(server, tmp_path, told := [])
+    told: list[str] = []
+    trainer = of(server, tmp_path, told)
     trainer.up()
     assert any("and shows none" in sentence for sentence in told) and server.trainers.up == [trainer.name]
     trainer.remove()
