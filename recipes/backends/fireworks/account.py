@@ -84,12 +84,12 @@ class FireworksAccount:
     def _checkpoint_rows(self, parent: str) -> list[dict[str, Any]]:
         """What the service lists below a job or a session. Raises what the SDK raises."""
         found: list[dict[str, Any]] = []
-        token = ""
+        next_page = ""
         for _ in range(MOST_PAGES):
-            query = {"pageSize": 200, **({"pageToken": token} if token else {})}
+            query = {"pageSize": 200, **({"pageToken": next_page} if next_page else {})}
             page: Any = self._client.get(f"/v1/{parent}/checkpoints", cast_to=object, options={"params": query})
             found += page.get("trainingSessionCheckpoints") or page.get("checkpoints") or []
-            if not (token := page.get("nextPageToken") or ""):
+            if not (next_page := page.get("nextPageToken") or ""):
                 break
         return found
 
