@@ -37,8 +37,9 @@ SENTENCES = {
     HTTPStatus.TOO_MANY_REQUESTS: "Too many calls with this token in a minute; Retry-After says in how many seconds to go on.",
     HTTPStatus.INTERNAL_SERVER_ERROR: "Something broke on the server. The details are in its log.",
     HTTPStatus.SERVICE_UNAVAILABLE: "The database does not answer, or is too busy. Try again in a moment; with an "
-    "Idempotency-Key nothing is made twice.",
-    HTTPStatus.INSUFFICIENT_STORAGE: f"The disk of the server, or of its database, is full. {MAKE_ROOM}, then ask again.",
+    "Idempotency-Key nothing is made twice, and the key says so where it is not known whether it was made.",
+    HTTPStatus.INSUFFICIENT_STORAGE: f"The disk of the server, or of its database, is full. {MAKE_ROOM}, then ask again; an "
+    "Idempotency-Key says so where it is not known whether it was made.",
 }
 
 

@@ -4,7 +4,7 @@ Two phases, because an upload may run for minutes and must not hold a transactio
 answer. Whoever comes second while the first is at work waits for its answer. A refusal or a failure frees the key, since nothing
 was made. Where the database went away after something was begun to be written, or the process died, nobody knows whether it was
 made: the key says so for the rest of its day, and does nothing. What could not be written of a key is written before the next one
-is looked at. Answers are kept veiled: one may hold a secret that is shown once.
+is looked at in this process. Answers are kept veiled: one may hold a secret that is shown once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 
 from django.conf import settings
-from django.db import IntegrityError, InterfaceError, OperationalError, connection, transaction
+from django.db import IntegrityError, InterfaceError, InternalError, OperationalError, connection, transaction
 from django.http import HttpRequest, HttpResponse
 from django.utils.timezone import now
 from ninja.decorators import decorate_view
@@ -154,7 +154,7 @@ def _write_what_is_owed() -> None:
             return
         try:
             change()
-        except (OperationalError, InterfaceError):
+        except (OperationalError, InterfaceError, InternalError):  # away, or back as a standby that only reads
             _owed.appendleft(change)
             logger.warning("What is kept of an %s waits for the database", HEADER, exc_info=True)
             return

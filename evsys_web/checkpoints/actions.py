@@ -19,6 +19,7 @@ from evsys_web.runs.downloads import folder_within
 from evsys_web.runs.models import Checkpoint, TrainingRun
 from recipes.checkpoints import Manifest
 from recipes.errors import CheckpointError
+from recipes.resources import ResourceLog
 
 
 def delete_checkpoint(*, user: User, checkpoint: Checkpoint) -> None:
@@ -53,6 +54,7 @@ def _set_aside(checkpoint: Checkpoint) -> list[Path]:
     Only what lies in the run's own folder is touched, and nothing that another checkpoint names as well."""
     run = checkpoint.run
     try:
+        ResourceLog(run.output_dir).hand_over()  # a model that it names is not left over once it does not
         Manifest(run.output_dir).forget(checkpoint.name)
     except CheckpointError as error:
         raise RunRefused(f"{error} Delete the whole run instead.") from None

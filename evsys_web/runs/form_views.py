@@ -14,6 +14,7 @@ from evsys_web.accounts.views import signed_in
 from evsys_web.datasets.models import Dataset, DatasetVersion
 from evsys_web.rates import TooOften
 from evsys_web.runs.actions import launch_run
+from evsys_web.runs.backends import consents_of
 from evsys_web.runs.estimates import estimate_run
 from evsys_web.runs.forms import (
     DEFAULT_ALGORITHM,
@@ -203,7 +204,7 @@ def start_of(config: RunConfig, user: User) -> tuple[dict[str, Any], str]:
         saved = checkpoints_for(user).filter(sampler_uri=config.model.init_from_checkpoint).first()
         start["checkpoint"] = saved.pk if saved else None
         notes += [] if saved else ["The checkpoint that it begins from is not here; choose where to begin."]
-    if start["backend_params"] != config.backend.params:
+    if any(config.backend.params.get(name) is True for name in consents_of(config.backend.kind)):
         notes.append("Its consent to pay is not taken over: agree anew in the settings.")
     return start, " ".join(notes) or "Taken over. Look it over, then start."
 

@@ -23,6 +23,7 @@ from django.utils.timezone import now
 from pydantic import ValidationError
 
 from evsys_web.accounts.models import Project
+from evsys_web.outages import is_database_away
 from evsys_web.runs.backends import backend_secrets
 from evsys_web.runs.leases import begin_beside, kinds, rows
 from evsys_web.runs.models import ENDED
@@ -181,7 +182,7 @@ def tidy_up() -> bool:
                 logger.log(level, "%s: %s %s %s", leftover.name, resource.kind, resource.name, words)
     except (Error, OSError, ValidationError) as error:
         logger.warning("What runs left elsewhere could not be looked over", exc_info=True)
-        return not isinstance(error, Error)
+        return not is_database_away(error)
     finally:
         connections.close_all()
     return True

@@ -8,6 +8,7 @@ import re
 import shutil
 import time
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -176,8 +177,9 @@ class CheckpointStore:
     def drop_snapshots(self, run_id: str, *, older_than: float = float("inf")) -> None:
         """older_than: in seconds since the epoch."""
         for folder in (self.run_folder(run_id) / "checkpoints").glob(f"*{_SNAPSHOT}"):
-            if folder.stat().st_mtime < older_than:
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another thread drops the same
+                if folder.stat().st_mtime < older_than:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def sweep(self, open_runs: Collection[str] = ()) -> None:
         """Remove what has expired, and the snapshots that a killed server has left. open_runs: of sessions that are open."""

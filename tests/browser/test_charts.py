@@ -78,7 +78,7 @@ def test_a_page_of_several_runs_that_have_reported_nothing_yet_fills_by_itself(p
         later = {"step": 3, "values": {"train/mean_nll": 1.0, "eval/late": 0.5}}
         api.post(f"/runs/{made[0]}/log-batch", json=[later]).raise_for_status()
         expect(page.locator('[data-metric="eval/late"]')).to_be_visible()
-        num_curves = f"(wanted) => document.querySelector('{LOSS} [data-plot]').data.length === wanted"
+        num_curves = f"(wanted) => document.querySelector('{LOSS} [data-plot]')?.data?.length === wanted"
         page.wait_for_function(num_curves, arg=2)
         swatch = page.get_by_role("button", name="Curves of later 2")
         swatch.click()

@@ -16,6 +16,8 @@ from evsys_web.evals.models import EvalRun
 from evsys_web.runs.actions import RunRefused
 from evsys_web.runs.models import Checkpoint, Status, TrainingRun
 from recipes.checkpoints import MANIFEST_FILE, Manifest
+from recipes.resources import MODEL, Resource, ResourceLog
+from recipes.types import Checkpoint as Saved
 from tests.evsys_web.checkpoints.conftest import MakeCheckpoint, evaluated
 from tests.evsys_web.runs.conftest import MakeRun
 
@@ -41,6 +43,22 @@ def test_its_files_and_its_line_in_the_manifest_go_and_nothing_else(
     assert [saved.name for saved in Manifest(ended_run.output_dir).read()] == ["step-10"]
     assert left(ended_run) == ["step-10/sampler", "step-10/state"]
     assert list(Checkpoint.objects.all()) == [early]
+
+
+def test_a_model_elsewhere_that_only_it_named_is_nobodys_to_remove(
+    alice_client: Client, make_checkpoint: MakeCheckpoint, ended_run: TrainingRun
+) -> None:
+    checkpoint, log = make_checkpoint("early", 10), ResourceLog(ended_run.output_dir)
+    named, unnamed = Resource(MODEL, "evsys-named", "acme"), Resource(MODEL, "evsys-half-made", "acme")
+    log.plan(named)
+    log.plan(unnamed)
+    Manifest(ended_run.output_dir).append(Saved("final", 30, None, f"fireworks://accounts/acme/models/{named.name}"))
+    final = Checkpoint.objects.create(
+        run=ended_run, name="final", step=30, sampler_uri="fireworks://accounts/acme/models/evsys-named"
+    )
+    assert alice_client.post(reverse("checkpoints:delete", args=[final.pk])).status_code == 302
+    assert list(Checkpoint.objects.all()) == [checkpoint]
+    assert log.left() == [unnamed]
 
 
 def test_what_was_made_from_it_is_named_first_and_stays(

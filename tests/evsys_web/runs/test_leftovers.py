@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
+from weakref import WeakSet
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -173,7 +174,7 @@ def test_a_look_that_met_no_database_is_taken_again_by_the_next_sweep(monkeypatc
     def look() -> Iterator[Leftover]:
         looks.append(1)
         if len(looks) == 1:
-            raise OperationalError("the pool is closed")
+            raise OperationalError("database is locked")
         return iter(())
 
     monkeypatch.setattr(leftovers, "leftovers", look)
@@ -194,6 +195,7 @@ def test_a_sweep_closes_no_pool_of_connections_while_something_is_tidied_beside_
     def hold() -> None:
         release.wait(60)
 
+    monkeypatch.setattr(leases, "_beside", WeakSet())
     monkeypatch.setattr(connection, "close", lambda: None)
     monkeypatch.setattr(connection, "close_pool", lambda: closed.append(1), raising=False)
     thread = leases.begin_beside(hold, name="tidy-up")
