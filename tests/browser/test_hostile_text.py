@@ -30,8 +30,8 @@ user = User.objects.get(username="admin")
 user.first_name, user.last_name = texts["markup"], texts["long"]
 user.save()
 for text in texts.values():
-    Project.objects.create_for(user, name=text)
-    ApiToken.objects.issue(user, name=text)
+    Project.objects.create_for(user, name=text[:100])  # PostgreSQL takes no more
+    ApiToken.objects.issue(user, name=text[:100])
 """
 
 
