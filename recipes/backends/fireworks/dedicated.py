@@ -178,7 +178,7 @@ def _remove_once_quiet(
     """Blocks, so that no second cancellation leaves a trainer behind: an order that is on its way is waited for, as it would
     come after the deletion."""
     try:
-        coming.exception(timeout=4 * settings.timeout_seconds + 60)  # the SDK asks three times
+        coming.exception(timeout=4 * settings.timeout_seconds + 60)  # but for the order itself, the SDK asks three times
     except TimeoutError:
         tell("error", f"It is not known whether the trainer {trainer.name} was ordered, and may cost: `manage.py reap` looks.")
         return

@@ -101,7 +101,8 @@ class PoolSampler:
             async with asyncio.TaskGroup() as group:
                 asking = [group.create_task(self._ask(tokens, values)) for values in asked]
         except ExceptionGroup as failures:  # what else was asked is billed no further
-            raise failures.exceptions[0] from None
+            first = failures.exceptions[0]
+            raise first from first.__cause__
         found = [task.result() for task in asking]
         return SampleResult(
             sequences=[self._sequence(each) for each in found],

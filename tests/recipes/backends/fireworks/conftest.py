@@ -14,8 +14,6 @@ import uvicorn
 from recipes.backends.fireworks import promotion, provisioning
 from recipes.backends.local.config import LocalConfig
 from recipes.tinker_server import make_server
-from tests.fireworks_server import FireworksServer
-from tests.recipes.backends.fireworks.completions import Completions
 from tests.recipes.backends.fireworks.pool import MODEL, TINKER_KEY, Pool
 from tests.recipes.backends.fireworks.trainer_proxy import TrainerProxy
 
@@ -58,7 +56,7 @@ def _served(kind: type[PoolT], folder: Path) -> Iterator[PoolT]:
 def root(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> str:
     """Beside a Fireworks where nothing has happened, asked in haste."""
     monkeypatch.setattr(promotion, "POLL_SECONDS", 0.05)
-    pool.control, pool.completions = FireworksServer(), Completions()
+    pool.renew()
     return pool.url
 
 
@@ -68,5 +66,5 @@ def trainers(trainer_proxy: TrainerProxy, monkeypatch: pytest.MonkeyPatch) -> Tr
     monkeypatch.setattr(promotion, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(provisioning, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(fireworks._base_client, "INITIAL_RETRY_DELAY", 0.001)
-    trainer_proxy.control, trainer_proxy.is_away, trainer_proxy.loaded = FireworksServer(), False, []
+    trainer_proxy.renew()
     return trainer_proxy

@@ -38,7 +38,11 @@ class Pool:
         self._app = Starlette(routes=[Mount(POOL, app=app)], lifespan=lambda _: app.router.lifespan_context(app))
         self._ours: dict[bytes, bytes] = {}
         self._session = ""
-        self._adapters: list[str] = []
+        self._adapters: dict[str, str] = {}
+        self.renew()
+
+    def renew(self) -> None:
+        """Beside a Fireworks where nothing has happened: whoever asks one server for all begins so."""
         self.control = FireworksServer()
         self.completions = Completions()
 
@@ -58,24 +62,29 @@ class Pool:
                 return self.completions.broken_off.set()
             return await self._complete(scope, json.loads(asked), send)
         if scope["path"].endswith("/load_adapter"):
-            scope, asked = self._loads_weights(scope, json.loads(asked))
-        start, body = await self._inside(scope, self._translated(asked))
-        if b'"load_weights"' in body and b'"path":' in body and self._adapters:
-            body = json.dumps({"type": "load_adapter", "model_id": self._adapters.pop()}).encode()
+            start, body = await self._load_adapter(scope, json.loads(asked))
+        else:
+            start, body = await self._inside(scope, self._translated(asked))
+        if b'"load_weights"' in body and (model_id := self._adapters.get(json.loads(asked).get("request_id"))):
+            body = json.dumps({"type": "load_adapter", "model_id": model_id}).encode()
         if scope["path"].endswith("/create_session"):
             body = re.sub(rb'"session_id":\s*"([^"]+)"', self._session_named, body)
         body = re.sub(rb"tinker://([0-9a-f]{32}):train:\d+/(sampler_)?weights/([a-z0-9-]+)", self._named, body)
         await self._send(send, start, body)
 
-    def _loads_weights(self, scope: Any, body: dict[str, Any]) -> tuple[Any, bytes]:
-        """The same as our server knows it: weights of the state that was saved beside the snapshot."""
+    async def _load_adapter(self, scope: Any, body: dict[str, Any]) -> tuple[Any, bytes]:
+        """The same as our server knows it: weights of the state that was saved beside the snapshot. What it takes on is told as
+        an adapter's when the result is fetched; what it refuses is nobody's."""
         snapshot = self.control.sessions.origins.get(body["adapter_path"], "")
         run = next((name.rpartition(b"/")[0] for name in self._ours if name.endswith(f"/{snapshot}".encode())), b"")
         state = f"{run.decode()}/{snapshot.rpartition('-')[0]}"
-        self._adapters.append(body["model_id"])
         where = f"{POOL}/api/v1/load_weights"
         values = {"path": state, "optimizer": False, "model_id": body["model_id"], "seq_id": body["seq_id"]}
-        return {**scope, "path": where, "raw_path": where.encode()}, json.dumps(values).encode()
+        inside = {**scope, "path": where, "raw_path": where.encode()}
+        start, answer = await self._inside(inside, self._translated(json.dumps(values).encode()))
+        if start["status"] == 200:
+            self._adapters[json.loads(answer)["request_id"]] = body["model_id"]
+        return start, answer
 
     async def _complete(self, scope: Any, body: dict[str, Any], send: Any) -> None:
         request = self._request(scope, json.dumps(body).encode())

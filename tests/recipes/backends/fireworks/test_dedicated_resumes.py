@@ -31,6 +31,7 @@ def trained(run: RunConfig, folder: Path, seen: Witness, *, resume: bool = False
 
 @pytest.fixture(scope="module")
 def undisturbed(trainer_proxy: TrainerProxy, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    trainer_proxy.renew()
     seen = Witness()
     assert trained(short(trainer_proxy), tmp_path_factory.mktemp("undisturbed"), seen).error is None
     return {step: values["train/loss"] for step, values in seen.steps.items()}

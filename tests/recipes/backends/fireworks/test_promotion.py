@@ -216,7 +216,8 @@ def test_killed_between_the_model_and_the_record_it_is_made_anew_and_the_first_i
     (orphan,) = made(server)
     assert ResourceLog(tmp_path).left() == [Resource("model", orphan.removeprefix(MODELS), ACCOUNT)]
     seen = Witness()
-    assert train(short(root), tmp_path, seen, resume=True).status == "completed"
+    result = train(short(root), tmp_path, seen, resume=True)
+    assert result.status == "completed", result.error
     assert [f"fireworks://{name}" for name in made(server)] == [seen.checkpoints[-1].sampler_path] != [f"fireworks://{orphan}"]
     assert not ResourceLog(tmp_path).left()
 

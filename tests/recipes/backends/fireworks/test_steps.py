@@ -185,6 +185,7 @@ def short(root: str) -> RunConfig:
 
 @pytest.fixture(scope="module")
 def undisturbed(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    pool.renew()
     seen = Witness()
     assert train(short(pool.url), tmp_path_factory.mktemp("undisturbed"), seen).error is None
     return {step: values["train/loss"] for step, values in seen.steps.items()}

@@ -19,10 +19,13 @@ class TrainerProxy(Pool):
     loaded: what was loaded, as it was asked for. is_away: every trainer's machine has vanished."""
 
     def __init__(self, app: Any) -> None:
+        self._kept: dict[tuple[str, str], str] = {}
         super().__init__(app)
+
+    def renew(self) -> None:
+        super().renew()
         self.loaded: list[str] = []
         self.is_away = False
-        self._kept: dict[tuple[str, str], str] = {}
 
     def forget(self) -> None:
         self._kept.clear()
