@@ -20,20 +20,24 @@ from recipes.backends.fireworks.config import (
     SCHEME,
     TRAINER_PLACE,
     FireworksConfig,
-    check_model_name,
-    check_steps,
-    place_of,
 )
-from recipes.backends.fireworks.steps import FireworksSteps, failed, hang_up, label_of, open_model, told_in
-from recipes.backends.waiting import in_thread, wait_for
+from recipes.backends.fireworks.steps import (
+    FireworksSteps,
+    beside_steps,
+    checked_tokenizer,
+    failed,
+    hang_up,
+    label_of,
+    open_model,
+    opened,
+    told_in,
+)
+from recipes.backends.waiting import in_thread
 from recipes.errors import BackendError, CheckpointError, ConfigError
-from recipes.rendering import load_tokenizer
 from recipes.types import Datum, ForwardBackwardResult
 
 if TYPE_CHECKING:
-    from recipes.backends.fireworks.promotion import Promotion
     from recipes.backends.fireworks.provisioning import DedicatedTrainer
-    from recipes.backends.fireworks.sampling import Slots
     from recipes.config import BaseAlgorithmConfig, ModelConfig
 
 ResultT = TypeVar("ResultT")
@@ -44,20 +48,9 @@ _STATE = re.compile(r"accounts/([^/]+)/rlorTrainerJobs/([^/]+)/checkpoints/([^/]
 class DedicatedSteps(FireworksSteps):
     """A LoRA model in a trainer of its own."""
 
-    def __init__(
-        self,
-        service: Any,
-        client: Any,
-        tokenizer: Any,
-        settings: FireworksConfig,
-        report: Callable[[str, str], None] | None,
-        promotion: Promotion,
-        slots: Slots,
-        base_model: str,
-        *,
-        trainer: DedicatedTrainer,
-    ) -> None:
-        super().__init__(service, client, tokenizer, settings, report, promotion, slots, base_model)
+    def __init__(self, *parts: Any, trainer: DedicatedTrainer) -> None:
+        """parts: as in the pool."""
+        super().__init__(*parts)
         self._trainer = trainer
         self.max_positions = trainer.context_length
 
@@ -75,14 +68,8 @@ class DedicatedSteps(FireworksSteps):
     ) -> DedicatedSteps:
         """Have a trainer made, or find this run's again, with a model in it. Raises ConfigError, BackendError; nothing is left
         then that would cost."""
-        check_model_name(model.name)
-        check_steps(settings, algorithm, model)
-        assert settings.tokenizer is not None
-        tokenizer = load_tokenizer(settings.tokenizer)
-        from recipes.backends.fireworks.promotion import Promotion
+        tokenizer = checked_tokenizer(settings, algorithm, model)
         from recipes.backends.fireworks.provisioning import DedicatedTrainer
-        from recipes.backends.fireworks.sampling import Slots
-        from recipes.backends.fireworks.sdk_failures import failure_of
 
         tell = told_in(asyncio.get_running_loop(), report)
         trainer = DedicatedTrainer(settings, key, model=model, algorithm=algorithm, run_dir=run_dir, tell=tell)
@@ -92,16 +79,8 @@ class DedicatedSteps(FireworksSteps):
         try:
             address = await asyncio.wrap_future(coming)
             connecting = in_thread(lambda: open_model(sdk, address, key, model, algorithm, end=_close))
-            service, client = await wait_for(
-                connecting,
-                "opening the model",
-                place_of(settings),
-                settings.step_seconds,
-                failure_of=failure_of,
-                report=report,
-            )
-            promotion = Promotion(settings, key, base_model=model.name, run_dir=run_dir, tell=tell)
-            slots = Slots(sdk, place_of(settings), settings.step_seconds)
+            service, client = await opened(connecting, settings, report)
+            promotion, slots = beside_steps(sdk, settings, key, model=model, run_dir=run_dir, report=report)
             return cls(service, client, tokenizer, settings, report, promotion, slots, model.name, trainer=trainer)
         except BaseException:
             if connecting is not None:

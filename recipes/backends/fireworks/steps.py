@@ -94,28 +94,12 @@ class FireworksSteps:
         report: Callable[[str, str], None] | None,
     ) -> FireworksSteps:
         """Begin a session with a model in it. Raises ConfigError, BackendError."""
-        check_model_name(model.name)
-        check_steps(settings, algorithm, model)
-        assert settings.tokenizer is not None
-        tokenizer = load_tokenizer(settings.tokenizer)
-        from recipes.backends.fireworks.promotion import Promotion
-        from recipes.backends.fireworks.sampling import Slots
-        from recipes.backends.fireworks.sdk_failures import failure_of
-
+        tokenizer = checked_tokenizer(settings, algorithm, model)
         address = f"{settings.base_url or HOSTED}{POOL}"
         connecting = in_thread(lambda: open_model(sdk, address, key, model, algorithm, end=partial(end_session, settings)))
         try:
-            service, client = await wait_for(
-                connecting,
-                "opening the model",
-                place_of(settings),
-                settings.step_seconds,
-                failure_of=failure_of,
-                report=report,
-            )
-            tell = told_in(asyncio.get_running_loop(), report)
-            promotion = Promotion(settings, key, base_model=model.name, run_dir=run_dir, tell=tell)
-            slots = Slots(sdk, place_of(settings), settings.step_seconds)
+            service, client = await opened(connecting, settings, report)
+            promotion, slots = beside_steps(sdk, settings, key, model=model, run_dir=run_dir, report=report)
             return cls(service, client, tokenizer, settings, report, promotion, slots, model.name)
         except BaseException:
             hang_up(connecting, partial(end_session, settings))
@@ -290,6 +274,42 @@ class FireworksSteps:
             return read(await self._wait(submitted.result, doing))
 
         return _quiet(wait())
+
+
+def checked_tokenizer(settings: FireworksConfig, algorithm: BaseAlgorithmConfig, model: ModelConfig) -> Any:
+    """Raises ConfigError for a run that cannot train step by step there."""
+    check_model_name(model.name)
+    check_steps(settings, algorithm, model)
+    assert settings.tokenizer is not None
+    return load_tokenizer(settings.tokenizer)
+
+
+async def opened(
+    connecting: Future[tuple[Any, Any]], settings: FireworksConfig, report: Callable[[str, str], None] | None
+) -> tuple[Any, Any]:
+    """Service and client, as `open_model` gives them in its thread. Raises BackendError."""
+    from recipes.backends.fireworks.sdk_failures import failure_of
+
+    place = place_of(settings)
+    return await wait_for(connecting, "opening the model", place, settings.step_seconds, failure_of=failure_of, report=report)
+
+
+def beside_steps(
+    sdk: Any,
+    settings: FireworksConfig,
+    key: str,
+    *,
+    model: ModelConfig,
+    run_dir: Path,
+    report: Callable[[str, str], None] | None,
+) -> tuple[Promotion, Slots]:
+    """What makes models of checkpoints, and how many samples are asked for at a time. Called in the event loop."""
+    from recipes.backends.fireworks.promotion import Promotion
+    from recipes.backends.fireworks.sampling import Slots
+
+    tell = told_in(asyncio.get_running_loop(), report)
+    promotion = Promotion(settings, key, base_model=model.name, run_dir=run_dir, tell=tell)
+    return promotion, Slots(sdk, place_of(settings), settings.step_seconds)
 
 
 def open_model(
